@@ -1,0 +1,63 @@
+"""hwsmpq: mixed-precision quantization that is measured, solved exactly, built and proven on the real device."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hwsmpq._version import __version__
+
+if TYPE_CHECKING:
+    from hwsmpq.errors import HwsmpqError
+    from hwsmpq.model.task import Task
+    from hwsmpq.pipeline.budgets import resolve_budgets
+    from hwsmpq.pipeline.measure import calibrate, contribute, inspect, profile
+    from hwsmpq.pipeline.prove import build, refine, verify
+    from hwsmpq.pipeline.run import Run
+    from hwsmpq.pipeline.solve import search
+    from hwsmpq.report.render import render
+    from hwsmpq.types import Budget, Settings
+
+__all__ = [
+    "Budget",
+    "HwsmpqError",
+    "Run",
+    "Settings",
+    "Task",
+    "__version__",
+    "build",
+    "calibrate",
+    "contribute",
+    "inspect",
+    "profile",
+    "refine",
+    "render",
+    "resolve_budgets",
+    "search",
+    "verify",
+]
+
+_HOME = {
+    "Budget": "hwsmpq.types",
+    "HwsmpqError": "hwsmpq.errors",
+    "Run": "hwsmpq.pipeline.run",
+    "Settings": "hwsmpq.types",
+    "Task": "hwsmpq.model.task",
+    "build": "hwsmpq.pipeline.prove",
+    "calibrate": "hwsmpq.pipeline.measure",
+    "contribute": "hwsmpq.pipeline.measure",
+    "inspect": "hwsmpq.pipeline.measure",
+    "profile": "hwsmpq.pipeline.measure",
+    "refine": "hwsmpq.pipeline.prove",
+    "render": "hwsmpq.report.render",
+    "resolve_budgets": "hwsmpq.pipeline.budgets",
+    "search": "hwsmpq.pipeline.solve",
+    "verify": "hwsmpq.pipeline.prove",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public API on first use, so that importing the package stays light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hwsmpq' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,126 @@
+"""Versioned JSON artifacts: one envelope for every kind, validated on reading, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from hwsmpq import types
+from hwsmpq._version import __version__
+from hwsmpq.errors import HwsmpqError
+
+T = TypeVar("T")
+
+SCHEMAS: dict[type, str] = {
+    types.Settings: "settings",
+    types.Network: "network",
+    types.Ranges: "ranges",
+    types.CostTable: "cost_table",
+    types.Contributions: "contributions",
+    types.Plan: "plan",
+    types.Manifest: "manifest",
+    types.Certificate: "certificate",
+}
+SCHEMA_VERSION = 1
+
+
+def digest(payload: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file atomically: a full disk or a kill leaves the old file whole.
+
+    Raises:
+        HwsmpqError: the disk is full or the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise HwsmpqError(
+            f"cannot write {path}", error.strerror or str(error),
+            "free space or choose another folder with -o, then run again: finished stages are kept",
+        ) from error
+
+
+def write(path: Path, value: Any, inputs: dict[str, str] | None = None) -> None:
+    """Write one artifact. ``inputs`` maps the role of what it was made from to that thing's SHA-256."""
+    payload = TypeAdapter(type(value)).dump_python(value, mode="json")
+    envelope = {
+        "schema": SCHEMAS[type(value)],
+        "schema_version": SCHEMA_VERSION,
+        "hwsmpq_version": __version__,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": inputs or {},
+        "payload": payload,
+        "payload_sha256": digest(payload),
+    }
+    write_bytes(path, (json.dumps(envelope, sort_keys=True, indent=1) + "\n").encode())
+
+
+def read_envelope(path: Path, kind: type) -> dict[str, Any]:
+    """Read and check the envelope of an artifact of type ``kind``; see :func:`read` for the errors."""
+    fix = f"delete {path.name} and run the stage that writes it again"
+    try:
+        envelope = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise HwsmpqError(
+            f"no {SCHEMAS[kind]} at {path}", "an earlier stage has not run in this folder",
+            "run `hwsmpq run`, or the stage that writes it",
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise HwsmpqError(f"{path} is not readable JSON", f"truncated or edited ({error})", fix) from error
+    if not isinstance(envelope, dict) or envelope.get("schema") != SCHEMAS[kind]:
+        found = envelope.get("schema") if isinstance(envelope, dict) else type(envelope).__name__
+        raise HwsmpqError(f"{path} is not a {SCHEMAS[kind]}", f"field 'schema' says {found!r}", fix)
+    version = envelope.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise HwsmpqError(
+            f"{path} has schema_version {version!r}", f"this hwsmpq reads version {SCHEMA_VERSION}",
+            "upgrade hwsmpq" if isinstance(version, int) and version > SCHEMA_VERSION else fix,
+        )
+    if envelope.get("payload_sha256") != digest(envelope.get("payload")):
+        raise HwsmpqError(f"{path} was changed after it was written", "field 'payload_sha256' does not match", fix)
+    return envelope
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read one artifact.
+
+    Raises:
+        HwsmpqError: missing, truncated, edited, of another kind or a newer version, or invalid (names the field).
+    """
+    envelope = read_envelope(path, kind)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(envelope["payload"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise HwsmpqError(
+            f"{path}: field 'payload.{field}' is invalid", first["msg"],
+            f"delete {path.name} and run the stage that writes it again",
+        ) from error

@@ -1,0 +1,120 @@
+"""What the command line prints: progress with time left, tables, and the verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hwsmpq.types import Certificate, Contributions, CostTable, Ladder, Network, Plan
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class ProgressBars:
+    """One bar a stage; bars are drawn on the error stream, so that the output stays clean for scripts."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._tasks = bars, dict[str, TaskID]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(escape(stage), total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+
+@contextmanager
+def progress_bars(enabled: bool) -> Iterator[ProgressBars]:
+    """Progress bars while a command runs; drawn only on a terminal, and not with ``--json``."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, disable=not (enabled and errors.is_terminal)) as bars:
+        yield ProgressBars(bars)
+
+
+def show_json(value: Any) -> None:
+    """A result as JSON on the output stream."""
+    payload = TypeAdapter(type(value)).dump_python(value, mode="json")
+    sys.stdout.write(json.dumps(payload, sort_keys=True, indent=1) + "\n")
+
+
+def show_network(network: Network, ladder: Ladder) -> None:
+    table = Table("group", "layers", "MACs", "weights", title="Groups")
+    for group in network.groups:
+        layers = network.layers_of(group.name)
+        table.add_row(
+            escape(group.name), str(len(layers)), f"{sum(la.n_macs for la in layers):,}",
+            f"{sum(la.n_weights for la in layers):,}",
+        )
+    console.print(table)
+    n_macs = sum(layer.n_macs for layer in network.layers)
+    n_params = network.n_other_params + sum(layer.n_weights + layer.n_biases for layer in network.layers)
+    console.print(f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters")
+    n = len(ladder.names)
+    console.print(
+        f"search space: {n}^{len(network.groups)} = {network.n_configurations(n):.1e} configurations ({', '.join(ladder.names)})"
+    )
+
+
+def show_cost_table(table: CostTable) -> None:
+    shown = Table("engine", "median ms", "spread ms", title=f"Measured on {escape(table.target)}")
+    for name, measured in table.uniform_ms.items():
+        shown.add_row(f"uniform {name}", f"{measured.median_ms:.4g}", f"{measured.spread_ms:.2g}")
+    console.print(shown)
+    console.print(
+        f"T = {table.scale:.4g} * counters + {table.offset_ms:.4g} ms, a switch costs {table.switch_ms:.3g} ms"
+        f" + {table.switch_element_ms:.3g} ms an element; error {table.fit_error_ms:.2g} ms on {len(table.engines)} mixtures"
+    )
+
+
+def show_contributions(contributions: Contributions) -> None:
+    table = Table("group", *contributions.ladder[1:], title=f"Contributions to {contributions.value} (+- standard error)")
+    for group, row in contributions.phi.items():
+        table.add_row(
+            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in contributions.ladder[1:])
+        )
+    console.print(table)
+    console.print(
+        f"value {contributions.floor_value:.4g} at the floor, {contributions.top_value:.4g} at the top;"
+        f" {contributions.n_evaluations} evaluations on {contributions.n_samples} samples"
+    )
+
+
+def show_plan(plan: Plan) -> None:
+    counts = {p: sum(v == p for v in plan.assignment.values()) for p in plan.ladder}
+    parts = [f"{n} x {p}" for p, n in counts.items()]
+    latency = f", {plan.predicted_latency_ms:.4g} ms" if plan.predicted_latency_ms is not None else ""
+    console.print(
+        f"plan: {', '.join(parts)}{latency}, {plan.bitops:.4g} BitOps, {plan.size_mb:.4g} MB,"
+        f" {plan.predicted_drop_points:+.2f} points lost on the search part"
+        f" (best of {len(plan.candidates)} evaluated; solver: {plan.status}, gap {plan.gap:.1g})"
+    )
+
+
+def show_certificate(certificate: Certificate) -> None:
+    table = Table("budget", "limit", "predicted", "measured", "met", title=certificate.claim)
+    for b in certificate.budgets:
+        table.add_row(b.kind, f"{b.limit:.5g}", f"{b.predicted:.5g}", f"{b.measured:.5g}", "yes" if b.met else "NO")
+    console.print(table)
+    accuracy, latency, audit = certificate.accuracy, certificate.latency_ms, certificate.audit
+    if latency:
+        console.print(
+            f"latency {latency.measured:.4g} +- {latency.spread:.2g} ms (predicted {latency.predicted:.4g}),"
+            f" {latency.reference / latency.measured:.2f}x faster than the reference ({latency.reference:.4g} ms)"
+        )
+    console.print(
+        f"{accuracy.source} metric {100 * accuracy.engine:.2f} against {100 * accuracy.reference:.2f}"
+        f" (paired standard error {100 * accuracy.paired_stderr:.2f} points, {accuracy.n_samples} unseen samples)"
+    )
+    console.print(f"audit: {audit.n_as_requested} of {audit.n_layers} layers run as requested")
+    console.print("[bold]every budget met[/]" if certificate.verified else "[bold]NOT every budget met[/]")

@@ -1,0 +1,1 @@
+"""The game: what every (group, precision) contributes to the value of an assignment."""

@@ -1,0 +1,1 @@
+"""Engines: building a plan on a target, and proving what was built."""

@@ -1,0 +1,66 @@
+"""Build engines: assignment -> Q/DQ ONNX -> the target's engine files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hwsmpq.artifacts import file_digest
+from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.scheme import Scheme
+from hwsmpq.types import Assignment, Ladder, LayerAudit, Manifest, Ranges
+
+ONNX_FILE = "qdq.onnx"
+
+
+class Builder:
+    """Builds engines of one captured network on one target; the float ONNX is exported once."""
+
+    def __init__(
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, ladder: Ladder, target: Target
+    ) -> None:
+        self._captured, self._ranges, self._scheme = captured, ranges, scheme
+        self._ladder, self._target = ladder, target
+        self._fp32_onnx: bytes | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
+
+    def write(self, assignment: Assignment, folder: Path) -> None:
+        """Write the Q/DQ ONNX file and the engine files of an assignment into ``folder``."""
+        if self._fp32_onnx is None:
+            self._fp32_onnx = export_onnx(self._captured)
+        onnx = folder / ONNX_FILE
+        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, self._ladder, onnx)
+        self._target.build(onnx, folder)
+
+    def engine(self, assignment: Assignment) -> Engine:
+        """A loaded engine whose files live as long as this builder."""
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        self.write(assignment, folder)
+        return self._target.load(folder)
+
+    def deliver(self, assignment: Assignment, folder: Path) -> Manifest:
+        """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=_existing(folder.parent)) as name:
+            fresh = Path(name) / folder.name
+            self.write(assignment, fresh)
+            realised = self._target.load(fresh).realised([layer.name for layer in self._captured.network.layers])
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+        network = self._captured.network
+        return Manifest(
+            target=self._target.name,
+            assignment=assignment,
+            files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
+            layers=tuple(
+                LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
+                for layer in network.layers
+            ),
+        )
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,64 @@
+"""Measure what was built: latency in one interleaved run, accuracy on the report part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.target import Engine
+from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.values import kl_divergence, per_sample
+from hwsmpq.types import AccuracyOutcome
+
+
+def engine_outputs(
+    engine: Engine, samples: Samples, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Outputs of an engine of batch size 1 for every sample, (n, ...)."""
+    rows = []
+    for i in range(len(samples)):
+        outputs = engine.infer([x[i : i + 1].numpy() for x in samples.inputs])
+        rows.append(torch.from_numpy(np.array(outputs[0])))
+        if progress:
+            progress(i + 1, len(samples))
+    return torch.cat(rows)
+
+
+def compare(
+    task: Task, samples: Samples, reference: Tensor, outputs: Tensor, source: str
+) -> AccuracyOutcome:
+    """Metric of outputs against the reference's on the same samples, with the paired standard error."""
+    scores = [_scores(task, samples, x) for x in (reference, outputs)]
+    difference = scores[1] - scores[0]
+    kl = kl_divergence(reference.float(), outputs.float()).mean().item() if reference.ndim == 2 else None
+    return AccuracyOutcome(
+        reference=float(scores[0].mean()),
+        engine=float(scores[1].mean()),
+        n_samples=len(samples),
+        paired_stderr=paired_stderr(difference),
+        kl=kl,
+        source="engine" if source == "engine" else "simulator",
+    )
+
+
+def mean_loss(task: Task, samples: Samples, outputs: Tensor) -> float:
+    """Mean of the task's loss."""
+    return float(per_sample(task.loss, outputs, samples.targets, "loss").mean())
+
+
+def paired_stderr(difference: NDArray[np.float64]) -> float:
+    """Standard error of the mean of per-sample differences."""
+    return float(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64]:
+    if not bool(torch.isfinite(outputs).all()):
+        raise HwsmpqError(
+            "the engine gives NaN or infinity", "it cannot be certified", "raise the floor of the ladder and search again"
+        )
+    return per_sample(task.metric, outputs, samples.targets, "metric").double().numpy()

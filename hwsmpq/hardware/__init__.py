@@ -1,0 +1,1 @@
+"""Hardware targets: build engines, read back what they run, time them, and model their cost."""

@@ -1,0 +1,196 @@
+"""Predict the latency of any assignment from a few measured engines.
+
+T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements
+
+A switch is an edge of the network between two groups of different precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
+
+PRIOR_RELATIVE_STD = 0.15
+"""How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
+MIN_RELATIVE_NOISE = 0.001
+"""No median is trusted below this fraction of itself, however small its spread."""
+
+
+def fit(
+    network: Network,
+    ladder: Ladder,
+    group_ms: Mapping[str, Mapping[str, float]],
+    uniform_ms: Mapping[str, Measurement],
+    mixtures: Sequence[EngineTiming],
+    *,
+    target: str,
+    machine: Mapping[str, str],
+) -> CostTable:
+    """Fit the four coefficients.
+
+    ``a`` and ``b`` come from the uniform engines (exact for two precisions, least squares for more). Where that gives
+    a negative slope or a negative offset, which no machine has, the counters are at fault: then a = 1, b = 0, and each
+    precision's counters are stretched so that its uniform engine is exact. ``c1, c2 >= 0``
+    from what the mixtures take beyond that, zero without mixtures. ``fit_error_ms`` is the root mean square error
+    on mixtures left out of the fit one at a time (three or more), else on the fitted ones.
+
+    Args:
+        group_ms: counters of every group in the uniform engine of every precision of the ladder.
+        uniform_ms: measured uniform engines, one a precision of the ladder.
+        mixtures: measured mixtures; each one's reference is the uniform engine of the ladder's top.
+
+    Raises:
+        HwsmpqError: a group or a precision was not measured.
+    """
+    for name in ladder.names:
+        if name not in uniform_ms or any(name not in group_ms.get(g, {}) for g in network.group_names):
+            raise HwsmpqError(
+                f"precision {name} was not measured", "the profile does not cover the ladder", "profile again"
+            )
+    sums = np.array([sum(group_ms[g][name] for g in network.group_names) for name in ladder.names])
+    totals = np.array([uniform_ms[name].median_ms for name in ladder.names])
+    scale, offset, stretch = _anchor(sums, totals)
+    table = CostTable(
+        target=target,
+        machine=dict(machine),
+        model_sha256=network.model_sha256,
+        ladder=ladder.names,
+        group_ms={
+            g: {name: float(group_ms[g][name] * factor) for name, factor in zip(ladder.names, stretch, strict=True)}
+            for g in network.group_names
+        },
+        scale=scale,
+        offset_ms=offset,
+        switch_ms=0.0,
+        switch_element_ms=0.0,
+        uniform_ms={name: uniform_ms[name] for name in ladder.names},
+        engines=tuple(mixtures),
+    )
+    if not mixtures:
+        return table
+    features = np.array([_switches(network, timing.assignment) for timing in mixtures])
+    excess = np.array([corrected_ms(table, t) - predict(table, network, t.assignment) for t in mixtures])
+    coefficients = _nonnegative(features, excess)
+    errors = excess - features @ coefficients
+    if len(mixtures) >= 3:
+        for i in range(len(mixtures)):
+            others = np.arange(len(mixtures)) != i
+            errors[i] = excess[i] - features[i] @ _nonnegative(features[others], excess[others])
+    return replace(
+        table,
+        switch_ms=float(coefficients[0]),
+        switch_element_ms=float(coefficients[1]),
+        fit_error_ms=float(np.sqrt(np.mean(errors**2))),
+    )
+
+
+def predict(table: CostTable, network: Network, assignment: Assignment) -> float:
+    """Predicted latency in ms."""
+    n_switches, n_elements = _switches(network, assignment)
+    layers = sum(table.group_ms[g][assignment[g]] for g in network.group_names)
+    switching = table.switch_ms * n_switches + table.switch_element_ms * n_elements
+    return float(table.scale * layers + table.offset_ms + switching)
+
+
+def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:
+    """The same prediction as unary and pair terms for the solver, in ms; see :class:`hwsmpq.types.Cost`.
+
+    Raises:
+        HwsmpqError: the table was measured for other groups or does not cover the ladder.
+    """
+    missing = [g for g in network.group_names if any(name not in table.group_ms.get(g, {}) for name in ladder.names)]
+    if missing:
+        raise HwsmpqError(
+            f"the cost table of {table.target} has no time for group {missing[0]!r} in every precision of the ladder",
+            f"it was measured for the ladder {','.join(table.ladder)}", "profile again with this network and ladder",
+        )
+    row = {group: i for i, group in enumerate(network.group_names)}
+    unary = np.array([[table.scale * table.group_ms[g][name] for name in ladder.names] for g in network.group_names])
+    differ = 1.0 - np.eye(len(ladder.names))
+    pair_ms: dict[tuple[int, int], float] = {}
+    for edge in network.edges:
+        i, j = sorted((row[edge.source], row[edge.target]))
+        cost = table.switch_ms + table.switch_element_ms * edge.n_elements
+        if i != j and cost > 0:
+            pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
+    pairs = tuple((i, j, cost * differ) for (i, j), cost in sorted(pair_ms.items()))
+    return Cost(unary=unary, pairs=pairs, constant=table.offset_ms)
+
+
+def refit(table: CostTable, network: Network, timing: EngineTiming) -> CostTable:
+    """Correct the groups' times so that the table explains a newly built engine.
+
+    Ridge regression: every group's time may move, with a prior standard deviation in proportion to itself, to
+    explain all engines measured so far. The new engine and the uniform ones weigh by their measurement noise, the
+    older mixtures by the table's fit error. Coefficients stay as they are.
+    """
+    columns = [(g, name) for g in network.group_names for name in table.ladder]
+    index = {column: i for i, column in enumerate(columns)}
+    prior = np.array([PRIOR_RELATIVE_STD * table.scale * table.group_ms[g][name] for g, name in columns])
+    rows: list[NDArray[np.float64]] = []
+    residuals: list[float] = []
+    noises: list[float] = []
+
+    def observe(assignment: Assignment, measured_ms: float, noise_ms: float) -> None:
+        row = np.zeros(len(columns))
+        row[[index[g, assignment[g]] for g in network.group_names]] = 1.0
+        rows.append(row)
+        residuals.append(measured_ms - predict(table, network, assignment))
+        noises.append(noise_ms)
+
+    for name, uniform in table.uniform_ms.items():
+        observe(network.uniform(name), uniform.median_ms, _noise_ms(uniform))
+    for known in table.engines:
+        observe(known.assignment, corrected_ms(table, known), max(table.fit_error_ms, _noise_ms(known.measured)))
+    observe(timing.assignment, corrected_ms(table, timing), _noise_ms(timing.measured))
+
+    design, variance = np.array(rows), prior**2
+    covariance = (design * variance) @ design.T + np.diag(np.square(noises))
+    delta = variance * (design.T @ np.linalg.solve(covariance, np.array(residuals)))
+    group_ms = {
+        g: {name: table.group_ms[g][name] + float(delta[index[g, name]]) / table.scale for name in table.ladder}
+        for g in network.group_names
+    }
+    return replace(table, group_ms=group_ms, engines=(*table.engines, timing))
+
+
+def corrected_ms(table: CostTable, timing: EngineTiming) -> float:
+    """An engine's measured time as it would have been in the session that measured the table's uniform engines."""
+    return timing.measured.median_ms * table.uniform_ms[table.ladder[-1]].median_ms / timing.reference.median_ms
+
+
+def _anchor(
+    sums: NDArray[np.float64], totals: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Scale and offset that map summed counters to engine times, and a factor for each precision's counters."""
+    if np.ptp(sums) > 1e-3 * sums.max():
+        scale, offset = np.polyfit(sums, totals, 1)
+        if scale > 0 and offset >= 0:
+            return float(scale), float(offset), np.ones_like(sums)
+    return 1.0, 0.0, totals / sums
+
+
+def _switches(network: Network, assignment: Assignment) -> tuple[float, float]:
+    """Number of edges between different precisions, and elements that cross them."""
+    crossed = [e.n_elements for e in network.edges if assignment[e.source] != assignment[e.target]]
+    return float(len(crossed)), float(sum(crossed))
+
+
+def _nonnegative(features: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Counts and elements differ by orders of magnitude; NNLS' tolerances want columns of one size.
+    size = np.maximum(np.abs(features).max(axis=0), 1e-12)
+    solution, _ = nnls(features / size, excess)
+    return np.asarray(solution / size)
+
+
+def _noise_ms(measured: Measurement) -> float:
+    """Standard error of a median, from half its 10..90 range."""
+    stderr = 0.98 * measured.spread_ms / np.sqrt(measured.n_repeats)
+    return float(max(stderr, MIN_RELATIVE_NOISE * measured.median_ms))

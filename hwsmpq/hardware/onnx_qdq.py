@@ -1,0 +1,146 @@
+"""A portable Q/DQ ONNX file with any bit-widths: an artifact without a runtime, so without a latency claim."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.artifacts import write_bytes
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.types import FLOAT_BITS, MAX_BITS, MIN_BITS, Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+FILE = "model.onnx"
+WIDTHS = range(MIN_BITS, MAX_BITS + 1)
+NARROW_TYPES = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
+FLOAT_TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
+
+
+class OnnxQdqTarget(Target):
+    """The Q/DQ file itself. Accuracy is the simulator's, cost is counted in BitOps and bytes."""
+
+    name = "onnx-qdq"
+    native = (*(Precision.parse(f"w{w}a{a}").name for w, a in product(WIDTHS, WIDTHS)), "fp32")
+    has_latency = False
+    scheme_name = "unsigned_activations"
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("onnx") is None:
+            return "the onnx package is not installed (pip install onnx)"
+        return None
+
+    def machine(self) -> dict[str, str]:
+        import onnx
+
+        return {"runtime": f"onnx {onnx.__version__} (file only, nothing is executed)"}
+
+    def build(self, onnx: Path, folder: Path) -> None:
+        write_bytes(folder / FILE, _checked(onnx).SerializeToString())
+
+    def load(self, folder: Path) -> Engine:
+        if not (folder / FILE).is_file():
+            raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
+        return OnnxQdqEngine(_checked(folder / FILE))
+
+
+class OnnxQdqEngine(Engine):
+    """Reads precisions back from the graph; cannot run."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self._nodes = {node.name: node for node in graph.node}
+        self._producer = {output: node for node in graph.node for output in node.output}
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        raise HwsmpqError(
+            "target onnx-qdq has no runtime", "it writes a portable file and runs nothing",
+            "use the simulator for accuracy, or --target openvino-cpu",
+        )
+
+    def layer_ms(
+        self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
+    ) -> dict[str, float]:
+        raise HwsmpqError("target onnx-qdq has no runtime", "it times nothing", "use --target openvino-cpu")
+
+    def realised(self, layers: Sequence[str]) -> dict[str, str]:
+        return {layer: self._precision(layer) for layer in layers}
+
+    def _precision(self, layer: str) -> str:
+        """What the graph around one layer computes.
+
+        The values of a weight bound its bits from below only, so the writer's own statement of the precision
+        decides between the widths that the graph allows, and never beyond them.
+        """
+        if layer not in self._nodes:
+            raise HwsmpqError(f"layer {layer!r} is not in the ONNX file", "no node carries its name", "export again")
+        node = self._nodes[layer]
+        activation, weight = (self._source(name) for name in node.input[:2])
+        quantized = [n is not None and n.op_type == "DequantizeLinear" for n in (activation, weight)]
+        if activation is None or weight is None or not all(quantized):
+            return "fp32" if not any(quantized) else "weight-only" if quantized[1] else "activation-only"
+        fewest, most = self._weight_bits(weight)
+        stated = self._stated(node)
+        weight_bits = min(max(stated.weight_bits, fewest), most) if stated else fewest
+        return Precision.parse(f"w{max(weight_bits, MIN_BITS)}a{self._activation_bits(activation)}").name
+
+    def _stated(self, node: onnx.NodeProto) -> Precision | None:
+        metadata = {entry.key: entry.value for entry in node.metadata_props}
+        name = metadata.get("hwsmpq.precision")
+        return None if name is None or name in FLOAT_BITS else Precision.parse(name)
+
+    def _weight_bits(self, dequantize: onnx.NodeProto) -> tuple[int, int]:
+        """Fewest bits that hold the integers of a signed symmetric weight, and the bits of their storage type."""
+        from onnx import numpy_helper
+
+        tensor = self._initializers[dequantize.input[0]]
+        largest = int(np.abs(numpy_helper.to_array(tensor).astype(np.int64)).max(initial=0))
+        return math.ceil(math.log2(largest + 1)) + 1, _storage_bits(tensor.data_type)
+
+    def _activation_bits(self, dequantize: onnx.NodeProto) -> int:
+        """Bits of an activation: of its integer type, or fewer if a clip comes right before quantization."""
+        quantize = self._producer[dequantize.input[0]]
+        bits = _storage_bits(self._initializers[quantize.input[2]].data_type) if len(quantize.input) > 2 else MAX_BITS
+        clip = self._producer.get(quantize.input[0])
+        if clip is not None and clip.op_type == "Clip" and all(n in self._initializers for n in clip.input[1:3]):
+            scale, low, high = (self._constant(n) for n in (quantize.input[1], *clip.input[1:3]))
+            bits = min(bits, math.ceil(math.log2(round((high - low) / scale) + 1)))
+        return max(bits, MIN_BITS)
+
+    def _constant(self, name: str) -> float:
+        from onnx import numpy_helper
+
+        return float(numpy_helper.to_array(self._initializers[name]))
+
+    def _source(self, name: str) -> onnx.NodeProto | None:
+        node = self._producer.get(name)
+        while node is not None and node.op_type == "Transpose":
+            node = self._producer.get(node.input[0])
+        return node
+
+
+def _storage_bits(data_type: int) -> int:
+    import onnx
+
+    return NARROW_TYPES.get(onnx.TensorProto.DataType.Name(data_type), MAX_BITS)
+
+
+def _checked(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
+    return model

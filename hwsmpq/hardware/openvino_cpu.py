@@ -1,0 +1,242 @@
+"""OpenVINO on the CPU: int8 and fp32 engines, one thread."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
+
+LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+COMPUTE_OPS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+PASS_THROUGH_OPS = {"Add", "Multiply", "Reshape", "Transpose", "Convert"}
+COMPUTE_KERNELS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+CONFIG = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    "INFERENCE_PRECISION_HINT": "f32",
+    # Pinning to one core makes two processes on a shared machine fight for the same core.
+    "ENABLE_CPU_PINNING": False,
+}
+FILE = "model.xml"
+BIAS = "/bias"
+
+
+class OpenvinoCpuTarget(Target):
+    """OpenVINO CPU plugin. Input-side Q/DQ with unsigned asymmetric activations becomes int8 kernels."""
+
+    name = "openvino-cpu"
+    native = ("int8", "fp32")
+    has_latency = True
+    scheme_name = "unsigned_activations"
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "the openvino package is not installed (pip install openvino)"
+        return None
+
+    def machine(self) -> dict[str, str]:
+        import openvino
+
+        core = openvino.Core()
+        flags = _cpu_flags()
+        dot = sorted(flags & {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"})
+        isa = sorted(flags & {"sse4_1", "avx2", "avx512f", "asimd"})
+        return {
+            "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "architecture": platform.machine(),
+            "n_cores": str(os.cpu_count()),
+            "n_threads": str(CONFIG["INFERENCE_NUM_THREADS"]),
+            "runtime": f"openvino {openvino.__version__}",
+            "capabilities": ",".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+            "vector_extensions": ",".join(isa),
+            "int8_dot_product": ",".join(dot) or "none",
+        }
+
+    def build(self, onnx: Path, folder: Path) -> None:
+        _require(self)
+        import openvino
+
+        try:
+            # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32.
+            model = openvino.convert_model(onnx)
+        except Exception as error:
+            raise HwsmpqError(
+                f"OpenVINO cannot convert {onnx}", _refusal(error),
+                "replace the operation it names in the model, or use another target",
+            ) from error
+        _name_layers(model, onnx)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                openvino.save_model(model, Path(temporary) / FILE, compress_to_fp16=False)
+                # The xml goes last: its presence says that the weights beside it are complete.
+                for suffix in (".bin", ".xml"):
+                    os.replace((Path(temporary) / FILE).with_suffix(suffix), (folder / FILE).with_suffix(suffix))
+        except (OSError, RuntimeError) as error:
+            raise HwsmpqError(
+                f"cannot write the engine into {folder}", str(error), "free space or choose another folder",
+            ) from error
+
+    def load(self, folder: Path) -> Engine:
+        _require(self)
+        if not (folder / FILE).is_file():
+            raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
+        return OpenvinoEngine(folder / FILE)
+
+
+class OpenvinoEngine(Engine):
+    """A compiled OpenVINO model and its one inference request."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._compiled = self._compile({})
+        self._request = self._compiled.create_infer_request()
+
+    @staticmethod
+    def clock() -> float:
+        # With one stream and one thread the plugin computes in the calling thread (measured: thread time is
+        # 99 % of wall time), so its CPU time leaves out whatever else the machine does.
+        return time.thread_time()
+
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            result = self._request.infer(list(inputs), share_inputs=True)
+        except Exception as error:
+            expected = ", ".join(str(port.partial_shape) for port in self._compiled.inputs)
+            raise HwsmpqError(
+                f"the engine refuses inputs of shapes {[tuple(x.shape) for x in inputs]}",
+                f"it was built for {expected} ({_refusal(error)})", "pass batches of the size that it was built for",
+            ) from error
+        return [result[port] for port in self._compiled.outputs]
+
+    def realised(self, layers: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for node, names in self._layer_kernels(layers).items():
+            precision = self._kernels[node]["runtimePrecision"]
+            found.update(dict.fromkeys(names, PRECISIONS.get(precision, precision)))
+        return {layer: found[layer] for layer in layers}
+
+    def layer_ms(
+        self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
+    ) -> dict[str, float]:
+        owners = self._layer_kernels(layers)
+        samples: dict[str, list[float]] = defaultdict(list)
+        for _ in range(3 + n_repeats):
+            self._counting.infer(list(inputs), share_inputs=True)
+            for node in self._counting.get_profiling_info():
+                samples[node.node_name].append(node.real_time.total_seconds() * 1e3)
+        total = dict.fromkeys([*layers, UNATTRIBUTED], 0.0)
+        for node_name, times in samples.items():
+            # Counters are whole microseconds: the mean of the fastest third resolves less than one of them.
+            fastest = float(np.sort(times[3:])[: max(1, n_repeats // 3)].mean())
+            names = owners.get(node_name, [UNATTRIBUTED])
+            for name in names:
+                total[name] += fastest / len(names)
+        return total
+
+    def _compile(self, extra: dict[str, Any]) -> Any:
+        import openvino
+
+        try:
+            return openvino.Core().compile_model(self._path, "CPU", {**CONFIG, **extra})
+        except Exception as error:
+            raise HwsmpqError(
+                f"OpenVINO cannot compile {self._path}", _refusal(error), "build the engine again",
+            ) from error
+
+    @cached_property
+    def _counting(self) -> Any:
+        """A request of a second compilation: counting costs time that the timed engine should not pay."""
+        return self._compile({"PERF_COUNT": True}).create_infer_request()
+
+    @cached_property
+    def _kernels(self) -> dict[str, dict[str, str]]:
+        """Runtime information of every executed node, by node name."""
+        keys = ("runtimePrecision", "layerType", "originalLayersNames")
+        nodes = self._compiled.get_runtime_model().get_ops()
+        return {n.get_friendly_name(): {key: n.rt_info[key].astype(str) for key in keys} for n in nodes}
+
+    def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
+        """Computing node -> the layers it computes."""
+        wanted = {alias: layer for layer in layers for alias in (layer, f"{layer}_original", layer + BIAS)}
+        owners: dict[str, list[str]] = {}
+        # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
+        for kinds in (COMPUTE_KERNELS, {"Subgraph"}):
+            done = {name for names in owners.values() for name in names}
+            for node, info in self._kernels.items():
+                origins = info["originalLayersNames"].split(",") if info["layerType"] in kinds else []
+                names = {wanted[origin] for origin in origins if origin in wanted} - done
+                if names:
+                    owners[node] = sorted(names)
+        missing = set(layers).difference(*owners.values())
+        if missing:
+            raise HwsmpqError(
+                f"layer {min(missing)!r} is not in the engine {self._path}",
+                f"no convolution or matrix product of the compiled graph comes from it ({len(missing)} such layers)",
+                "build the engine from an ONNX file whose nodes carry the layers' names",
+            )
+        return owners
+
+
+def _name_layers(model: Any, onnx_path: Path) -> None:
+    """Give every computing operation the name of its layer.
+
+    OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and
+    its place in the graph; tensor names are kept always, so the search starts there. A matrix product fused with its
+    bias keeps only the name of the addition, so that carries the layer's name too.
+    """
+    import onnx
+
+    operations = [op for op in model.get_ordered_ops() if op.get_type_name() != "Result"]
+    by_tensor = {name: op for op in operations for port in op.outputs() for name in port.get_names()}
+    for node in onnx.load(onnx_path, load_external_data=False).graph.node:
+        if node.op_type not in LAYER_OPS or node.output[0] not in by_tensor:
+            continue
+        op = by_tensor[node.output[0]]
+        while op.get_type_name() in PASS_THROUGH_OPS:
+            op = op.input_value(0).get_node()
+        if op.get_type_name() not in COMPUTE_OPS:
+            continue
+        op.set_friendly_name(node.name)
+        consumers = [port.get_node() for port in op.output(0).get_target_inputs()]
+        if len(consumers) == 1 and consumers[0].get_type_name() == "Add":
+            addends = [value.get_node().get_type_name() for value in consumers[0].input_values()]
+            if "Constant" in addends:
+                consumers[0].set_friendly_name(node.name + BIAS)
+
+
+def _require(target: Target) -> None:
+    reason = target.unavailable()
+    if reason:
+        raise HwsmpqError(f"target {target.name} cannot be used here", reason, "install it, or use --target onnx-qdq")
+
+
+def _refusal(error: Exception) -> str:
+    """The lines of a runtime's message that say something, without its source locations."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(kept)[:500]
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return set(line.partition(":")[2].split())

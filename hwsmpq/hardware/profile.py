@@ -1,0 +1,110 @@
+"""Measure a cost table: uniform engines, their counters, and a few random mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware import cost_model
+from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.timing import measure
+from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
+
+N_COUNTER_ROUNDS = 8
+N_COUNTER_REPEATS = 20
+
+
+def profile(
+    target: Target,
+    network: Network,
+    ladder: Ladder,
+    build_engine: Callable[[Assignment], Engine],
+    inputs: Sequence[NDArray[Any]],
+    seed: int,
+    n_mixtures: int = 8,
+    seconds: float = 60.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CostTable:
+    """Build and time what the cost model needs.
+
+    Args:
+        build_engine: makes the engine of an assignment on the target.
+        inputs: the inputs of every inference, at the batch size of the engines.
+        seed: draws the mixtures and orders the timing.
+        n_mixtures: random mixtures to build; none leaves the switching costs at zero.
+        seconds: time for the interleaved timing (engine builds come on top).
+        progress: called with (stage, done, in all).
+
+    Raises:
+        HwsmpqError: the target cannot be timed or lacks a precision of the ladder, or an engine cannot be built.
+    """
+    foreign = [name for name in ladder.names if name not in target.native]
+    if not target.has_latency or foreign:
+        raise HwsmpqError(
+            f"target {target.name} cannot measure {', '.join(foreign) or 'latency'}",
+            f"it times {', '.join(target.native) if target.has_latency else 'nothing'}",
+            "choose a ladder of what the target runs, or a target without a latency claim and a BitOps budget",
+        )
+    report = progress or (lambda stage, done, n: None)
+    uniform = {name: network.uniform(name) for name in ladder.names}
+    mixtures = {f"mixture {i}": x for i, x in enumerate(draw_mixtures(network, ladder, n_mixtures, seed))}
+    assignments = {**uniform, **mixtures}
+    engines: dict[str, Engine] = {}
+    for done, (name, assignment) in enumerate(assignments.items(), 1):
+        engines[name] = build_engine(assignment)
+        report("build", done, len(assignments))
+
+    group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
+    timing = measure(
+        engines, inputs, seed, reference=ladder.top, seconds=seconds,
+        progress=lambda done, n: report("timing", done, n),
+    )
+    reference = timing.measured[ladder.top]
+    return cost_model.fit(
+        network,
+        ladder,
+        group_ms,
+        {name: timing.measured[name] for name in ladder.names},
+        [EngineTiming(x, timing.measured[name], reference) for name, x in mixtures.items()],
+        target=target.name,
+        machine=target.machine(),
+    )
+
+
+def _counters(
+    network: Network,
+    engines: Mapping[str, Engine],
+    inputs: Sequence[NDArray[Any]],
+    report: Callable[[str, int, int], None],
+) -> dict[str, dict[str, float]]:
+    """Group -> engine -> ms. The least of several rounds over all engines, so that a busy moment spoils no engine."""
+    layers = [layer.name for layer in network.layers]
+    least: dict[str, dict[str, float]] = {name: dict.fromkeys(layers, float("inf")) for name in engines}
+    for done in range(N_COUNTER_ROUNDS):
+        for name, engine in engines.items():
+            seen = engine.layer_ms(layers, inputs, N_COUNTER_REPEATS)
+            least[name] = {layer: min(least[name][layer], seen[layer]) for layer in layers}
+        report("counters", done + 1, N_COUNTER_ROUNDS)
+    return {
+        group.name: {name: sum(ms[layer] for layer in group.layers) for name, ms in least.items()}
+        for group in network.groups
+    }
+
+
+def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) -> list[Assignment]:
+    """Random assignments whose shares of the floor precision spread evenly over (0, 1); the rest is uniform."""
+    rng = np.random.default_rng(seed)
+    groups = network.group_names
+    drawn = []
+    for i in range(n_mixtures):
+        share = (i + 0.5) / n_mixtures
+        # An exact count of groups, not a coin a group: small networks would leave the stratum.
+        n_floor = int(np.clip(round(share * len(groups)), 1, max(1, len(groups) - 1)))
+        at_floor = set(rng.permutation(len(groups))[:n_floor].tolist())
+        others = rng.integers(1, len(ladder.names), size=len(groups))
+        drawn.append({g: ladder.names[0 if j in at_floor else others[j]] for j, g in enumerate(groups)})
+    return drawn

@@ -1,0 +1,103 @@
+"""Time engines against each other on a machine that does other things too."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.target import Engine
+from hwsmpq.types import Measurement
+
+MIN_BLOCKS, MAX_BLOCKS = 10, 300
+SLOT_MS = 4.0
+MAX_SLOT_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Interleaved measurements. ``ratio[name]`` is the median over blocks of its time by the reference's time."""
+
+    measured: dict[str, Measurement]
+    ratio: dict[str, float]
+    ratio_spread: dict[str, float]
+    reference: str
+
+
+def measure(
+    engines: Mapping[str, Engine],
+    inputs: Sequence[NDArray[Any]],
+    seed: int,
+    reference: str,
+    seconds: float = 10.0,
+    n_blocks: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Timing:
+    """Time all engines in blocks, each block running every engine once in a shuffled order.
+
+    One slot of a block is a warm-up inference and then the median of a few timed ones, so that drift of the machine
+    hits all engines of a block alike and an engine does not pay for the caches that another one filled.
+
+    Args:
+        engines: what to time, by name.
+        inputs: the inputs of every inference.
+        seed: orders the blocks.
+        reference: the engine that the ratios are taken to.
+        seconds: wall time to spend; sets the number of blocks (10 to 300) unless ``n_blocks`` is given.
+        n_blocks: number of blocks.
+        progress: called with (blocks done, blocks in all).
+
+    Raises:
+        HwsmpqError: the reference is not among the engines.
+    """
+    if reference not in engines:
+        raise HwsmpqError(f"no engine {reference!r} to compare with", f"engines: {', '.join(engines)}")
+    names = list(engines)
+    n_slot: dict[str, int] = {}
+    for name in names:
+        for _ in range(3):
+            _milliseconds(engines[name], inputs)
+        once = min(_milliseconds(engines[name], inputs) for _ in range(3))
+        n_slot[name] = min(MAX_SLOT_REPEATS, max(3, math.ceil(SLOT_MS / max(once, 1e-3))))
+    rng = np.random.default_rng(seed)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    start = time.perf_counter()
+    done, expected = 0, n_blocks or MIN_BLOCKS
+    while done < expected:
+        for index in rng.permutation(len(names)):
+            name = names[index]
+            _milliseconds(engines[name], inputs)
+            slot = [_milliseconds(engines[name], inputs) for _ in range(n_slot[name])]
+            taken[name].append(float(np.median(slot)))
+        done += 1
+        if n_blocks is None:
+            per_block = max((time.perf_counter() - start) / done, 1e-9)
+            expected = int(np.clip(seconds / per_block, MIN_BLOCKS, MAX_BLOCKS))
+        if progress is not None:
+            progress(done, max(done, expected))
+    samples = {name: np.array(times) for name, times in taken.items()}
+    ratios = {name: samples[name] / samples[reference] for name in names}
+    return Timing(
+        measured={n: Measurement(float(np.median(s)), spread(s), done) for n, s in samples.items()},
+        ratio={name: float(np.median(ratio)) for name, ratio in ratios.items()},
+        ratio_spread={name: spread(ratio) for name, ratio in ratios.items()},
+        reference=reference,
+    )
+
+
+def spread(samples: NDArray[np.float64]) -> float:
+    """Half of the range from the 10th to the 90th percentile."""
+    low, high = np.percentile(samples, (10, 90))
+    return float(high - low) / 2
+
+
+def _milliseconds(engine: Engine, inputs: Sequence[NDArray[Any]]) -> float:
+    start = engine.clock()
+    engine.infer(inputs)
+    return (engine.clock() - start) * 1e3

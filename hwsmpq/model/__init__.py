@@ -1,0 +1,1 @@
+"""The user's network and data: tasks, capture, groups, value functions."""

@@ -1,0 +1,229 @@
+"""Capture: torch.export to a functional graph, batch norm folded, layers and groups found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.fold import fold_batch_norm, get_tensor
+from hwsmpq.model.task import tensors_sha256
+from hwsmpq.types import Edge, Group, Layer, Network
+
+Kind = Literal["conv", "conv_transpose", "linear"]
+
+KINDS: dict[object, Kind] = {
+    torch.ops.aten.conv1d.default: "conv",
+    torch.ops.aten.conv2d.default: "conv",
+    torch.ops.aten.conv3d.default: "conv",
+    torch.ops.aten.conv1d.padding: "conv",
+    torch.ops.aten.conv2d.padding: "conv",
+    torch.ops.aten.conv3d.padding: "conv",
+    torch.ops.aten.conv_transpose2d.input: "conv_transpose",
+    torch.ops.aten.linear.default: "linear",
+}
+EXPORT_BATCH = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A network with the graph that runs it.
+
+    Attributes:
+        network: layers, groups and edges (plain data).
+        graph: functional aten graph with batch norm folded; one placeholder an input of the model.
+        layer_nodes: layer name -> its node in ``graph``.
+        example: one row of every input.
+        activation_bytes: bytes that all intermediate tensors of one sample take together.
+    """
+
+    network: Network
+    graph: fx.GraphModule
+    layer_nodes: dict[str, fx.Node]
+    example: tuple[Tensor, ...]
+    activation_bytes: int
+
+
+def capture(
+    model: nn.Module, example: tuple[Tensor, ...], ties: Iterable[tuple[str, ...]] = ()
+) -> Captured:
+    """Capture a model.
+
+    Args:
+        model: in eval mode or not (it is captured in eval mode); left unchanged.
+        example: input tensors with at least one row.
+        ties: layers that the user wants to share one precision.
+
+    Raises:
+        HwsmpqError: the model cannot be exported (names the operation), or has no quantizable layer.
+    """
+    rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
+    graph = _export(model, rows)
+    fold_batch_norm(graph)
+    values = _ValueShapes(graph)
+    values.run(*rows)
+    nodes = _layer_nodes(graph)
+    if not nodes:
+        raise HwsmpqError(
+            f"{type(model).__name__} has no convolution or linear layer to quantize",
+            fix="check that the right module was given",
+        )
+    layers = tuple(_layer(name, node, values.shapes, graph) for name, node in nodes.items())
+    groups = _groups(layers, tuple(ties))
+    layer_weights = {layer.weight_name for layer in layers}
+    n_other = sum(p.numel() for n, p in graph.state_dict().items() if n not in layer_weights)
+    network = Network(
+        model_sha256=_hash(graph),
+        layers=layers,
+        groups=groups,
+        edges=(),
+        n_other_params=n_other - sum(layer.n_biases for layer in layers),
+    )
+    network = replace(network, edges=_edges(network, nodes, values.shapes))
+    example = tuple(x[:1].clone() for x in rows)
+    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)
+
+
+def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
+    batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
+    was_training = model.training
+    try:
+        exported = torch.export.export(model.eval(), rows, dynamic_shapes=batch)
+        graph = exported.run_decompositions({}).module(check_guards=False)
+    except Exception as error:
+        text = str(error).strip()
+        summary = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        where = next((line.strip() for line in reversed(text.splitlines()) if "File " in line or "aten." in line), "")
+        raise HwsmpqError(
+            f"{type(model).__name__} cannot be exported: {summary[:300]}",
+            where[:300] or type(error).__name__,
+            "remove data-dependent control flow or the named operation, and keep the batch size free (dimension 0)",
+        ) from error
+    finally:
+        model.train(was_training)
+    for node in list(graph.graph.nodes):
+        if "assert" in str(node.target) and not node.users:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+class _ValueShapes(fx.Interpreter):
+    """Runs the graph once and keeps the shape of every tensor and the bytes they take together."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.n_bytes = 0
+
+    def run_node(self, n: fx.Node) -> object:
+        with torch.no_grad():
+            result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.shapes[n] = tuple(result.shape)
+            if n.op == "call_function":
+                self.n_bytes += result.numel() * result.element_size()
+        return result
+
+
+def _layer_nodes(graph: fx.GraphModule) -> dict[str, fx.Node]:
+    nodes: dict[str, fx.Node] = {}
+    for node in graph.graph.nodes:
+        if node.target in KINDS and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
+            owner = str(node.args[1].target).rpartition(".")[0] or str(node.args[1].target)
+            name, copy = owner, 1
+            while name in nodes:
+                copy += 1
+                name = f"{owner}#{copy}"
+            nodes[name] = node
+    return nodes
+
+
+def _layer(name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule) -> Layer:
+    source, weight_node = node.args[0], node.args[1]
+    assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
+    weight = get_tensor(graph, str(weight_node.target))
+    kind = KINDS[node.target]
+    output_shape = shapes[node]
+    # Every weight of one output channel meets every position of the output once (of the input, when transposed).
+    positions_shape, per_position = (shapes[source], weight.shape[0]) if kind == "conv_transpose" else (
+        output_shape, weight.shape[0],
+    )
+    positions = int(torch.Size(positions_shape).numel()) // per_position // EXPORT_BATCH
+    bias = node.args[2] if len(node.args) > 2 else None
+    return Layer(
+        name=name,
+        kind=kind,
+        weight_name=str(weight_node.target),
+        weight_shape=tuple(weight.shape),
+        channel_axis=1 if kind == "conv_transpose" else 0,
+        input_tensor=source.name,
+        input_shape=shapes[source][1:],
+        output_shape=output_shape[1:],
+        n_macs=positions * weight.numel(),
+        n_weights=weight.numel(),
+        n_biases=get_tensor(graph, str(bias.target)).numel() if isinstance(bias, fx.Node) else 0,
+    )
+
+
+def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tuple[Group, ...]:
+    """Union of layers that read one tensor, share one weight, or were tied; named by the first layer."""
+    known = {layer.name for layer in layers}
+    for tie in ties:
+        for name in tie:
+            if name not in known:
+                raise HwsmpqError(f"tied layer {name!r} does not exist", fix="`hwsmpq inspect` lists the layers")
+    keys = {layer.name: {layer.input_tensor, f"weight {layer.weight_name}"} for layer in layers}
+    for i, tie in enumerate(ties):
+        for name in tie:
+            keys[name].add(f"tie {i}")
+    merged: list[tuple[set[str], list[str]]] = []
+    for layer in layers:
+        found, members = set(keys[layer.name]), [layer.name]
+        for other in [m for m in merged if m[0] & found]:
+            merged.remove(other)
+            found |= other[0]
+            members = other[1] + members
+        merged.append((found, members))
+    position = {layer.name: i for i, layer in enumerate(layers)}
+    ordered = sorted((sorted(members, key=position.__getitem__) for _, members in merged), key=lambda m: position[m[0]])
+    return tuple(Group(members[0], tuple(members)) for members in ordered)
+
+
+def _edges(
+    network: Network, nodes: dict[str, fx.Node], shapes: dict[fx.Node, tuple[int, ...]]
+) -> tuple[Edge, ...]:
+    """Group -> group data flow through non-layer operations; elements are counted once a tensor read."""
+    group_of_node = {node: network.group_of(name) for name, node in nodes.items()}
+    found: dict[tuple[str, str], dict[fx.Node, int]] = {}
+    for node, target in group_of_node.items():
+        entry = node.args[0]
+        assert isinstance(entry, fx.Node)
+        stack, seen = [entry], set()
+        while stack:
+            current = stack.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            if current in group_of_node:
+                source = group_of_node[current]
+                if source != target:
+                    n_elements = int(torch.Size(shapes[entry]).numel()) // EXPORT_BATCH
+                    found.setdefault((source, target), {})[entry] = n_elements
+            else:
+                stack.extend(n for n in current.all_input_nodes if n in shapes)
+    return tuple(Edge(s, t, sum(tensors.values())) for (s, t), tensors in found.items())
+
+
+def _hash(graph: fx.GraphModule) -> str:
+    tensors = graph.state_dict()
+    hasher = hashlib.sha256(str(graph.code).encode())
+    for name in sorted(tensors):
+        hasher.update(f"{name}{tensors_sha256((tensors[name],))}".encode())
+    return hasher.hexdigest()

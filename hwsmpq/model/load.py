@@ -1,0 +1,123 @@
+"""Find the task that the user names: a Python file, ``module:callable``, or a torchvision model with an image folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Task
+
+QUICKSTART = "hwsmpq.quickstart.task:task"
+CALIBRATION_SAMPLES = 256
+
+
+def load_task(spec: str, data: str | None = None, weights: Path | None = None) -> Task:
+    """Build the task that ``spec`` names.
+
+    Args:
+        spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), or ``torchvision:NAME``.
+        data: ``imagefolder:DIR`` for torchvision models: one sub-folder a class, in the model's class order.
+        weights: a state dict for torchvision models, loaded with ``weights_only=True``.
+
+    Raises:
+        HwsmpqError: nothing by that name, or it gives no task.
+    """
+    if spec.startswith("torchvision:"):
+        return _torchvision(spec.partition(":")[2], data, weights)
+    if data or weights:
+        raise HwsmpqError(
+            "--data and --weights go with torchvision:NAME models", f"{spec} brings its own", "leave them out"
+        )
+    factory = _from_file(Path(spec)) if spec.endswith(".py") else _from_module(spec)
+    task = factory()
+    if not isinstance(task, Task):
+        raise HwsmpqError(
+            f"{spec} gave a {type(task).__name__}", "a task file's task() must return hwsmpq.Task",
+            "see `hwsmpq run --help` or the README for an example",
+        )
+    return task
+
+
+def _from_file(path: Path):  # type: ignore[no-untyped-def]
+    if not path.is_file():
+        raise HwsmpqError(f"no task file {path}", fix="check the path; tools/tasks/ holds examples")
+    module_spec = importlib.util.spec_from_file_location(f"hwsmpq_task_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        module_spec.loader.exec_module(module)
+    except HwsmpqError:
+        raise
+    except Exception as error:
+        raise HwsmpqError(f"{path} cannot be loaded", f"{type(error).__name__}: {error}", "fix the task file") from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "task"):
+        raise HwsmpqError(f"{path} defines no task()", fix="define a function task() that returns hwsmpq.Task(...)")
+    return module.task
+
+
+def _from_module(spec: str):  # type: ignore[no-untyped-def]
+    module_name, colon, name = spec.partition(":")
+    if not colon:
+        raise HwsmpqError(
+            f"unknown task {spec!r}", fix="give a file.py, a module:callable, or torchvision:NAME with --data"
+        )
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise HwsmpqError(f"unknown task {spec!r}", str(error), "check the module and the callable's name") from error
+
+
+def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
+    from torchvision import models
+
+    try:
+        default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise HwsmpqError(
+            f"torchvision has no model {name!r}", str(error), "see torchvision.models.list_models()"
+        ) from error
+    kind, _, folder = (data or "").partition(":")
+    if kind != "imagefolder" or not folder:
+        raise HwsmpqError("torchvision models need --data imagefolder:DIR", f"got {data!r}", "one sub-folder a class")
+    inputs, targets = image_folder(Path(folder), default.transforms())
+    try:
+        model: nn.Module = models.get_model(name, weights=None if weights else default)
+        if weights:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise HwsmpqError(
+            f"no weights for torchvision:{name}", f"{type(error).__name__}: {str(error)[:300]}",
+            "give a state dict with --weights FILE, or connect to the network so that torchvision can download them",
+        ) from error
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(inputs), generator=generator)
+    n_calibration = min(CALIBRATION_SAMPLES, len(inputs) // 4)
+    return Task(
+        model=model,
+        calibration=inputs[order[:n_calibration]],
+        evaluation=(inputs[order[n_calibration:]], targets[order[n_calibration:]]),
+        name=name,
+    )
+
+
+def image_folder(folder: Path, transform) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
+    """All images of a folder with one sub-folder a class, transformed and stacked, with their class indices."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        images = ImageFolder(str(folder), transform=transform)
+    except (FileNotFoundError, OSError) as error:
+        raise HwsmpqError(
+            f"no image folder at {folder}", str(error), "it needs one sub-folder a class, with images inside"
+        ) from error
+    pairs = [images[i] for i in range(len(images))]
+    return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])

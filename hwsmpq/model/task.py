@@ -1,0 +1,148 @@
+"""A task: the model, its calibration samples, its labelled evaluation set, and how outputs are judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hwsmpq.errors import HwsmpqError
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+"""(outputs (n, ...), targets (n, ...)) -> one number a sample, float (n,)."""
+
+MIN_EVALUATION = 20
+
+
+def top1(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest output is the target class, else 0. Shape (n,)."""
+    return (outputs.argmax(1) == targets).float()
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, shape (n,)."""
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def _tensors(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs (one tensor an argument of the model, n rows each) with their targets."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Tensor | slice) -> Samples:
+        return Samples(tuple(x[index] for x in self.inputs), self.targets[index])
+
+    def sha256(self) -> str:
+        """Hash of every byte of inputs and targets."""
+        return tensors_sha256((*self.inputs, self.targets))
+
+
+def tensors_sha256(tensors: tuple[Tensor, ...]) -> str:
+    """SHA-256 over shape, dtype and bytes of tensors, in order."""
+    hasher = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous()
+        hasher.update(f"{tuple(array.shape)}{array.dtype}".encode())
+        hasher.update(array.flatten().view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+class Task:
+    """What the toolkit works on.
+
+    Args:
+        model: a trained network whose inputs and outputs carry the batch in dimension 0.
+        calibration: unlabelled input samples, (n, ...) or one such tensor an argument.
+        evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
+        metric: per-sample score, averaged into the metric that budgets and certificates speak of
+            (default: top-1 correctness).
+        loss: per-sample loss that scores assignments (default: cross-entropy).
+        name: shown in reports.
+
+    Raises:
+        HwsmpqError: empty or non-finite data, or labels that do not match the inputs or the outputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Tensor | tuple[Tensor, ...],
+        evaluation: tuple[Tensor | tuple[Tensor, ...], Tensor],
+        metric: PerSample | None = None,
+        loss: PerSample | None = None,
+        name: str = "task",
+    ) -> None:
+        self.model = model.eval()
+        self.name = name
+        self.metric = metric or top1
+        self.loss = loss or cross_entropy
+        self._is_classification = metric is None or loss is None
+        self.calibration = _tensors(calibration)
+        self.evaluation = Samples(_tensors(evaluation[0]), evaluation[1])
+        self._check()
+
+    def _check(self) -> None:
+        for role, tensors in (("calibration", self.calibration), ("evaluation", self.evaluation.inputs)):
+            if not tensors or any(len(x) == 0 for x in tensors):
+                raise HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
+            for i, x in enumerate(tensors):
+                if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                    row = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])
+                    raise HwsmpqError(
+                        f"the {role} data holds NaN or infinity (input {i}, sample {row})",
+                        "ranges and scores taken from it would be meaningless", "remove or repair that sample",
+                    )
+        n_inputs, n_targets = len(self.evaluation.inputs[0]), len(self.evaluation.targets)
+        if n_inputs != n_targets:
+            raise HwsmpqError(
+                f"{n_inputs} evaluation inputs but {n_targets} labels",
+                fix="give exactly one label an input, in the same order",
+            )
+        if n_targets < MIN_EVALUATION:
+            raise HwsmpqError(
+                f"only {n_targets} evaluation samples",
+                f"they are split into a search and a report part, which need at least {MIN_EVALUATION} together",
+                "give a few hundred labelled samples",
+            )
+
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Check that outputs of the model fit the labels.
+
+        Raises:
+            HwsmpqError: the model gives non-finite outputs, or a label outside the classes it distinguishes.
+        """
+        if not bool(torch.isfinite(outputs).all()):
+            raise HwsmpqError(
+                "the model's own outputs hold NaN or infinity", fix="check the weights and the preprocessing"
+            )
+        targets = self.evaluation.targets
+        if self._is_classification and (outputs.ndim != 2 or targets.is_floating_point()):
+            raise HwsmpqError(
+                f"outputs of shape {tuple(outputs.shape)} with {targets.dtype} labels are not plain classification",
+                "the default metric and loss need (n, classes) outputs and integer labels",
+                "give the task its own metric= and loss=",
+            )
+        if self._is_classification and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+            raise HwsmpqError(
+                f"labels run from {int(targets.min())} to {int(targets.max())}, the model has {outputs.shape[1]} classes",
+                "labels and model do not match", "check the class order of the data against the model's",
+            )
+
+    def split(self, seed: int, report_fraction: float = 0.5) -> tuple[Samples, Samples]:
+        """Split the evaluation data into a search part, which scores assignments, and a report part, which only the
+        certificate sees. The same seed gives the same split."""
+        order = torch.randperm(len(self.evaluation), generator=torch.Generator().manual_seed(seed))
+        n_report = round(len(order) * report_fraction)
+        return self.evaluation.take(order[n_report:]), self.evaluation.take(order[:n_report])

@@ -1,0 +1,61 @@
+"""Value functions: what an assignment is worth on each sample of a fixed batch (higher is better)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Samples, Task
+
+VALUES = ("loss", "metric", "kl")
+
+
+class Value(Protocol):
+    """(outputs of some rows, those rows) -> values, shape (n_rows,)."""
+
+    def __call__(self, outputs: Tensor, rows: slice) -> Tensor: ...
+
+
+def kl_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(outputs)) in nats over dimension 1, shape (n,)."""
+    p, q = reference.log_softmax(1), outputs.log_softmax(1)
+    return (p.exp() * (p - q)).flatten(1).sum(1)
+
+
+def value_function(name: str, task: Task, samples: Samples, reference: Callable[[], Tensor]) -> Value:
+    """The value function by name.
+
+    Args:
+        name: ``loss`` (negative loss of the task), ``metric``, or ``kl`` (negative KL to the reference outputs, needs
+            no labels).
+        reference: gives the outputs of the reference network for all of ``samples``; called only if needed.
+
+    Raises:
+        HwsmpqError: no such value function.
+    """
+    if name not in VALUES:
+        raise HwsmpqError(f"unknown value function {name!r}", fix=f"one of {', '.join(VALUES)}")
+    targets = samples.targets
+    if name == "kl":
+        outputs_of_reference = reference()
+        return lambda outputs, rows: -kl_divergence(outputs_of_reference[rows], outputs)
+    if name == "metric":
+        return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows], "metric")
+    return lambda outputs, rows: -per_sample(task.loss, outputs, targets[rows], "loss")
+
+
+def per_sample(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, role: str) -> Tensor:
+    """Apply a user's metric or loss and check that it gives one number a sample."""
+    result = function(outputs, targets)
+    if not isinstance(result, torch.Tensor) or result.shape != (len(targets),):
+        found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise HwsmpqError(
+            f"the task's {role} gave {found} for {len(targets)} samples",
+            "it must give one number a sample, so that paired errors can be stated",
+            f"return a tensor of shape (n,) from {role}=",
+        )
+    return result.float()

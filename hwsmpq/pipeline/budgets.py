@@ -1,0 +1,62 @@
+"""Budgets as the user states them, resolved to absolute limits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.pipeline.measure import profile
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.solve import costs_of
+from hwsmpq.types import Budget, Precision
+
+
+def resolve_budgets(
+    run: Run,
+    latency_ms: float | None = None,
+    speedup: float | None = None,
+    bitops: str | None = None,
+    size_mb: str | None = None,
+    max_drop: float | None = None,
+) -> tuple[Budget, ...]:
+    """Limits in the units of :class:`~hwsmpq.types.Budget`.
+
+    Args:
+        speedup: against the measured reference engine (all groups at the top of the ladder).
+        bitops: a number, or a precision whose uniform assignment sets the limit (``w4a4``).
+        size_mb: likewise, in megabytes (10^6 bytes).
+        max_drop: points of the metric.
+    """
+    budgets: list[Budget] = []
+    if latency_ms is not None and speedup is not None:
+        raise HwsmpqError("both --latency-ms and --speedup are given", "they limit the same thing", "give one of them")
+    if speedup is not None:
+        if speedup <= 0:
+            raise HwsmpqError(f"a speedup of {speedup}", "it must be positive", "for example --speedup 1.5")
+        table = profile(run)
+        if table is None:
+            raise HwsmpqError(
+                f"target {run.target.name} makes no latency claim", "a speedup needs measured costs",
+                "use --bitops or --size-mb, or another --target",
+            )
+        latency_ms = table.uniform_ms[run.ladder.top].median_ms / speedup
+    if latency_ms is not None:
+        budgets.append(Budget("latency_ms", latency_ms))
+    if bitops is not None:
+        budgets.append(Budget("bitops", _amount(run, "bitops", bitops)))
+    if size_mb is not None:
+        budgets.append(Budget("size_mb", _amount(run, "size_mb", size_mb)))
+    if max_drop is not None:
+        budgets.append(Budget("max_drop", max_drop))
+    return tuple(budgets)
+
+
+def _amount(run: Run, kind: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        precision = Precision.parse(text)
+    if kind == "bitops":
+        return float(sum(run.network.bitops(g, precision) for g in run.network.group_names))
+    constant = costs_of(run, None)["size_mb"].constant
+    return constant + float(np.sum([run.network.size_bytes(g, precision) / 1e6 for g in run.network.group_names]))

@@ -1,0 +1,191 @@
+"""The stages that build and prove: build, verify, and the loop that solves again while a budget is missed."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from hwsmpq import artifacts
+from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.cost_model import predict, refit
+from hwsmpq.hardware.target import Engine
+from hwsmpq.hardware.timing import Timing, measure
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.solve import costs_of, search
+from hwsmpq.types import (
+    Assignment,
+    Audit,
+    Budget,
+    BudgetOutcome,
+    Certificate,
+    CostTable,
+    EngineResult,
+    EngineTiming,
+    LatencyOutcome,
+    Manifest,
+    Measurement,
+    Plan,
+    Round,
+)
+
+CHOSEN = "chosen"
+MAX_ROUNDS = 4
+ENGINE_CLAIM = "latency and accuracy measured on the built engine"
+SIMULATED_CLAIM = "simulated accuracy of a Q/DQ model; no latency claim"
+
+
+def build(run: Run) -> Manifest:
+    """Build the plan's engine and audit every layer."""
+    plan = run.read(Plan)
+    folder = run.path(Manifest).parent
+    inputs = {"plan": run.sha256(Plan), "target": run.target.name}
+
+    def make() -> Manifest:
+        run.progress("build", 0, 1)
+        manifest = run.builder.deliver(plan.assignment, folder)
+        run.progress("build", 1, 1)
+        return manifest
+
+    manifest = run.stage(Manifest, inputs, make)
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or artifacts.file_digest(path) != digest:
+            raise HwsmpqError(
+                f"{path} is missing or was changed after it was built", "its hash is not the manifest's",
+                f"delete {run.path(Manifest)} and build again",
+            )
+    return manifest
+
+
+def verify(run: Run) -> Certificate:
+    """Measure the built engine against the reference and write the certificate."""
+    build(run)
+    inputs = {"manifest": run.sha256(Manifest), "plan": run.sha256(Plan)}
+    return run.stage(Certificate, inputs, lambda: _verify(run, _earlier_rounds(run)))
+
+
+def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
+    """Search, build and verify; while a latency budget is missed, refit the cost model with what was measured and
+    solve again. The last certificate is returned whether or not it meets every budget."""
+    while True:
+        search(run, budgets)
+        certificate = verify(run)
+        last = certificate.rounds[-1]
+        missed = any(not b.met and b.kind == "latency_ms" for b in certificate.budgets)
+        repeated = last.assignment in [r.assignment for r in certificate.rounds[:-1]]
+        if not missed or repeated or len(certificate.rounds) >= MAX_ROUNDS:
+            return certificate
+        assert certificate.latency_ms is not None
+        table = run.read(CostTable)
+        measured = Measurement(certificate.latency_ms.measured, certificate.latency_ms.spread, certificate.n_timing_blocks)
+        timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
+        inputs = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
+        artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
+
+
+def _earlier_rounds(run: Run) -> tuple[Round, ...]:
+    """Rounds of the last certificate that the cost table was refitted with for the same budgets."""
+    if not run.target.has_latency or not run.path(Certificate).exists():
+        return ()
+    certificate, limits = run.read(Certificate), {(b.kind, b.limit) for b in run.read(Plan).budgets}
+    if {(b.kind, b.limit) for b in certificate.budgets} != limits:
+        return ()
+    known = [engine.assignment for engine in run.read(CostTable).engines]
+    return tuple(r for r in certificate.rounds if r.assignment in known)
+
+
+def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
+    plan, manifest, report_part = run.read(Plan), run.read(Manifest), run.parts[1]
+    assignments = {name: run.network.uniform(name) for name in run.ladder.names} | {CHOSEN: plan.assignment}
+    latency: LatencyOutcome | None = None
+    latencies: dict[str, float] = {}
+    n_blocks = 0
+    if run.target.has_latency:
+        table = run.read(CostTable)
+        engines = _engines(run, assignments)
+        timing = _time(run, engines)
+        n_blocks = timing.measured[CHOSEN].n_repeats
+        latencies = {name: timing.ratio[name] * table.uniform_ms[run.ladder.top].median_ms for name in engines}
+        latency = LatencyOutcome(
+            reference=latencies[run.ladder.top],
+            predicted=predict(table, run.network, plan.assignment),
+            measured=latencies[CHOSEN],
+            spread=timing.ratio_spread[CHOSEN] * latencies[run.ladder.top],
+        )
+        outputs = {
+            name: engine_outputs(engine, report_part, lambda done, n, name=name: run.progress(f"verify: {name}", done, n))
+            for name, engine in engines.items()
+        }
+    else:
+        outputs = _simulated(run, assignments)
+    accuracy = compare(
+        run.task, report_part, outputs[run.ladder.top], outputs[CHOSEN],
+        "engine" if run.target.has_latency else "simulator",
+    )
+    drop = 100 * (accuracy.reference - accuracy.engine)
+    outcomes = tuple(_outcome(budget, plan, latency, drop) for budget in plan.budgets)
+    mismatches = tuple(layer for layer in manifest.layers if not layer.as_requested)
+    this_round = Round(
+        plan.assignment, latency.predicted if latency else None, latency.measured if latency else None,
+        all(outcome.met for outcome in outcomes),
+    )
+    costs = costs_of(run, None)
+    results = []
+    for name, out in outputs.items():
+        choice = np.array([run.ladder.names.index(assignments[name][g]) for g in run.network.group_names])
+        judged = compare(run.task, report_part, outputs[run.ladder.top], out, accuracy.source)
+        results.append(
+            EngineResult(
+                name=name, latency_ms=latencies.get(name), metric=judged.engine,
+                loss=mean_loss(run.task, report_part, out), kl=judged.kl,
+                bitops=costs["bitops"](choice), size_mb=costs["size_mb"](choice),
+            )
+        )
+    return Certificate(
+        target=run.target.name,
+        machine=run.target.machine(),
+        model_sha256=run.network.model_sha256,
+        claim=ENGINE_CLAIM if run.target.has_latency else SIMULATED_CLAIM,
+        budgets=outcomes,
+        latency_ms=latency,
+        accuracy=accuracy,
+        audit=Audit(len(manifest.layers), len(manifest.layers) - len(mismatches), mismatches),
+        rounds=(*rounds, this_round),
+        engines=tuple(results),
+        n_timing_blocks=n_blocks,
+    )
+
+
+def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
+    builder = run.builder
+    uniform = {name: builder.engine(assignment) for name, assignment in assignments.items() if name != CHOSEN}
+    return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
+
+
+def _time(run: Run, engines: dict[str, Engine]) -> Timing:
+    sample = [x[:1].numpy() for x in run.task.calibration]
+    return measure(
+        engines, sample, run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
+        progress=lambda done, n: run.progress("verify: timing", done, n),
+    )
+
+
+def _simulated(run: Run, assignments: dict[str, Assignment]) -> dict[str, Tensor]:
+    rows = run.simulator().scores(
+        list(assignments.values()), run.parts[1].inputs, lambda out, rows: out,
+        lambda done, n: run.progress("verify: simulate", done, n),
+    )
+    return dict(zip(assignments, rows, strict=True))
+
+
+def _outcome(budget: Budget, plan: Plan, latency: LatencyOutcome | None, drop: float) -> BudgetOutcome:
+    """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number."""
+    if budget.kind == "latency_ms":
+        assert latency is not None
+        predicted, measured = latency.predicted, latency.measured
+    elif budget.kind == "max_drop":
+        predicted, measured = plan.predicted_drop_points, drop
+    else:
+        predicted = measured = plan.bitops if budget.kind == "bitops" else plan.size_mb
+    return BudgetOutcome(budget.kind, budget.limit, predicted, measured, measured <= budget.limit * (1 + 1e-9))

@@ -1,0 +1,160 @@
+"""A run folder: settings, artifacts and their freshness, and what the stages share in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from hwsmpq import artifacts
+from hwsmpq.engine.build import Builder
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.target import Target, get_target
+from hwsmpq.model.capture import Captured, capture
+from hwsmpq.model.load import load_task
+from hwsmpq.model.task import Samples, Task, tensors_sha256
+from hwsmpq.quantize.scheme import Scheme, get_scheme
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.types import (
+    Certificate,
+    Contributions,
+    CostTable,
+    Ladder,
+    Manifest,
+    Network,
+    Plan,
+    Precision,
+    Ranges,
+    Settings,
+)
+
+T = TypeVar("T")
+
+FILES: dict[type, str] = {
+    Settings: "settings.json",
+    Network: "network.json",
+    Ranges: "ranges.json",
+    CostTable: "cost_table.json",
+    Contributions: "contributions.json",
+    Plan: "plan.json",
+    Manifest: "engine/manifest.json",
+    Certificate: "certificate.json",
+}
+MEMO_FILE = "evaluations.sqlite"
+
+
+class Progress(Protocol):
+    """Told how far a stage is: (stage, done, total)."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: where everything is kept; created if missing.
+        settings: what to run; by default what the folder was made with.
+        task: the task as an object, in place of ``settings.task``.
+        progress: told how far every stage is.
+
+    Raises:
+        HwsmpqError: no settings, an unknown target, or a ladder that the target cannot write.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Settings | None = None, task: Task | None = None, progress: Progress = silent
+    ) -> None:
+        self.folder, self.progress = folder, progress
+        self.settings = settings or self.read(Settings)
+        self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
+        self.target: Target = get_target(self.settings.target)
+        self._task = task
+        foreign = [name for name in self.ladder.names if name not in self.target.native]
+        if foreign:
+            raise HwsmpqError(
+                f"target {self.target.name} has no {', '.join(foreign)}",
+                f"it offers {', '.join(self.target.native[-8:])}",
+                "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
+            )
+        reason = self.target.unavailable()
+        if reason:
+            raise HwsmpqError(
+                f"target {self.target.name} cannot be used here", reason, "`hwsmpq targets` lists what this machine can do"
+            )
+
+    @cached_property
+    def task(self) -> Task:
+        weights = self.settings.weights
+        return self._task or load_task(self.settings.task, self.settings.data, Path(weights) if weights else None)
+
+    @cached_property
+    def captured(self) -> Captured:
+        """The captured network; claims the folder for it.
+
+        Raises:
+            HwsmpqError: the folder belongs to another model.
+        """
+        captured = capture(self.task.model, self.task.calibration)
+        if self.path(Network).exists():
+            known = self.read(Network)
+            if known.model_sha256 != captured.network.model_sha256:
+                raise HwsmpqError(
+                    f"{self.folder} is the run folder of another model",
+                    f"it holds model {known.model_sha256[:12]}, the task gives {captured.network.model_sha256[:12]}",
+                    "choose another folder with -o, or remove that one",
+                )
+        else:
+            self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
+            artifacts.write(self.path(Network), captured.network)
+        artifacts.write(self.path(Settings), self.settings)
+        return captured
+
+    @property
+    def network(self) -> Network:
+        return self.captured.network
+
+    @cached_property
+    def parts(self) -> tuple[Samples, Samples]:
+        """(search part, report part)."""
+        return self.task.split(self.settings.seed)
+
+    @cached_property
+    def calibration_sha256(self) -> str:
+        return tensors_sha256(self.task.calibration)
+
+    @property
+    def scheme(self) -> Scheme:
+        return get_scheme(self.target.scheme_name)
+
+    def simulator(self) -> Simulator:
+        return Simulator(self.captured, self.read(Ranges), self.scheme, self.ladder, self.settings.memory_mb)
+
+    @cached_property
+    def builder(self) -> Builder:
+        return Builder(self.captured, self.read(Ranges), self.scheme, self.ladder, self.target)
+
+    def path(self, kind: type) -> Path:
+        return self.folder / FILES[kind]
+
+    def read(self, kind: type[T]) -> T:
+        return artifacts.read(self.path(kind), kind)
+
+    def sha256(self, kind: type) -> str:
+        """Hash of the payload of an artifact that exists."""
+        return str(artifacts.read_envelope(self.path(kind), kind)["payload_sha256"])
+
+    def stage(self, kind: type[T], inputs: dict[str, Any], make: Callable[[], T]) -> T:
+        """The artifact of a stage: read if it was made from the same inputs, else made and written."""
+        described = {role: value if isinstance(value, str) else artifacts.digest(value) for role, value in inputs.items()}
+        path = self.path(kind)
+        if path.exists() and artifacts.read_envelope(path, kind)["inputs"] == described:
+            return self.read(kind)
+        value = make()
+        artifacts.write(path, value, described)
+        return value

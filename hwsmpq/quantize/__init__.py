@@ -1,0 +1,1 @@
+"""Quantization, defined once: scheme, ranges, simulator and Q/DQ writer."""

@@ -1,0 +1,58 @@
+"""How numbers and names are written in the report."""
+
+from __future__ import annotations
+
+import re
+
+from hwsmpq.types import BudgetKind
+
+BUDGET_LABELS: dict[BudgetKind, str] = {
+    "latency_ms": "Latency",
+    "bitops": "BitOps",
+    "size_mb": "Weight size",
+    "max_drop": "Metric lost",
+}
+NOT_A_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def clean(text: str) -> str:
+    """Replace what neither XML nor UTF-8 can carry; names come from user models."""
+    return NOT_A_CHARACTER.sub("\ufffd", text)
+
+
+def shorten(name: str, length: int = 26) -> str:
+    """Cut the middle of a long name: both the stage (start) and the layer (end) identify it."""
+    if len(name) <= length:
+        return name
+    head = (length - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits, or all digits of the integer part when there are more."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def milliseconds(value: float) -> str:
+    return f"{significant(value)}\u00a0ms"
+
+
+def signed_points(value: float) -> str:
+    """Points of the metric with a sign; never ``-0.00``."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def bitops(value: float) -> str:
+    for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{significant(value / scale)} {unit}"
+    return f"{value:.0f}"
+
+
+def quantity(kind: BudgetKind, value: float) -> str:
+    """A budgeted quantity with its unit."""
+    if kind == "latency_ms":
+        return milliseconds(value)
+    if kind == "bitops":
+        return bitops(value)
+    return f"{significant(value)} MB" if kind == "size_mb" else f"{value:.2f} points"

@@ -1,0 +1,87 @@
+"""The one line at the top of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hwsmpq.report.formats import BUDGET_LABELS, milliseconds
+from hwsmpq.types import AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``state`` is verified (all budgets met, audit clean), missed, or pending (nothing measured)."""
+
+    state: Literal["verified", "missed", "pending"]
+    badge: str
+    text: str
+
+
+def judge(network: Network, plan: Plan | None, certificate: Certificate | None) -> Verdict:
+    """Say in one sentence what the run achieved, from measurements where there are any."""
+    if plan is None:
+        return Verdict("pending", "No plan yet", "No assignment has been chosen in this folder yet.")
+    if certificate is None:
+        return Verdict("pending", "Not verified", _prediction(network, plan))
+    reference = plan.ladder[-1]
+    if certificate.latency_ms is not None:
+        parts = [_speed(certificate.latency_ms, reference)]
+    else:
+        ratio = _bitops_ratio(network, plan)
+        parts = [f"{ratio[0].upper()}{ratio[1:]} (no latency claim)"]
+    parts += [_accuracy(certificate.accuracy), _audit(certificate), _budgets(certificate)]
+    if certificate.verified:
+        badge = "Verified in simulation" if certificate.accuracy.source == "simulator" else "Verified"
+        return Verdict("verified", badge, ", ".join(parts))
+    missed = any(not budget.met for budget in certificate.budgets)
+    return Verdict("missed", "Budget missed" if missed else "Precision mismatch", ", ".join(parts))
+
+
+def _prediction(network: Network, plan: Plan) -> str:
+    cost = _bitops_ratio(network, plan)
+    if plan.predicted_latency_ms is not None:
+        cost = f"{milliseconds(plan.predicted_latency_ms)}, {cost}"
+    lost = f"{abs(plan.predicted_drop_points):.1f} points {'lost' if plan.predicted_drop_points >= 0 else 'gained'}"
+    return f"Predicted only, not verified: {cost}, {lost}"
+
+
+def _speed(latency: LatencyOutcome, reference: str) -> str:
+    if abs(latency.reference - latency.measured) <= latency.spread:
+        return f"No faster than {reference} within the timing spread"
+    if latency.measured < latency.reference:
+        return f"{latency.reference / latency.measured:.2f}x faster than {reference}"
+    return f"{latency.measured / latency.reference:.2f}x slower than {reference}"
+
+
+def _bitops_ratio(network: Network, plan: Plan) -> str:
+    reference = Precision.parse(plan.ladder[-1])
+    total = sum(network.bitops(group, reference) for group in network.group_names)
+    ratio = f"{total / plan.bitops:.1f}"
+    return f"as many BitOps as {reference.name}" if ratio == "1.0" else f"{ratio}x fewer BitOps than {reference.name}"
+
+
+def _accuracy(accuracy: AccuracyOutcome) -> str:
+    lost = 100 * (accuracy.reference - accuracy.engine)
+    word = "lost" if lost > -0.05 else "gained"
+    simulated = " (simulated)" if accuracy.source == "simulator" else ""
+    points = f"{abs(lost):.1f} ± {100 * accuracy.paired_stderr:.1f} points {word}"
+    return f"{points} on {accuracy.n_samples} unseen samples{simulated}"
+
+
+def _audit(certificate: Certificate) -> str:
+    audit = certificate.audit
+    if audit.n_layers == 0:
+        return "no layer audited"
+    if audit.n_as_requested == audit.n_layers and not audit.mismatches:
+        return f"all {audit.n_layers} layers run as requested"
+    return f"only {audit.n_as_requested} of {audit.n_layers} layers run as requested"
+
+
+def _budgets(certificate: Certificate) -> str:
+    if not certificate.budgets:
+        return "no budget set"
+    missed = [BUDGET_LABELS[budget.kind].lower() for budget in certificate.budgets if not budget.met]
+    if not missed:
+        return "every budget met"
+    return f"{len(missed)} of {len(certificate.budgets)} budgets missed ({', '.join(missed)})"

@@ -1,0 +1,79 @@
+"""What is solved, and what a solution is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.types import Cost
+
+RELATIVE_TOLERANCE = 1e-9
+"""A limit counts as kept up to this fraction of it (or of the cost's range): rounding of sums stays below."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Largest ``value`` with ``costs[k] <= limits[k]`` for every limit; or, where ``minimise`` names a cost, the
+    least of that cost under the limits.
+
+    Costs without a limit are only reported. A largest predicted drop is a cost like any other.
+
+    Raises:
+        HwsmpqError: a limit or ``minimise`` names no cost, or a table has entries that are not finite.
+        ValueError: tables of different shapes.
+    """
+
+    value: Cost
+    costs: Mapping[str, Cost]
+    limits: Mapping[str, float]
+    minimise: str | None = None
+
+    def __post_init__(self) -> None:
+        for kind in (*self.limits, *filter(None, [self.minimise])):
+            if kind not in self.costs:
+                raise HwsmpqError(
+                    f"no {kind} cost to search with", "the cost table of this target does not have it",
+                    f"drop the {kind} budget, or choose a target that measures it",
+                )
+        n, n_levels = self.value.unary.shape
+        for name, cost in {"value": self.value, **self.costs}.items():
+            tables = [table for _, _, table in cost.pairs]
+            if cost.unary.shape != (n, n_levels) or any(table.shape != (n_levels, n_levels) for table in tables):
+                raise ValueError(f"{name}: tables do not fit {n} groups at {n_levels} precisions")
+            if not all(np.isfinite(part).all() for part in (cost.unary, np.array(cost.constant), *tables)):
+                raise HwsmpqError(
+                    f"the {name} table has entries that are not finite", "a measurement is missing or failed",
+                    "run the stage that writes it again",
+                )
+
+    @property
+    def objective(self) -> Cost:
+        """The table whose sum is optimised."""
+        return self.value if self.minimise is None else self.costs[self.minimise]
+
+    def keeps_limits(self, choice: NDArray[np.int64]) -> bool:
+        """Whether a choice (n_groups,) keeps every limit."""
+        for kind, limit in self.limits.items():
+            cost = self.costs[kind]
+            if cost(choice) > limit + RELATIVE_TOLERANCE * max(abs(limit), float(np.ptp(cost.unary))):
+                return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A choice (n_groups,) of column indices, its value (or minimised cost), and all of its costs.
+
+    ``gap`` is the relative distance from the proven bound; 0 up to the solver's tolerance when ``optimal``.
+    """
+
+    choice: NDArray[np.int64]
+    objective: float
+    status: Literal["optimal", "feasible"]
+    gap: float
+    costs: dict[str, float]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware import cost_model
+from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.types import Assignment, CostTable, Edge, EngineTiming, Group, Ladder, Layer, Measurement, Network
+
+LADDER = Ladder.parse("int8,fp32")
+A, B, C1, C2 = 1.2, 0.4, 0.05, 2e-5
+
+
+def chain(n: int, seed: int = 0) -> Network:
+    """A chain with a skip over every second group."""
+    rng = np.random.default_rng(seed)
+    names = [f"g{i}" for i in range(n)]
+    layers = tuple(Layer(g, "conv", f"{g}.w", (1,), 0, "", (), (), 1, 1, 0) for g in names)
+    steps = [(i, i + 1) for i in range(n - 1)] + [(i, i + 2) for i in range(0, n - 2, 2)]
+    edges = tuple(Edge(names[i], names[j], int(rng.integers(100, 20000))) for i, j in steps)
+    return Network("0" * 64, layers, tuple(Group(g, (g,)) for g in names), edges, 0)
+
+
+class Truth:
+    """A machine that obeys the model exactly, seen through counters and noisy, drifting timings."""
+
+    def __init__(self, network: Network, ladder: Ladder = LADDER, noise: float = 0.0, seed: int = 0) -> None:
+        self.network, self.ladder, self.noise = network, ladder, noise
+        self.rng = np.random.default_rng(seed)
+        base = self.rng.uniform(0.05, 1.0, len(network.groups))
+        speed = dict(zip(ladder.names, np.linspace(0.35, 1.0, len(ladder.names)), strict=True))
+        self.group_ms = {
+            g: {p: float(t * speed[p] * self.rng.uniform(0.8, 1.2)) for p in ladder.names}
+            for g, t in zip(network.group_names, base, strict=True)
+        }
+
+    def ms(self, x: Assignment) -> float:
+        total = A * sum(self.group_ms[g][p] for g, p in x.items()) + B
+        for e in self.network.edges:
+            if x[e.source] != x[e.target]:
+                total += C1 + C2 * e.n_elements
+        return total
+
+    def timed(self, x: Assignment, drift: float = 1.0) -> EngineTiming:
+        def seen(assignment: Assignment) -> Measurement:
+            value = self.ms(assignment) * drift * (1 + self.noise * self.rng.standard_normal())
+            return Measurement(value, self.noise * value, 1)
+
+        return EngineTiming(x, seen(x), seen(self.network.uniform(self.ladder.top)))
+
+    def random(self, n: int, seed: int) -> list[Assignment]:
+        rng = np.random.default_rng(seed)
+        return [{g: str(rng.choice(self.ladder.names)) for g in self.network.group_names} for _ in range(n)]
+
+    def fit(self, mixtures: list[EngineTiming]) -> CostTable:
+        uniform = {p: self.timed(self.network.uniform(p)).measured for p in self.ladder.names}
+        return cost_model.fit(
+            self.network, self.ladder, self.group_ms, uniform, mixtures, target="synthetic", machine={"cpu": "none"}
+        )
+
+
+def test_recovers_the_truth_through_drift():
+    truth = Truth(chain(12))
+    drifts = np.linspace(0.7, 1.5, 8)
+    table = truth.fit([truth.timed(x, drift) for x, drift in zip(truth.random(8, 1), drifts, strict=True)])
+    assert (table.scale, table.offset_ms) == pytest.approx((A, B))
+    assert (table.switch_ms, table.switch_element_ms) == pytest.approx((C1, C2))
+    assert table.fit_error_ms < 1e-9
+
+
+def test_predicts_held_out_mixtures_through_noise():
+    truth = Truth(chain(20), noise=0.01)
+    table = truth.fit([truth.timed(x) for x in truth.random(12, 1)])
+    held_out = truth.random(50, 2)
+    errors = np.array([cost_model.predict(table, truth.network, x) / truth.ms(x) - 1 for x in held_out])
+    assert np.sqrt(np.mean(errors**2)) < 0.02
+    without = truth.fit([])
+    worse = np.array([cost_model.predict(without, truth.network, x) / truth.ms(x) - 1 for x in held_out])
+    assert np.sqrt(np.mean(worse**2)) > 0.04
+
+
+def test_fit_error_is_honest():
+    """The reported error is close to the error on mixtures that the fit never saw."""
+    truth = Truth(chain(20), noise=0.01)
+    table = truth.fit([truth.timed(x) for x in truth.random(20, 1)])
+    held_out = truth.random(200, 2)
+    errors = [cost_model.predict(table, truth.network, x) - truth.timed(x).measured.median_ms for x in held_out]
+    assert 0.5 < table.fit_error_ms / np.sqrt(np.mean(np.square(errors))) < 2.0
+
+
+def test_uniform_engines_are_exact_and_switches_free_without_mixtures():
+    truth = Truth(chain(9), noise=0.05)
+    table = truth.fit([])
+    for name in LADDER.names:
+        predicted = cost_model.predict(table, truth.network, truth.network.uniform(name))
+        assert predicted == pytest.approx(table.uniform_ms[name].median_ms)
+    assert (table.switch_ms, table.switch_element_ms, table.fit_error_ms) == (0, 0, 0)
+
+
+def test_switching_is_never_paid_for():
+    truth = Truth(chain(9))
+    cheaper = [
+        EngineTiming(t.assignment, Measurement(t.measured.median_ms * 0.5, 0.0, 30), t.reference)
+        for t in (truth.timed(x) for x in truth.random(8, 1))
+    ]
+    table = truth.fit(cheaper)
+    assert table.switch_ms == 0
+    assert table.switch_element_ms == 0
+
+
+def test_three_precisions():
+    ladder = Ladder.parse("w4a4,int8,fp32")
+    truth = Truth(chain(10), ladder)
+    table = truth.fit([truth.timed(x) for x in truth.random(10, 1)])
+    for x in truth.random(20, 2):
+        assert cost_model.predict(table, truth.network, x) == pytest.approx(truth.ms(x))
+
+
+@pytest.mark.parametrize("int8_ms", [0.1, 0.2, 0.09])
+def test_impossible_counters_leave_the_uniform_engines_exact(int8_ms):
+    truth = Truth(chain(4))
+    for g in truth.group_ms:
+        truth.group_ms[g] = {"int8": int8_ms, "fp32": 0.1}
+    uniform = {"int8": Measurement(1.0, 0.0, 9), "fp32": Measurement(3.0, 0.0, 9)}
+    table = cost_model.fit(truth.network, LADDER, truth.group_ms, uniform, [], target="synthetic", machine={})
+    assert table.offset_ms == 0
+    for name in LADDER.names:
+        predicted = cost_model.predict(table, truth.network, truth.network.uniform(name))
+        assert predicted == pytest.approx(uniform[name].median_ms)
+
+
+def test_solver_cost_equals_prediction_on_every_assignment():
+    ladder = Ladder.parse("w4a4,int8,fp32")
+    network = chain(6)
+    network = Network(**{**vars(network), "edges": (*network.edges, Edge("g4", "g1", 77), Edge("g2", "g2", 5))})
+    truth = Truth(network, ladder)
+    table = truth.fit([truth.timed(x) for x in truth.random(10, 1)])
+    assert table.switch_ms > 0
+    cost = cost_model.latency_cost(table, network, ladder)
+    for choice in itertools.product(range(3), repeat=6):
+        x = {g: ladder.names[c] for g, c in zip(network.group_names, choice, strict=True)}
+        assert cost(np.array(choice)) == pytest.approx(cost_model.predict(table, network, x))
+
+
+def test_missing_measurements_are_named():
+    truth = Truth(chain(4))
+    table = truth.fit([])
+    with pytest.raises(HwsmpqError, match="g0"):
+        cost_model.latency_cost(table, truth.network, Ladder.parse("w4a4,fp32"))
+    counters = {**truth.group_ms, "g2": {"fp32": 1.0}}
+    with pytest.raises(HwsmpqError, match="int8"):
+        cost_model.fit(truth.network, LADDER, counters, table.uniform_ms, [], target="synthetic", machine={})
+
+
+def off_counters(seed: int) -> tuple[Truth, CostTable]:
+    """A machine whose groups take other times in mixtures (by 10 %) than the counters of uniform engines say."""
+    real = Truth(chain(16), noise=0.003, seed=seed)
+    rng = np.random.default_rng(seed)
+    counters = {g: {p: t * rng.normal(1, 0.1) for p, t in row.items()} for g, row in real.group_ms.items()}
+    uniform = {p: real.timed(real.network.uniform(p)).measured for p in LADDER.names}
+    mixtures = [real.timed(x) for x in real.random(8, 1)]
+    return real, cost_model.fit(real.network, LADDER, counters, uniform, mixtures, target="synthetic", machine={})
+
+
+def neighbours(x: Assignment, n: int, seed: int) -> list[Assignment]:
+    rng = np.random.default_rng(seed)
+    return [{**x, g: "int8" if x[g] == "fp32" else "fp32"} for g in rng.choice(list(x), n, replace=False)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_refit_is_right_at_and_near_the_new_engine(seed):
+    real, table = off_counters(seed)
+    network = real.network
+    x = max(real.random(20, 3), key=lambda x: abs(cost_model.predict(table, network, x) - real.ms(x)))
+    near = neighbours(x, 10, seed)
+
+    def errors(t: CostTable, xs: list[Assignment]) -> float:
+        return float(np.sqrt(np.mean([(cost_model.predict(t, network, y) / real.ms(y) - 1) ** 2 for y in xs])))
+
+    timing = real.timed(x, drift=1.3)
+    measured = cost_model.corrected_ms(table, timing)
+    new = cost_model.refit(table, network, timing)
+    before, after = (abs(cost_model.predict(t, network, x) / measured - 1) for t in (table, new))
+    assert after < max(0.25 * before, 0.003)
+    assert errors(new, near) < errors(table, near)
+    for name in LADDER.names:
+        uniform = network.uniform(name)
+        assert cost_model.predict(new, network, uniform) == pytest.approx(table.uniform_ms[name].median_ms, rel=0.005)
+    assert new.engines[-1].assignment == x
+
+
+def test_refits_converge_on_a_walk():
+    real, table = off_counters(7)
+    network = real.network
+    for x in real.random(25, 4):
+        table = cost_model.refit(table, network, real.timed(x))
+    held_out = real.random(50, 9)
+    errors = [cost_model.predict(table, network, x) / real.ms(x) - 1 for x in held_out]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.01
+
+
+def test_refit_with_the_prediction_itself_changes_nothing():
+    truth = Truth(chain(8))
+    table = truth.fit([truth.timed(x) for x in truth.random(6, 1)])
+    new = cost_model.refit(table, truth.network, truth.timed(truth.random(1, 2)[0]))
+    for g, row in table.group_ms.items():
+        assert new.group_ms[g] == pytest.approx(row)
+
+
+def test_mixtures_cover_the_shares_of_the_floor():
+    network = chain(20)
+    drawn = draw_mixtures(network, LADDER, 10, seed=0)
+    assert [sum(p == "int8" for p in x.values()) for x in drawn] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    assert drawn == draw_mixtures(network, LADDER, 10, seed=0)
+    assert drawn != draw_mixtures(network, LADDER, 10, seed=1)
+    for n_groups in (2, 3):
+        for x in draw_mixtures(chain(n_groups), LADDER, 8, seed=0):
+            assert set(x.values()) == {"int8", "fp32"}

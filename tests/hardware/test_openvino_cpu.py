@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import qdq_network as net
+from conformance import UNIFORM, RunnableConformance
+from onnx import TensorProto, helper, save
+
+from hwsmpq.errors import HwsmpqError
+
+
+class TestOpenvinoCpu(RunnableConformance):
+    target_name = "openvino-cpu"
+
+    def test_precision_agrees_with_the_kernel_names(self, build):
+        """An independent reading: int8 kernels are called ..._I8."""
+        asked = {name: ("int8", "fp32")[i % 2] for i, name in enumerate(net.NAMES)}
+        engine = build(asked)
+        kernels = {
+            origin: node.rt_info["primitiveType"].astype(str)
+            for node in engine._compiled.get_runtime_model().get_ops()
+            if node.rt_info["layerType"].astype(str) in ("Convolution", "Deconvolution", "FullyConnected")
+            for origin in node.rt_info["originalLayersNames"].astype(str).split(",")
+        }
+        for name, precision in engine.realised(net.NAMES).items():
+            kernel = kernels.get(name, kernels.get(f"{name}/bias"))
+            assert kernel is not None
+            assert kernel.upper().endswith("_I8") == (precision == "int8"), (name, kernel)
+
+    def test_audit_sees_a_layer_that_the_runtime_keeps_in_fp32(self, build):
+        """The plugin has no int8 transposed convolution for inputs with a zero point."""
+        realised = build(UNIFORM["int8"], zero_points={"r5": 100}).realised(net.NAMES)
+        assert realised == {**UNIFORM["int8"], "up": "fp32"}
+
+    def test_refused_operation_is_named(self, target, tmp_path):
+        graph = helper.make_graph(
+            [helper.make_node("Mystery", ["x"], ["y"], domain="made.up")], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        )
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("made.up", 1)]
+        save(helper.make_model(graph, opset_imports=opsets), tmp_path / "odd.onnx")
+        with pytest.raises(HwsmpqError, match="Mystery"):
+            target.build(tmp_path / "odd.onnx", tmp_path / "engine")

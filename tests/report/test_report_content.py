@@ -1,0 +1,222 @@
+"""What the page says, checked against the artifacts it was made from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hwsmpq import artifacts
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.report.collect import collect
+from hwsmpq.report.formats import bitops, clean, shorten, signed_points
+from hwsmpq.report.render import render
+from hwsmpq.report.verdict import judge
+from hwsmpq.types import AccuracyOutcome, Certificate, CostTable, LatencyOutcome, Network, Plan
+from tests.report.factory import FILES, make_run
+
+HOSTILE = '<script>alert(1)</script> $\\frac{x$ & "quoted" \x01 ]]> {{ 7 * 7 }}'
+
+
+class Page(HTMLParser):
+    """Tags, ids, references and text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.html = path.read_text()
+        self.text = ""
+        self.feed(self.html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        self.links += [str(values[name]) for name in ("href", "src", "xlink:href", "action") if name in values]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), n_groups=9, ladder="w4a4,int8,fp32", mismatches=2)
+
+
+def load(folder: Path) -> tuple[Network, Plan, Certificate]:
+    return (artifacts.read(folder / "network.json", Network), artifacts.read(folder / "plan.json", Plan),
+            artifacts.read(folder / "certificate.json", Certificate))
+
+
+def test_verdict_of_a_good_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    verdict = collect(folder).verdict
+    n_layers = len(load(folder)[0].layers)
+    assert verdict.text == (f"1.83x faster than fp32, 0.2 ± 0.3 points lost on 325 unseen samples, "
+                            f"all {n_layers} layers run as requested, every budget met")
+    assert verdict.state == "verified"
+
+
+@pytest.mark.parametrize(
+    ("latency", "expected"),
+    [
+        (LatencyOutcome(10.0, 9.0, 5.0, 0.1), "2.00x faster than fp32"),
+        (LatencyOutcome(10.0, 9.0, 12.5, 0.1), "1.25x slower than fp32"),
+        (LatencyOutcome(10.0, 9.0, 9.8, 0.3), "No faster than fp32 within the timing spread"),
+    ],
+)
+def test_verdict_claims_no_speed_inside_the_spread(complete: Path, latency: LatencyOutcome, expected: str) -> None:
+    network, plan, certificate = load(complete)
+    assert judge(network, plan, replace(certificate, latency_ms=latency)).text.startswith(f"{expected}, ")
+
+
+def test_verdict_names_what_went_wrong(complete: Path) -> None:
+    network, plan, certificate = load(complete)
+    verdict = judge(network, plan, certificate)
+    n = len(network.layers)
+    assert f"only {n - 2} of {n} layers run as requested" in verdict.text
+    assert (verdict.state, verdict.badge) == ("missed", "Precision mismatch")
+    budgets = (replace(certificate.budgets[0], met=False), *certificate.budgets[1:])
+    verdict = judge(network, plan, replace(certificate, budgets=budgets))
+    assert "1 of 2 budgets missed (latency)" in verdict.text
+    assert verdict.badge == "Budget missed"
+    gained = judge(network, plan, replace(certificate, accuracy=AccuracyOutcome(0.70, 0.71, 50, 0.002)))
+    assert "1.0 ± 0.2 points gained on 50 unseen samples" in gained.text
+
+
+def test_page_is_self_contained_and_its_ids_are_unique(complete: Path) -> None:
+    page = Page(render(complete))
+    assert "http:" not in page.html and "https:" not in page.html
+    assert page.tags["svg"] == 3
+    assert [identifier for identifier, count in Counter(page.ids).items() if count > 1] == []
+    targets = [link[1:] for link in page.links if link != "data:,"]
+    targets += re.findall(r"url\(#([^)]+)\)", page.html) + re.findall(r'aria-labelledby="([^"]+)"', page.html)
+    assert targets and set(targets) <= set(page.ids)
+    used, defined = (set(re.findall(pattern, page.html)) for pattern in (r"var\(--([\w-]+)\)", r"--([\w-]+):"))
+    assert used and used <= defined
+
+
+def test_same_artifacts_give_the_same_bytes(complete: Path) -> None:
+    assert render(complete).read_bytes() == render(complete).read_bytes()
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    page = Page(render(make_run(tmp_path, n_groups=5, first_group=HOSTILE, mismatches=7)))
+    assert page.tags["script"] == 0
+    assert clean(HOSTILE) in page.text
+    assert "�" in page.text and "\x01" not in page.html
+
+
+def test_every_chart_has_its_numbers_in_a_table(complete: Path) -> None:
+    view, page = collect(complete), Page(render(complete))
+    assert view.tradeoff is not None
+    assert page.tags["tr"] >= len(view.tradeoff.points) + len(view.timings) + len(view.groups)
+    for group in view.groups:
+        for _, mean, error in group.phi:
+            assert f"{mean:.4f} ± {error:.4f}" in page.html
+    for timing in view.timings:
+        assert f"{100 * timing.relative_error:+.1f} %" in page.html
+
+
+def test_mixture_predictions_are_drift_corrected(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    before = collect(folder).timings
+    table = artifacts.read(folder / "cost_table.json", CostTable)
+    # The machine was 1.5 times slower while the mixtures were timed: the reference beside them says so.
+    slower = tuple(
+        replace(e, measured=replace(e.measured, median_ms=1.5 * e.measured.median_ms),
+                reference=replace(e.reference, median_ms=1.5 * e.reference.median_ms))
+        for e in table.engines
+    )
+    artifacts.write(folder / "cost_table.json", replace(table, engines=slower))
+    after = collect(folder).timings
+    mixtures = [(b, a) for b, a in zip(before, after, strict=True) if b.kind == "mixture"]
+    assert len(mixtures) == 10
+    assert all(a.measured_ms == pytest.approx(b.measured_ms) for b, a in mixtures)
+
+
+def test_a_round_added_by_refitting_is_not_also_a_mixture(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    table, (_, plan, _) = artifacts.read(folder / "cost_table.json", CostTable), load(folder)
+    kinds = Counter(timing.kind for timing in collect(folder).timings)
+    refitted = (*table.engines, replace(table.engines[0], assignment=plan.assignment))
+    artifacts.write(folder / "cost_table.json", replace(table, engines=refitted))
+    assert Counter(timing.kind for timing in collect(folder).timings) == kinds
+    assert kinds == {"uniform": 2, "mixture": 10, "round": 2}
+
+
+def test_engines_of_the_report_part_replace_search_scores(complete: Path) -> None:
+    tradeoff, (_, _, certificate) = collect(complete).tradeoff, load(complete)
+    assert tradeoff is not None
+    points = {point.label: point for point in tradeoff.points}
+    assert len(points) == len(tradeoff.points), "an assignment is drawn twice"
+    for engine in certificate.engines:
+        lost = 100 * (certificate.accuracy.reference - engine.metric)
+        assert (points[engine.name].x, points[engine.name].y) == pytest.approx((engine.latency_ms, -lost))
+    assert points["fp32"].kind == "reference" and points["fp32"].y == 0.0
+    assert points["w4a4"].kind == "uniform" and points["other tool"].kind == "compared"
+
+
+def test_mismatches_come_first(complete: Path) -> None:
+    assert [row.as_requested for row in collect(complete).audit[:3]] == [False, False, True]
+    text = Page(render(complete)).text
+    assert text.index("✗ mismatch") < text.index("✓ as requested")
+
+
+def test_a_target_without_latency_makes_no_claim(tmp_path: Path) -> None:
+    page = Page(render(make_run(tmp_path, latency=False)))
+    assert "no latency claim" in collect(tmp_path).verdict.text
+    assert "Simulated accuracy, no latency claim." in page.text
+    assert not re.search(r"\d\s*ms\b", page.text)
+    assert page.tags["svg"] == 2
+
+
+@pytest.mark.parametrize("role", [role for role in FILES if role != "network"])
+def test_each_missing_artifact_is_named(tmp_path: Path, role: str) -> None:
+    page = Page(render(make_run(tmp_path, n_groups=4, without=(role,))))
+    assert f"{FILES[role]} is not in this folder." in page.text
+
+
+def test_network_alone_is_enough(tmp_path: Path) -> None:
+    page = Page(render(make_run(tmp_path, without=tuple(role for role in FILES if role != "network"))))
+    assert page.text.count("is not in this folder.") == 6
+    assert page.tags["svg"] == 0
+
+
+def test_an_unverified_plan_is_called_a_prediction(tmp_path: Path) -> None:
+    view = collect(make_run(tmp_path, without=("certificate", "manifest")))
+    assert view.verdict.text.startswith("Predicted only, not verified: ")
+    assert {row.measured for row in view.budgets} == {"not verified"}
+    assert view.tradeoff is not None
+    assert [point.x_source for point in view.tradeoff.points if point.kind == "chosen"] == ["predicted"]
+
+
+def test_artifacts_of_two_models_are_called_out(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    plan = artifacts.read(tmp_path / "plan.json", Plan)
+    assert not any("different models" in notice for notice in collect(tmp_path).notices)
+    artifacts.write(tmp_path / "plan.json", replace(plan, model_sha256="00" * 32))
+    assert any("different models" in notice for notice in collect(tmp_path).notices)
+
+
+def test_damaged_and_absent_folders_say_so(tmp_path: Path) -> None:
+    with pytest.raises(HwsmpqError, match="no network"):
+        render(tmp_path / "nowhere")
+    make_run(tmp_path)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(HwsmpqError, match="not readable JSON"):
+        render(tmp_path)
+
+
+def test_formats() -> None:
+    assert shorten("a" * 40 + "tail", 11) == "aaaaa…atail"
+    assert len(shorten("x" * 100)) == 26
+    assert signed_points(-0.001) == "0.00"
+    assert (bitops(999), bitops(1.5e9), bitops(2.34567e12)) == ("999", "1.50 G", "2.35 T")

@@ -1,0 +1,192 @@
+"""The import rules of the package, read from its source: strictly downward, runtimes lazy, `import hwsmpq` light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "hwsmpq"
+FILES = sorted(ROOT.rglob("*.py"))
+
+TOP_PACKAGE = ""
+"""``hwsmpq/__init__.py`` itself: it may offer anything, and nothing inside may import it."""
+
+# Lowest first. A module may import only from lower levels or from its own package.
+LEVELS = (
+    {"_version", "errors"},
+    {"types"},
+    {"artifacts"},
+    {"model"},
+    {"quickstart", "quantize"},
+    {"contribution", "search", "hardware"},
+    {"engine", "report"},
+    {"pipeline"},
+    {"cli", "__main__"},
+    {TOP_PACKAGE},
+)
+LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+PURE_PARTS = {"contribution", "search"}
+ALLOWED_IN_PURE = {"numpy", "scipy", "hwsmpq.types", "hwsmpq.errors"}
+RUNTIMES = {"openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "ray"}
+HEAVY = ("torch", "openvino", "onnx", "scipy", "matplotlib", "tensorrt", "tensorrt_rtx", "ray", "sklearn")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its dotted name, line, and whether importing the file runs it."""
+
+    module: str
+    line: int
+    at_import_time: bool
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT.parent.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imports_of(source: str, package: str) -> Iterator[Import]:
+    """Every import of a source text, relative ones resolved against ``package``, dynamic ones by literal name."""
+
+    def visit(node: ast.AST, at_import_time: bool) -> Iterator[Import]:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            # `from hwsmpq import types` names a module, `from hwsmpq.types import Plan` does not.
+            names = [f"{base}.{a.name}" if is_module(f"{base}.{a.name}") else base for a in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        for name in dict.fromkeys(names):
+            yield Import(name, getattr(node, "lineno", 0), at_import_time)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.body:
+                yield from visit(child, False)
+            for child in node.orelse:
+                yield from visit(child, at_import_time)
+            return
+        inside_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_import_time and not inside_function)
+
+    yield from visit(ast.parse(source), True)
+
+
+def part_of(dotted: str) -> str:
+    """The part of the package a module belongs to: ``hwsmpq.search.milp`` -> ``search``, ``hwsmpq`` -> ''."""
+    return [*dotted.split("."), TOP_PACKAGE][1]
+
+
+def dotted_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def file_imports(file: Path) -> list[Import]:
+    package = dotted_name(file) if file.name == "__init__.py" else dotted_name(file).rpartition(".")[0]
+    return list(imports_of(file.read_text(), package))
+
+
+def upward(part: str, imported: str) -> bool:
+    """Whether a module of ``part`` may not import the module ``imported`` of this package."""
+    target = part_of(imported)
+    return target != part and LEVEL_OF[target] >= LEVEL_OF[part]
+
+
+def impure(part: str, imported: str) -> bool:
+    """Whether ``imported`` is more than a pure part may see."""
+    root = imported.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return False
+    name = ".".join(imported.split(".")[:2]) if root == "hwsmpq" else root
+    return name not in ALLOWED_IN_PURE | {f"hwsmpq.{part}"}
+
+
+def test_every_module_has_a_level() -> None:
+    assert FILES
+    unknown = {part_of(dotted_name(file)) for file in FILES} - LEVEL_OF.keys()
+    assert not unknown, f"give these parts a place in LEVELS: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted_name)
+def test_imports_point_downward(file: Path) -> None:
+    part = part_of(dotted_name(file))
+    bad = [i for i in file_imports(file) if i.module.partition(".")[0] == "hwsmpq" and upward(part, i.module)]
+    assert not bad, f"{file}: {bad}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(dotted_name(f)) in PURE_PARTS], ids=dotted_name)
+def test_contribution_and_search_are_pure(file: Path) -> None:
+    bad = [i for i in file_imports(file) if impure(part_of(dotted_name(file)), i.module)]
+    assert not bad, f"{file}: {bad}"
+
+
+def test_runtimes_are_lazy_and_in_one_file_each() -> None:
+    importers: dict[str, set[str]] = defaultdict(set)
+    for file in FILES:
+        for found in file_imports(file):
+            root = found.module.partition(".")[0]
+            if root in RUNTIMES:
+                assert not found.at_import_time, f"{file}:{found.line} imports {root} at module level"
+                importers[root].add(dotted_name(file))
+    assert {root: names for root, names in importers.items() if len(names) > 1} == {}
+
+
+def test_importing_the_package_is_light() -> None:
+    code = f"import sys, hwsmpq; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.nn as nn", [("torch.nn", True)]),
+        ("from hwsmpq import types, errors", [("hwsmpq.types", True), ("hwsmpq.errors", True)]),
+        ("from hwsmpq.types import Plan, Budget", [("hwsmpq.types", True)]),
+        ("from . import milp", [("hwsmpq.search", True)]),
+        ("from ..types import Plan", [("hwsmpq.types", True)]),
+        ("def f():\n    import openvino", [("openvino", False)]),
+        ("class A:\n    import openvino", [("openvino", True)]),
+        ("try:\n    import ray\nexcept ImportError:\n    ray = None", [("ray", True)]),
+        ("if TYPE_CHECKING:\n    import ray\nelse:\n    import cuda", [("ray", False), ("cuda", True)]),
+        ("def f():\n    importlib.import_module('tensorrt')", [("tensorrt", False)]),
+    ],
+)
+def test_imports_are_found(source: str, expected: list[tuple[str, bool]]) -> None:
+    # The relative case names a file that need not exist, so only its package is certain.
+    found = [(i.module.removesuffix(".milp"), i.at_import_time) for i in imports_of(source, "hwsmpq.search")]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "imported", "forbidden"),
+    [
+        ("cli", "hwsmpq.pipeline", False),
+        ("search", "hwsmpq.search.milp", False),
+        ("search", "hwsmpq.contribution.shapley", True),
+        ("model", "hwsmpq.quantize.scheme", True),
+        ("model", "hwsmpq", True),
+    ],
+)
+def test_direction_rule(part: str, imported: str, forbidden: bool) -> None:
+    assert upward(part, imported) is forbidden
+
+
+@pytest.mark.parametrize(
+    ("imported", "forbidden"),
+    [("numpy.typing", False), ("math", False), ("hwsmpq.types", False), ("torch", True), ("hwsmpq.artifacts", True)],
+)
+def test_purity_rule(imported: str, forbidden: bool) -> None:
+    assert impure("search", imported) is forbidden
