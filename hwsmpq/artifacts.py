@@ -58,18 +58,31 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise HwsmpqError(
             f"cannot write {path}", error.strerror or str(error),
             "free space or choose another folder with -o, then run again: finished stages are kept",
         ) from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
 
 
 def write(path: Path, value: Any, inputs: dict[str, str] | None = None) -> None:
-    """Write one artifact. ``inputs`` maps the role of what it was made from to that thing's SHA-256."""
+    """Write one artifact. ``inputs`` maps the role of what it was made from to that thing's SHA-256.
+
+    Raises:
+        HwsmpqError: a number is NaN or infinite, which JSON cannot hold, or the file cannot be written.
+    """
     payload = TypeAdapter(type(value)).dump_python(value, mode="json")
+    try:
+        json.dumps(payload, allow_nan=False)
+    except ValueError as error:
+        raise HwsmpqError(
+            f"{path.name} would hold a number that is not finite", "a measurement or a computation failed",
+            "check the weights and the data for extreme values, then run the stage again",
+        ) from error
     envelope = {
         "schema": SCHEMAS[type(value)],
         "schema_version": SCHEMA_VERSION,
@@ -86,11 +99,15 @@ def read_envelope(path: Path, kind: type) -> dict[str, Any]:
     """Read and check the envelope of an artifact of type ``kind``; see :func:`read` for the errors."""
     fix = f"delete {path.name} and run the stage that writes it again"
     try:
-        envelope = json.loads(path.read_text())
+        envelope = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise HwsmpqError(
             f"no {SCHEMAS[kind]} at {path}", "an earlier stage has not run in this folder",
             "run `hwsmpq run`, or the stage that writes it",
+        ) from error
+    except OSError as error:
+        raise HwsmpqError(
+            f"cannot read {path}", error.strerror or str(error), "make it a file that can be read"
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise HwsmpqError(f"{path} is not readable JSON", f"truncated or edited ({error})", fix) from error

@@ -50,7 +50,7 @@ class Precision:
         name = name.strip().lower()
         if name in FLOAT_BITS:
             return Precision(name, FLOAT_BITS[name], FLOAT_BITS[name])
-        match = re.fullmatch(r"w(\d+)a(\d+)", "w8a8" if name == "int8" else name)
+        match = re.fullmatch(r"w([0-9]+)a([0-9]+)", "w8a8" if name == "int8" else name)
         if match:
             weight, activation = int(match[1]), int(match[2])
             if all(MIN_BITS <= bits <= MAX_BITS for bits in (weight, activation)):
@@ -129,6 +129,11 @@ class Layer:
     n_macs: int
     n_weights: int
     n_biases: int
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One input and one output channel a filter."""
+        return self.kind == "conv" and self.weight_shape[1] == 1 and self.weight_shape[0] == self.input_shape[0]
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class Settings:
     value: str = "loss"
     seed: int = 0
     n_score_samples: int = 256
-    n_pairs: int = 5
+    n_pairs: int = 4
     n_mixtures: int = 8
     n_candidates: int = 8
     timing_seconds: float = 30.0

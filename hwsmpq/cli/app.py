@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,10 +23,13 @@ app = typer.Typer(
 
 QUICKSTART = "hwsmpq.quickstart.task:task"
 FLEXIBLE_TARGET = "onnx-qdq"
+SETTINGS_FILE = "settings.json"
 
 TaskArg = Annotated[
     str | None,
-    typer.Argument(help="Task: file.py, module:callable or torchvision:NAME. Remembered by the run folder.", show_default=False),
+    typer.Argument(
+        help="Task: file.py, module:callable or torchvision:NAME. Remembered by the run folder.", show_default=False
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -51,7 +55,7 @@ MaxDrop = Annotated[float | None, typer.Option(help="Largest loss in points of t
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
-    path = folder / "settings.json"
+    path = folder / SETTINGS_FILE
     changes = {name: value for name, value in given.items() if value is not None}
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
@@ -61,7 +65,8 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings
         return replace(artifacts.read(path, Settings), **({"task": task} if task else {}), **changes)
     if task is None:
         raise HwsmpqError(
-            f"no task given, and {folder} remembers none", fix="name a task, for example `hwsmpq run task.py -o runs/mine`"
+            f"no task given, and {folder} remembers none",
+            fix="name a task, for example `hwsmpq run task.py -o runs/mine`",
         )
     return Settings(task=task, **changes)
 
@@ -73,8 +78,12 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[Any], None] | None) -> None:
     """Open the run folder, do one stage under progress bars, and print its result."""
+    from torch._logging import set_logs
+
     from hwsmpq.pipeline.run import Run
 
+    # Torch logs its own view of a failing export; the error that follows says it in one message.
+    set_logs(all=logging.ERROR)
     settings = _settings(values["out"], values["task"], _given(values))
     with display.progress_bars(not values["json"]) as progress:
         result = work(Run(values["out"], settings, progress=progress))
@@ -86,20 +95,22 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
 
 @app.command()
 def inspect(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None,
 ) -> None:
     """Layers, groups, MACs, parameters and the size of the search space."""
     from hwsmpq.pipeline.measure import inspect as stage
 
-    names = ladder or ",".join(Settings("").ladder)
-    _stage(locals(), stage, lambda network: display.show_network(network, Ladder.parse(names)))
+    _stage(
+        locals(), stage,
+        lambda network: display.show_network(network, artifacts.read(out / SETTINGS_FILE, Settings).ladder),
+    )
 
 
 @app.command()
 def calibrate(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
 ) -> None:
     """Take activation ranges from the calibration samples."""
     from hwsmpq.pipeline.measure import calibrate as stage
@@ -112,9 +123,9 @@ def calibrate(
 
 @app.command()
 def profile(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None, seed: Seed = None,
-    n_mixtures: Mixtures = None, timing_seconds: TimingSeconds = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
+    seed: Seed = None, n_mixtures: Mixtures = None, timing_seconds: TimingSeconds = None,
 ) -> None:
     """Measure what every precision costs on the target."""
     from hwsmpq.pipeline.measure import profile as stage
@@ -124,9 +135,10 @@ def profile(
 
 @app.command()
 def contribute(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None, value: Value = None, seed: Seed = None,
-    n_score_samples: ScoreSamples = None, n_pairs: Pairs = None, memory_mb: MemoryMb = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
+    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
+    memory_mb: MemoryMb = None,
 ) -> None:
     """Measure what every (group, precision) contributes to accuracy (Shapley values)."""
     from hwsmpq.pipeline.measure import contribute as stage
@@ -142,12 +154,12 @@ def _budgets(run: Any, values: dict[str, Any]) -> Any:
 
 @app.command()
 def search(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None, value: Value = None, seed: Seed = None,
-    n_score_samples: ScoreSamples = None, n_pairs: Pairs = None, n_mixtures: Mixtures = None,
-    n_candidates: Candidates = None, timing_seconds: TimingSeconds = None, memory_mb: MemoryMb = None,
-    latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None, size_mb: SizeMb = None,
-    max_drop: MaxDrop = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
+    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
+    n_mixtures: Mixtures = None, n_candidates: Candidates = None, timing_seconds: TimingSeconds = None,
+    memory_mb: MemoryMb = None, latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None,
+    size_mb: SizeMb = None, max_drop: MaxDrop = None,
 ) -> None:
     """Solve for the budgets: the plan."""
     from hwsmpq.pipeline.solve import search as stage
@@ -163,7 +175,10 @@ def build(task: TaskArg = None, out: Out = Path("runs/default"), json: Json = Fa
 
     def show(manifest: Any) -> None:
         as_requested = sum(layer.as_requested for layer in manifest.layers)
-        display.console.print(f"engine in {out / 'engine'}: {as_requested} of {len(manifest.layers)} layers as requested")
+        display.console.print(
+            f"engine in {out / 'engine'}: {as_requested} of {len(manifest.layers)} layers as requested",
+            markup=False, soft_wrap=True,
+        )
 
     _stage(locals(), stage, show)
 
@@ -183,17 +198,17 @@ def report(out: Out = Path("runs/default")) -> None:
     """Write the HTML report of a run folder."""
     from hwsmpq.report.render import render
 
-    display.console.print(f"report: {render(out)}", soft_wrap=True)
+    display.console.print(f"report: {render(out)}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def run(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None, weights: Weights = None,
-    target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None, value: Value = None, seed: Seed = None,
-    n_score_samples: ScoreSamples = None, n_pairs: Pairs = None, n_mixtures: Mixtures = None,
-    n_candidates: Candidates = None, timing_seconds: TimingSeconds = None, memory_mb: MemoryMb = None,
-    latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None, size_mb: SizeMb = None,
-    max_drop: MaxDrop = None,
+    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
+    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
+    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
+    n_mixtures: Mixtures = None, n_candidates: Candidates = None, timing_seconds: TimingSeconds = None,
+    memory_mb: MemoryMb = None, latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None,
+    size_mb: SizeMb = None, max_drop: MaxDrop = None,
 ) -> None:
     """Everything from the task to certificate and report; resumes where it was interrupted."""
     _run(locals())
@@ -203,8 +218,8 @@ def run(
 def quickstart(out: Out = Path("runs/quickstart"), json: Json = False, seed: Seed = None) -> None:
     """The whole of it on a small network that comes with the package, in under two minutes."""
     _run({
-        "task": QUICKSTART, "out": out, "json": json, "seed": seed, "n_pairs": 4, "timing_seconds": 10.0, "speedup": 1.3,
-        "latency_ms": None, "bitops": None, "size_mb": None, "max_drop": 1.0,
+        "task": QUICKSTART, "out": out, "json": json, "seed": seed, "n_pairs": 4, "timing_seconds": 10.0,
+        "speedup": 1.3, "latency_ms": None, "bitops": None, "size_mb": None, "max_drop": 1.0,
     })
 
 
@@ -225,11 +240,16 @@ def targets(json: Json = False) -> None:
         return
     for name, row in rows.items():
         precisions = row["precisions"]
-        shown = ", ".join(precisions) if len(precisions) < 9 else f"any of {len(precisions)} from {precisions[0]} to {precisions[-1]}"
-        display.console.print(f"[bold]{name}[/]: {escape(row['unavailable'] or 'ready')}; {shown};"
-                              f" {'measures latency' if row['latency'] else 'no latency claim'}", highlight=False)
+        shown = ", ".join(precisions)
+        if len(precisions) > 8:
+            shown = f"any of {len(precisions)} from {precisions[0]} to {precisions[-1]}"
+        display.console.print(
+            f"[bold]{name}[/]: {escape(row['unavailable'] or 'ready')}; {shown};"
+            f" {'measures latency' if row['latency'] else 'no latency claim'}",
+            highlight=False, soft_wrap=True,
+        )
         for key, text in row["machine"].items():
-            display.console.print(f"  {key}: {escape(text)}", highlight=False)
+            display.console.print(f"  {key}: {escape(text)}", highlight=False, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -250,7 +270,11 @@ def _run(values: dict[str, Any]) -> None:
 
     _stage(values, work, display.show_certificate)
     if not values["json"]:
-        display.console.print(f"certificate: {values['out'] / 'certificate.json'}\nreport: {values['out'] / 'report.html'}", soft_wrap=True)
+        folder = values["out"]
+        display.console.print(
+            f"certificate: {folder / 'certificate.json'}\nreport: {folder / 'report.html'}",
+            markup=False, soft_wrap=True,
+        )
     _exit_unless_verified(values["out"])
 
 

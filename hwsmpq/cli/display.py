@@ -11,10 +11,18 @@ from typing import Any
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from hwsmpq.types import Certificate, Contributions, CostTable, Ladder, Network, Plan
+from hwsmpq.types import Certificate, Contributions, CostTable, Network, Plan
 
 console = Console()
 errors = Console(stderr=True)
@@ -48,7 +56,7 @@ def show_json(value: Any) -> None:
     sys.stdout.write(json.dumps(payload, sort_keys=True, indent=1) + "\n")
 
 
-def show_network(network: Network, ladder: Ladder) -> None:
+def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     table = Table("group", "layers", "MACs", "weights", title="Groups")
     for group in network.groups:
         layers = network.layers_of(group.name)
@@ -59,10 +67,13 @@ def show_network(network: Network, ladder: Ladder) -> None:
     console.print(table)
     n_macs = sum(layer.n_macs for layer in network.layers)
     n_params = network.n_other_params + sum(layer.n_weights + layer.n_biases for layer in network.layers)
-    console.print(f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters")
-    n = len(ladder.names)
     console.print(
-        f"search space: {n}^{len(network.groups)} = {network.n_configurations(n):.1e} configurations ({', '.join(ladder.names)})"
+        f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters"
+    )
+    n = len(ladder)
+    console.print(
+        f"search space: {n}^{len(network.groups)} = {network.n_configurations(n):.1e} configurations"
+        f" ({', '.join(ladder)})"
     )
 
 
@@ -73,15 +84,17 @@ def show_cost_table(table: CostTable) -> None:
     console.print(shown)
     console.print(
         f"T = {table.scale:.4g} * counters + {table.offset_ms:.4g} ms, a switch costs {table.switch_ms:.3g} ms"
-        f" + {table.switch_element_ms:.3g} ms an element; error {table.fit_error_ms:.2g} ms on {len(table.engines)} mixtures"
+        f" + {table.switch_element_ms:.3g} ms an element;"
+        f" error {table.fit_error_ms:.2g} ms on {len(table.engines)} mixtures"
     )
 
 
 def show_contributions(contributions: Contributions) -> None:
-    table = Table("group", *contributions.ladder[1:], title=f"Contributions to {contributions.value} (+- standard error)")
+    ladder = contributions.ladder
+    table = Table("group", *ladder[1:], title=f"Contributions to {contributions.value} (+- standard error)")
     for group, row in contributions.phi.items():
         table.add_row(
-            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in contributions.ladder[1:])
+            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in ladder[1:])
         )
     console.print(table)
     console.print(

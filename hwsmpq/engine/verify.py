@@ -59,6 +59,7 @@ def paired_stderr(difference: NDArray[np.float64]) -> float:
 def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64]:
     if not bool(torch.isfinite(outputs).all()):
         raise HwsmpqError(
-            "the engine gives NaN or infinity", "it cannot be certified", "raise the floor of the ladder and search again"
+            "the engine gives NaN or infinity", "it cannot be certified",
+            "raise the floor of the ladder and search again",
         )
     return per_sample(task.metric, outputs, samples.targets, "metric").double().numpy()

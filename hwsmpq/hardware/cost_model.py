@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
 
-PRIOR_RELATIVE_STD = 0.15
+PRIOR_RELATIVE_STD = 0.05
 """How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
 MIN_RELATIVE_NOISE = 0.001
 """No median is trusted below this fraction of itself, however small its spread."""

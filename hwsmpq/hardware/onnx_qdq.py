@@ -32,7 +32,10 @@ class OnnxQdqTarget(Target):
     name = "onnx-qdq"
     native = (*(Precision.parse(f"w{w}a{a}").name for w, a in product(WIDTHS, WIDTHS)), "fp32")
     has_latency = False
-    scheme_name = "unsigned_activations"
+
+    @property
+    def scheme_name(self) -> str:
+        return "unsigned_activations"
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("onnx") is None:

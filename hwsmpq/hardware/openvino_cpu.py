@@ -32,6 +32,7 @@ CONFIG = {
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
 }
+DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}
 FILE = "model.xml"
 BIAS = "/bias"
 
@@ -42,7 +43,12 @@ class OpenvinoCpuTarget(Target):
     name = "openvino-cpu"
     native = ("int8", "fp32")
     has_latency = True
-    scheme_name = "unsigned_activations"
+
+    @property
+    def scheme_name(self) -> str:
+        """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
+        saturates = platform.machine() in {"x86_64", "AMD64"} and not DOT_PRODUCTS & _cpu_flags()
+        return "unsigned_activations_no_vnni" if saturates else "unsigned_activations"
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:
@@ -54,7 +60,7 @@ class OpenvinoCpuTarget(Target):
 
         core = openvino.Core()
         flags = _cpu_flags()
-        dot = sorted(flags & {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"})
+        dot = sorted(flags & DOT_PRODUCTS)
         isa = sorted(flags & {"sse4_1", "avx2", "avx512f", "asimd"})
         return {
             "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),

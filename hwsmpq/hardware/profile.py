@@ -12,7 +12,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.target import Engine, Target
 from hwsmpq.hardware.timing import measure
-from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
+from hwsmpq.types import Assignment, CostTable, Ladder, Network
 
 N_COUNTER_ROUNDS = 8
 N_COUNTER_REPEATS = 20
@@ -63,13 +63,12 @@ def profile(
         engines, inputs, seed, reference=ladder.top, seconds=seconds,
         progress=lambda done, n: report("timing", done, n),
     )
-    reference = timing.measured[ladder.top]
     return cost_model.fit(
         network,
         ladder,
         group_ms,
         {name: timing.measured[name] for name in ladder.names},
-        [EngineTiming(x, timing.measured[name], reference) for name, x in mixtures.items()],
+        [timing.engine_timing(name, x) for name, x in mixtures.items()],
         target=target.name,
         machine=target.machine(),
     )

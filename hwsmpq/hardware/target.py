@@ -60,7 +60,11 @@ class Target(ABC):
     name: ClassVar[str]
     native: ClassVar[tuple[str, ...]]
     has_latency: ClassVar[bool]
-    scheme_name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def scheme_name(self) -> str:
+        """The scheme, which may depend on what this machine's kernels compute exactly."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

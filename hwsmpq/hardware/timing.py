@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Engine
-from hwsmpq.types import Measurement
+from hwsmpq.types import Assignment, EngineTiming, Measurement
 
 MIN_BLOCKS, MAX_BLOCKS = 10, 300
 SLOT_MS = 4.0
@@ -28,6 +28,13 @@ class Timing:
     ratio: dict[str, float]
     ratio_spread: dict[str, float]
     reference: str
+
+    def engine_timing(self, name: str, assignment: Assignment) -> EngineTiming:
+        """One engine for the cost model, from its paired ratios: drift inside the session stays out of it."""
+        base = self.measured[self.reference]
+        median, spread = self.ratio[name] * base.median_ms, self.ratio_spread[name] * base.median_ms
+        paired = Measurement(median, spread, base.n_repeats)
+        return EngineTiming(assignment, paired, base)
 
 
 def measure(

@@ -60,8 +60,9 @@ def capture(
         ties: layers that the user wants to share one precision.
 
     Raises:
-        HwsmpqError: the model cannot be exported (names the operation), or has no quantizable layer.
+        HwsmpqError: the model cannot be exported (names the operation), is not float32, or has no quantizable layer.
     """
+    _check_dtype(model)
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     graph = _export(model, rows)
     fold_batch_norm(graph)
@@ -73,30 +74,44 @@ def capture(
             f"{type(model).__name__} has no convolution or linear layer to quantize",
             fix="check that the right module was given",
         )
-    layers = tuple(_layer(name, node, values.shapes, graph) for name, node in nodes.items())
+    stored: set[str] = set()
+    layers = tuple(_layer(name, node, values.shapes, graph, stored) for name, node in nodes.items())
     groups = _groups(layers, tuple(ties))
-    layer_weights = {layer.weight_name for layer in layers}
-    n_other = sum(p.numel() for n, p in graph.state_dict().items() if n not in layer_weights)
     network = Network(
         model_sha256=_hash(graph),
         layers=layers,
         groups=groups,
         edges=(),
-        n_other_params=n_other - sum(layer.n_biases for layer in layers),
+        n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
     )
-    network = replace(network, edges=_edges(network, nodes, values.shapes))
+    network = replace(network, edges=_edges(network, nodes, values))
     example = tuple(x[:1].clone() for x in rows)
     return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)
 
 
+def _check_dtype(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise HwsmpqError(
+                f"{type(model).__name__} holds {tensor.dtype} tensors ({name})",
+                "quantization starts from the float32 network", "convert it with model.float(), and its inputs too",
+            )
+
+
 def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
     batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
-    was_training = model.training
+    was_training = {module: module.training for module in model.modules()}
     try:
         exported = torch.export.export(model.eval(), rows, dynamic_shapes=batch)
         graph = exported.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         text = str(error).strip()
+        if "Constraints violated" in text:
+            reasons = [line.strip(" -") for line in text.splitlines() if "batch" in line and "violated" not in line]
+            raise HwsmpqError(
+                f"{type(model).__name__} fixes the batch size", reasons[0].split(". ")[0] if reasons else text[:300],
+                "keep dimension 0 of inputs and outputs free: take sizes from x.shape[0], not from a constant",
+            ) from error
         summary = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
         where = next((line.strip() for line in reversed(text.splitlines()) if "File " in line or "aten." in line), "")
         raise HwsmpqError(
@@ -105,7 +120,8 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
             "remove data-dependent control flow or the named operation, and keep the batch size free (dimension 0)",
         ) from error
     finally:
-        model.train(was_training)
+        for module, mode in was_training.items():
+            module.training = mode
     for node in list(graph.graph.nodes):
         if "assert" in str(node.target) and not node.users:
             graph.graph.erase_node(node)
@@ -115,16 +131,20 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
 
 
 class _ValueShapes(fx.Interpreter):
-    """Runs the graph once and keeps the shape of every tensor and the bytes they take together."""
+    """Runs the graph once and keeps the shape of every tensor, the bytes they take together, and which nodes carry
+    data (tensors or several of them, but not sizes)."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.data: set[fx.Node] = set()
         self.n_bytes = 0
 
     def run_node(self, n: fx.Node) -> object:
         with torch.no_grad():
             result = super().run_node(n)
+        if isinstance(result, Tensor | tuple | list):
+            self.data.add(n)
         if isinstance(result, Tensor):
             self.shapes[n] = tuple(result.shape)
             if n.op == "call_function":
@@ -145,7 +165,10 @@ def _layer_nodes(graph: fx.GraphModule) -> dict[str, fx.Node]:
     return nodes
 
 
-def _layer(name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule) -> Layer:
+def _layer(
+    name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule, stored: set[str]
+) -> Layer:
+    """Describe one layer. Tensors that an earlier layer has ``stored`` count no weights or biases again."""
     source, weight_node = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
     weight = get_tensor(graph, str(weight_node.target))
@@ -157,6 +180,13 @@ def _layer(name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], gra
     )
     positions = int(torch.Size(positions_shape).numel()) // per_position // EXPORT_BATCH
     bias = node.args[2] if len(node.args) > 2 else None
+
+    def n_new(tensor: object) -> int:
+        if not isinstance(tensor, fx.Node) or tensor.op != "get_attr" or str(tensor.target) in stored:
+            return 0
+        stored.add(str(tensor.target))
+        return get_tensor(graph, str(tensor.target)).numel()
+
     return Layer(
         name=name,
         kind=kind,
@@ -167,8 +197,8 @@ def _layer(name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], gra
         input_shape=shapes[source][1:],
         output_shape=output_shape[1:],
         n_macs=positions * weight.numel(),
-        n_weights=weight.numel(),
-        n_biases=get_tensor(graph, str(bias.target)).numel() if isinstance(bias, fx.Node) else 0,
+        n_weights=n_new(weight_node),
+        n_biases=n_new(bias),
     )
 
 
@@ -196,9 +226,7 @@ def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tup
     return tuple(Group(members[0], tuple(members)) for members in ordered)
 
 
-def _edges(
-    network: Network, nodes: dict[str, fx.Node], shapes: dict[fx.Node, tuple[int, ...]]
-) -> tuple[Edge, ...]:
+def _edges(network: Network, nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Edge, ...]:
     """Group -> group data flow through non-layer operations; elements are counted once a tensor read."""
     group_of_node = {node: network.group_of(name) for name, node in nodes.items()}
     found: dict[tuple[str, str], dict[fx.Node, int]] = {}
@@ -214,10 +242,10 @@ def _edges(
             if current in group_of_node:
                 source = group_of_node[current]
                 if source != target:
-                    n_elements = int(torch.Size(shapes[entry]).numel()) // EXPORT_BATCH
+                    n_elements = int(torch.Size(values.shapes[entry]).numel()) // EXPORT_BATCH
                     found.setdefault((source, target), {})[entry] = n_elements
             else:
-                stack.extend(n for n in current.all_input_nodes if n in shapes)
+                stack.extend(n for n in current.all_input_nodes if n in values.data)
     return tuple(Edge(s, t, sum(tensors.values())) for (s, t), tensors in found.items())
 
 

@@ -14,6 +14,7 @@ FOLDABLE = {
     torch.ops.aten.conv3d.default: 0,
     torch.ops.aten.conv1d.padding: 0,
     torch.ops.aten.conv2d.padding: 0,
+    torch.ops.aten.conv3d.padding: 0,
     torch.ops.aten.conv_transpose2d.input: 1,
     torch.ops.aten.linear.default: 0,
 }
@@ -35,6 +36,21 @@ def _set_parameter(graph: fx.GraphModule, target: str, value: Tensor) -> None:
         module.register_buffer(name, value)
 
 
+def _n_readers(graph: fx.GraphModule, target: str) -> int:
+    return sum(len(n.users) for n in graph.graph.nodes if n.op == "get_attr" and n.target == target)
+
+
+def _bias_name(graph: fx.GraphModule, weight_target: str, bias_node: fx.Node | None) -> str:
+    """Where the folded bias goes: the layer's own bias, or a new name if that is absent, shared or something else."""
+    owner = weight_target.rpartition(".")[0]
+    name = f"{owner}.bias".lstrip(".")
+    if bias_node is not None and bias_node.target == name and _n_readers(graph, name) == 1:
+        return name
+    while hasattr(graph.get_submodule(owner), name.rpartition(".")[2]):
+        name += "_folded"
+    return name
+
+
 def _grouped_transpose(node: fx.Node) -> bool:
     groups = node.args[6] if len(node.args) > 6 else 1
     return node.target is torch.ops.aten.conv_transpose2d.input and groups != 1
@@ -51,7 +67,8 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
             continue
         weight_node = layer.args[1]
         bias_node = layer.args[2] if len(layer.args) > 2 else None
-        if weight_node.op != "get_attr" or len(weight_node.users) != 1:
+        stored = [n for n in (weight_node, bias_node, *norm.args[1:5]) if n is not None]
+        if any(n.op != "get_attr" for n in stored) or _n_readers(graph, weight_node.target) != 1:
             continue
         weight = get_tensor(graph, weight_node.target).detach().double()
         mean, variance = (get_tensor(graph, norm.args[i].target).detach().double() for i in (3, 4))
@@ -62,7 +79,7 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
         shape = [1] * weight.ndim
         shape[FOLDABLE[layer.target]] = -1
         _set_parameter(graph, weight_node.target, (weight * factor.reshape(shape)).float())
-        bias_target = f"{weight_node.target.rpartition('.')[0]}.bias".lstrip(".")
+        bias_target = _bias_name(graph, weight_node.target, bias_node)
         _set_parameter(graph, bias_target, ((bias - mean) * factor + beta).float())
         with graph.graph.inserting_before(layer):
             new_bias = graph.graph.get_attr(bias_target)

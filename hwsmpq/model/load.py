@@ -1,4 +1,4 @@
-"""Find the task that the user names: a Python file, ``module:callable``, or a torchvision model with an image folder."""
+"""Find the task that the user names: a Python file, ``module:callable``, or a torchvision model with images."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
         raise HwsmpqError(
             "--data and --weights go with torchvision:NAME models", f"{spec} brings its own", "leave them out"
         )
-    factory = _from_file(Path(spec)) if spec.endswith(".py") else _from_module(spec)
-    task = factory()
+    task = _from_file(Path(spec)) if spec.endswith(".py") else _from_module(spec)
     if not isinstance(task, Task):
         raise HwsmpqError(
             f"{spec} gave a {type(task).__name__}", "a task file's task() must return hwsmpq.Task",
@@ -44,36 +43,46 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
     return task
 
 
-def _from_file(path: Path):  # type: ignore[no-untyped-def]
+def _from_file(path: Path) -> object:
     if not path.is_file():
         raise HwsmpqError(f"no task file {path}", fix="check the path; tools/tasks/ holds examples")
     module_spec = importlib.util.spec_from_file_location(f"hwsmpq_task_{path.stem}", path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[module_spec.name] = module  # as an import would: dataclasses look their module up there
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         module_spec.loader.exec_module(module)
+        if not callable(getattr(module, "task", None)):
+            raise HwsmpqError(f"{path} defines no task()", fix="define a function task() that returns hwsmpq.Task(...)")
+        return module.task()
     except HwsmpqError:
         raise
     except Exception as error:
-        raise HwsmpqError(f"{path} cannot be loaded", f"{type(error).__name__}: {error}", "fix the task file") from error
+        why = f"{type(error).__name__}: {error}"
+        raise HwsmpqError(f"{path} cannot be loaded", why, "fix the task file") from error
     finally:
-        sys.path.pop(0)
-    if not hasattr(module, "task"):
-        raise HwsmpqError(f"{path} defines no task()", fix="define a function task() that returns hwsmpq.Task(...)")
-    return module.task
+        if folder in sys.path:
+            sys.path.remove(folder)
 
 
-def _from_module(spec: str):  # type: ignore[no-untyped-def]
+def _from_module(spec: str) -> object:
     module_name, colon, name = spec.partition(":")
     if not colon:
         raise HwsmpqError(
             f"unknown task {spec!r}", fix="give a file.py, a module:callable, or torchvision:NAME with --data"
         )
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        factory = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise HwsmpqError(f"unknown task {spec!r}", str(error), "check the module and the callable's name") from error
+    try:
+        return factory()
+    except HwsmpqError:
+        raise
+    except Exception as error:
+        raise HwsmpqError(f"{spec} failed", f"{type(error).__name__}: {error}", "fix the task") from error
 
 
 def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
@@ -119,5 +128,10 @@ def image_folder(folder: Path, transform) -> tuple[torch.Tensor, torch.Tensor]: 
         raise HwsmpqError(
             f"no image folder at {folder}", str(error), "it needs one sub-folder a class, with images inside"
         ) from error
-    pairs = [images[i] for i in range(len(images))]
+    pairs = []
+    for i, (path, _) in enumerate(images.samples):
+        try:
+            pairs.append(images[i])
+        except OSError as error:
+            raise HwsmpqError(f"{path} cannot be read", str(error), "repair or remove that image") from error
     return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])

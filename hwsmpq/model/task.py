@@ -24,7 +24,7 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, shape (n,)."""
-    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+    return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
 
 
 def _tensors(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -99,11 +99,21 @@ class Task:
                 raise HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
             for i, x in enumerate(tensors):
                 if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-                    row = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])
+                    row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
                     raise HwsmpqError(
                         f"the {role} data holds NaN or infinity (input {i}, sample {row})",
                         "ranges and scores taken from it would be meaningless", "remove or repair that sample",
                     )
+            if len({len(x) for x in tensors}) > 1:
+                raise HwsmpqError(
+                    f"the {role} inputs have {', '.join(str(len(x)) for x in tensors)} rows",
+                    "each holds one argument of the model for the same samples", "give equally many rows",
+                )
+        if len(self.calibration) != len(self.evaluation.inputs):
+            raise HwsmpqError(
+                f"{len(self.calibration)} calibration but {len(self.evaluation.inputs)} evaluation input tensors",
+                "both are the arguments of the same model", "give one tensor an argument in both",
+            )
         n_inputs, n_targets = len(self.evaluation.inputs[0]), len(self.evaluation.targets)
         if n_inputs != n_targets:
             raise HwsmpqError(
@@ -128,15 +138,16 @@ class Task:
                 "the model's own outputs hold NaN or infinity", fix="check the weights and the preprocessing"
             )
         targets = self.evaluation.targets
-        if self._is_classification and (outputs.ndim != 2 or targets.is_floating_point()):
+        if self._is_classification and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
             raise HwsmpqError(
-                f"outputs of shape {tuple(outputs.shape)} with {targets.dtype} labels are not plain classification",
-                "the default metric and loss need (n, classes) outputs and integer labels",
+                f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",
+                "the default metric and loss need (n, classes) outputs and (n,) integer labels",
                 "give the task its own metric= and loss=",
             )
         if self._is_classification and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             raise HwsmpqError(
-                f"labels run from {int(targets.min())} to {int(targets.max())}, the model has {outputs.shape[1]} classes",
+                f"labels run from {int(targets.min())} to {int(targets.max())}, "
+                f"the model has {outputs.shape[1]} classes",
                 "labels and model do not match", "check the class order of the data against the model's",
             )
 

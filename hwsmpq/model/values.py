@@ -35,13 +35,18 @@ def value_function(name: str, task: Task, samples: Samples, reference: Callable[
         reference: gives the outputs of the reference network for all of ``samples``; called only if needed.
 
     Raises:
-        HwsmpqError: no such value function.
+        HwsmpqError: no such value function, or ``kl`` for outputs without classes.
     """
     if name not in VALUES:
         raise HwsmpqError(f"unknown value function {name!r}", fix=f"one of {', '.join(VALUES)}")
     targets = samples.targets
     if name == "kl":
         outputs_of_reference = reference()
+        if outputs_of_reference.ndim < 2 or outputs_of_reference.shape[1] < 2:
+            raise HwsmpqError(
+                f"the value kl cannot judge outputs of shape {tuple(outputs_of_reference.shape)}",
+                "it compares distributions over classes in dimension 1", "take the value loss or metric",
+            )
         return lambda outputs, rows: -kl_divergence(outputs_of_reference[rows], outputs)
     if name == "metric":
         return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows], "metric")

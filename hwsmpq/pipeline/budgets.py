@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hwsmpq.errors import HwsmpqError
@@ -27,12 +29,19 @@ def resolve_budgets(
         size_mb: likewise, in megabytes (10^6 bytes).
         max_drop: points of the metric.
     """
-    budgets: list[Budget] = []
     if latency_ms is not None and speedup is not None:
         raise HwsmpqError("both --latency-ms and --speedup are given", "they limit the same thing", "give one of them")
+    budgets: list[Budget] = []
+    if bitops is not None:
+        budgets.append(Budget("bitops", _amount(run, "bitops", bitops)))
+    if size_mb is not None:
+        budgets.append(Budget("size_mb", _amount(run, "size_mb", size_mb)))
+    if max_drop is not None:
+        budgets.append(Budget("max_drop", max_drop))
+    # Last, because it may have to measure first: a wrong number above is refused at once.
     if speedup is not None:
-        if speedup <= 0:
-            raise HwsmpqError(f"a speedup of {speedup}", "it must be positive", "for example --speedup 1.5")
+        if not (math.isfinite(speedup) and speedup > 0):
+            raise HwsmpqError(f"a speedup of {speedup}", "it must be a positive number", "for example --speedup 1.5")
         table = profile(run)
         if table is None:
             raise HwsmpqError(
@@ -41,13 +50,7 @@ def resolve_budgets(
             )
         latency_ms = table.uniform_ms[run.ladder.top].median_ms / speedup
     if latency_ms is not None:
-        budgets.append(Budget("latency_ms", latency_ms))
-    if bitops is not None:
-        budgets.append(Budget("bitops", _amount(run, "bitops", bitops)))
-    if size_mb is not None:
-        budgets.append(Budget("size_mb", _amount(run, "size_mb", size_mb)))
-    if max_drop is not None:
-        budgets.append(Budget("max_drop", max_drop))
+        budgets.insert(0, Budget("latency_ms", latency_ms))
     return tuple(budgets)
 
 

@@ -117,9 +117,10 @@ def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], N
     evaluator = Evaluator(
         run.simulator(), run.task, samples, run.settings.value, run.network.uniform(run.ladder.top), progress
     )
-    context = digest(
-        {"ranges": run.sha256(Ranges), "samples": samples.sha256(), "value": run.settings.value, "scheme": run.scheme.name}
-    )
+    context = digest({
+        "ranges": run.sha256(Ranges), "samples": samples.sha256(), "value": run.settings.value,
+        "scheme": run.scheme.name,
+    })
     return MemoizedGame(evaluator, Memo(run.folder / MEMO_FILE), context, run.network.group_names, run.ladder.names)
 
 

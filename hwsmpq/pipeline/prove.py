@@ -78,7 +78,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
             return certificate
         assert certificate.latency_ms is not None
         table = run.read(CostTable)
-        measured = Measurement(certificate.latency_ms.measured, certificate.latency_ms.spread, certificate.n_timing_blocks)
+        latency = certificate.latency_ms
+        measured = Measurement(latency.measured, latency.spread, certificate.n_timing_blocks)
         timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
         inputs = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
         artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
@@ -114,7 +115,9 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
             spread=timing.ratio_spread[CHOSEN] * latencies[run.ladder.top],
         )
         outputs = {
-            name: engine_outputs(engine, report_part, lambda done, n, name=name: run.progress(f"verify: {name}", done, n))
+            name: engine_outputs(
+                engine, report_part, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
+            )
             for name, engine in engines.items()
         }
     else:

@@ -85,7 +85,8 @@ class Run:
         reason = self.target.unavailable()
         if reason:
             raise HwsmpqError(
-                f"target {self.target.name} cannot be used here", reason, "`hwsmpq targets` lists what this machine can do"
+                f"target {self.target.name} cannot be used here", reason,
+                "`hwsmpq targets` lists what this machine can do",
             )
 
     @cached_property
@@ -112,7 +113,8 @@ class Run:
         else:
             self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
             artifacts.write(self.path(Network), captured.network)
-        artifacts.write(self.path(Settings), self.settings)
+        if not self.path(Settings).exists() or self.read(Settings) != self.settings:
+            artifacts.write(self.path(Settings), self.settings)
         return captured
 
     @property
@@ -151,7 +153,9 @@ class Run:
 
     def stage(self, kind: type[T], inputs: dict[str, Any], make: Callable[[], T]) -> T:
         """The artifact of a stage: read if it was made from the same inputs, else made and written."""
-        described = {role: value if isinstance(value, str) else artifacts.digest(value) for role, value in inputs.items()}
+        described = {
+            role: value if isinstance(value, str) else artifacts.digest(value) for role, value in inputs.items()
+        }
         path = self.path(kind)
         if path.exists() and artifacts.read_envelope(path, kind)["inputs"] == described:
             return self.read(kind)

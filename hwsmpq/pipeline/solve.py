@@ -119,7 +119,8 @@ def _frontier(value: Cost, costs: dict[str, Cost], limits: dict[str, float], che
             found.append(solution)
     reference = np.full(len(value.unary), value.unary.shape[1] - 1)
     if problem.keeps_limits(reference) and not any(np.array_equal(reference, s.choice) for s in found):
-        found.append(Solution(reference, costs[cheapest](reference), "feasible", 0.0, {k: c(reference) for k, c in costs.items()}))
+        at_top = {kind: cost(reference) for kind, cost in costs.items()}
+        found.append(Solution(reference, at_top[cheapest], "feasible", 0.0, at_top))
     return found
 
 

@@ -108,7 +108,8 @@ def write_qdq(
         assert source is not None
         key = (str(source.name), precision.name)
         if key not in activations:
-            grid = scheme.activation_grid(ranges.layers[layer.name].clip[precision.activation_bits], precision.activation_bits)
+            bits = precision.activation_bits
+            grid = scheme.activation_grid(ranges.layers[layer.name].clip[bits], bits)
             activations[key] = _activation_qdq(model.graph, node, source, grid, f"{layer.name}.in", scheme)
         node.replace_input_with(0, activations[key])
         if layer.weight_name not in weights:
@@ -148,9 +149,10 @@ def _activation_qdq(graph: ir.Graph, before: ir.Node, x: ir.Value, grid: Grid, n
 
 
 def _weight_dq(graph: ir.Graph, captured: Captured, layer: Layer, precision: Precision, scheme: Scheme) -> ir.Value:
-    weight, axis, bits = get_tensor(captured.graph, layer.weight_name).detach(), layer.channel_axis, precision.weight_bits
-    scales = scheme.weight_scales(weight, bits, axis)
-    integers = scheme.weight_integers(weight, scales, bits, axis).to(torch.int8)
+    weight = get_tensor(captured.graph, layer.weight_name).detach()
+    axis, bits = layer.channel_axis, precision.weight_bits
+    scales = scheme.weight_scales(weight, bits, axis, layer.is_depthwise)
+    integers = scheme.weight_integers(weight, scales, bits, axis, layer.is_depthwise).to(torch.int8)
     name = layer.weight_name
     inputs = [
         _constant(graph, f"{name}.int8", integers.numpy()),

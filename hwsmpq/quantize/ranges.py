@@ -17,23 +17,26 @@ from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.types import Ranges, TensorRange
 
 N_BINS = 2048
+EXACT_COUNT = 2**24
+"""histc counts in float32, where a bin would stop growing here."""
 OBSERVERS = ("mse", "minmax", "percentile")
 PERCENTILE = 99.99
 
 
 @dataclass
 class _Histogram:
-    """Counts over [low, high]; widening keeps the bin width a multiple so that old counts stay exact enough."""
+    """Counts over [low, high]; on widening, each bin's count moves to the new bin that holds its centre."""
 
     low: float
     high: float
     counts: NDArray[np.float64]
 
-    def add(self, x: Tensor) -> None:
+    def add(self, x: Tensor, count: bool) -> None:
         low, high = (float(v) for v in torch.aminmax(x))
         if low < self.low or high > self.high:
             self._widen(min(low, self.low), max(high, self.high))
-        self.counts += torch.histc(x.float(), N_BINS, self.low, self.high).double().numpy()
+        for part in x.float().flatten().split(EXACT_COUNT) if count else ():
+            self.counts += torch.histc(part, N_BINS, self.low, self.high).double().numpy()
 
     def _widen(self, low: float, high: float) -> None:
         centres = self.centres
@@ -47,10 +50,14 @@ class _Histogram:
 
 
 class _Observer(fx.Interpreter):
-    """Runs the graph and feeds the tensor that each layer reads to its histogram."""
+    """Runs the graph and feeds the tensor that each layer reads to its histogram.
 
-    def __init__(self, captured: Captured) -> None:
+    Raw extremes need no counts, and counting costs several times the forward pass.
+    """
+
+    def __init__(self, captured: Captured, counts: bool) -> None:
         super().__init__(captured.graph)
+        self._counts = counts
         self.histograms: dict[str, _Histogram] = {}
         self._watched = {layer.input_tensor for layer in captured.network.layers}
 
@@ -66,7 +73,7 @@ class _Observer(fx.Interpreter):
             if n.name not in self.histograms:
                 low, high = (float(v) for v in torch.aminmax(result))
                 self.histograms[n.name] = _Histogram(low, max(high, low + 1e-12), np.zeros(N_BINS))
-            self.histograms[n.name].add(result)
+            self.histograms[n.name].add(result, self._counts)
         return result
 
 
@@ -121,7 +128,8 @@ def calibrate(
     """
     if observer not in OBSERVERS:
         raise HwsmpqError(f"unknown observer {observer!r}", fix=f"one of {', '.join(OBSERVERS)}")
-    watcher, n = _Observer(captured), len(inputs[0])
+    needs_counts = observer == "percentile" or (observer == "mse" and min(bits, default=8) < 8)
+    watcher, n = _Observer(captured, needs_counts), len(inputs[0])
     with torch.inference_mode():
         for start in range(0, n, batch_size):
             watcher.run(*(x[start : start + batch_size] for x in inputs))

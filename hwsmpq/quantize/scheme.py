@@ -51,15 +51,18 @@ class Scheme:
             .clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
         )
 
-    def weight_levels(self, bits: int) -> int:
-        """Largest absolute integer of a weight."""
+    def weight_levels(self, bits: int, depthwise: bool = False) -> int:
+        """Largest absolute integer of a weight. Depthwise kernels are free of the cap: they add no products of
+        different channels, and were measured never to saturate (grouped ones with a multiplier do)."""
+        if depthwise:
+            return 2 ** (bits - 1) - 1  # type: ignore[no-any-return]
         return min(2 ** (bits - 1) - 1, self.max_weight_level)  # type: ignore[no-any-return]
 
-    def weight_scales(self, weight: Tensor, bits: int, axis: int) -> Tensor:
+    def weight_scales(self, weight: Tensor, bits: int, axis: int, depthwise: bool = False) -> Tensor:
         """One scale a channel, shape (n_channels,), float32. At 8 bits the channel's largest absolute value is the
         last level; below, the clip ratio with the least squared error of that channel is taken."""
         flat = weight.detach().movedim(axis, 0).flatten(1).float()
-        levels = self.weight_levels(bits)
+        levels = self.weight_levels(bits, depthwise)
         peak = flat.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         if bits >= 8:
             return peak / levels
@@ -72,15 +75,17 @@ class Scheme:
             error = torch.minimum(now, error)
         return best
 
-    def weight_integers(self, weight: Tensor, scales: Tensor, bits: int, axis: int) -> Tensor:
+    def weight_integers(
+        self, weight: Tensor, scales: Tensor, bits: int, axis: int, depthwise: bool = False
+    ) -> Tensor:
         """Integer weights as float32, same shape as ``weight``."""
-        levels = self.weight_levels(bits)
+        levels = self.weight_levels(bits, depthwise)
         return torch.round(weight / _along(scales, weight.ndim, axis)).clamp_(-levels, levels)
 
-    def quantize_weight(self, weight: Tensor, bits: int, axis: int) -> Tensor:
+    def quantize_weight(self, weight: Tensor, bits: int, axis: int, depthwise: bool = False) -> Tensor:
         """Quantize and dequantize a weight."""
-        scales = self.weight_scales(weight, bits, axis)
-        return self.weight_integers(weight, scales, bits, axis) * _along(scales, weight.ndim, axis)
+        scales = self.weight_scales(weight, bits, axis, depthwise)
+        return self.weight_integers(weight, scales, bits, axis, depthwise) * _along(scales, weight.ndim, axis)
 
 
 def _float32(value: float) -> float:

@@ -16,6 +16,11 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import Assignment, Ladder, Precision, Ranges
 
+# A view of a contiguous tensor need not be one of the same tensor in channels_last, in which the simulator runs.
+LAYOUT_FREE = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -50,7 +55,8 @@ class Simulator:
         previous: Assignment | None = None
         for row, assignment in enumerate(assignments):
             with torch.inference_mode():
-                yield row, self._run(env, assignment, previous)
+                result = self._run(env, assignment, previous)
+            yield row, result
             previous = assignment
 
     def scores(
@@ -71,7 +77,8 @@ class Simulator:
             rows = slice(start, min(start + self.chunk_size, n))
             chunk = []
             for row, out in self.outputs(assignments, tuple(x[rows] for x in inputs)):
-                chunk.append(score(out, rows))
+                with torch.inference_mode():
+                    chunk.append(score(out, rows))
                 if progress:
                     done = start * len(assignments) + (row + 1) * (rows.stop - start)
                     progress(done // n, len(assignments))
@@ -96,7 +103,7 @@ class Simulator:
                     if key not in quantized:
                         quantized[key] = self._activation(node, args[0], precision)
                     args = (quantized[key], self._weight(node, args[1], precision), *args[2:])
-                env[node] = node.target(*args, **_resolve(node.kwargs, env))
+                env[node] = LAYOUT_FREE.get(node.target, node.target)(*args, **_resolve(node.kwargs, env))
         return result[0] if isinstance(result, (tuple, list)) else result
 
     def _activation(self, node: fx.Node, x: Tensor, precision: Precision) -> Tensor:
@@ -114,11 +121,12 @@ class Simulator:
         layer = self._layer_of[node]
         key = (layer.weight_name, precision.name if precision.is_float else str(precision.weight_bits))
         if key not in self._weights:
-            self._weights[key] = (
-                weight.to(DTYPES[precision.name]).float()
-                if precision.is_float
-                else _channels_last(self._scheme.quantize_weight(weight, precision.weight_bits, layer.channel_axis))
-            )
+            if precision.is_float:
+                self._weights[key] = weight.to(DTYPES[precision.name]).float()
+            else:
+                bits, axis = precision.weight_bits, layer.channel_axis
+                quantized = self._scheme.quantize_weight(weight, bits, axis, layer.is_depthwise)
+                self._weights[key] = _channels_last(quantized)
         return self._weights[key]
 
 

@@ -11,14 +11,27 @@ from typing import Literal, TypeVar
 from hwsmpq import artifacts
 from hwsmpq.hardware.cost_model import corrected_ms, predict
 from hwsmpq.report.formats import BUDGET_LABELS, clean, quantity
-from hwsmpq.report.verdict import Verdict, judge
+from hwsmpq.report.verdict import judge
+from hwsmpq.report.view import (
+    BudgetRow,
+    Fact,
+    GroupRow,
+    Point,
+    PointKind,
+    RoundRow,
+    Source,
+    Timing,
+    TimingKind,
+    TimingSummary,
+    Tradeoff,
+    View,
+)
 from hwsmpq.types import (
     Assignment,
     Candidate,
     Certificate,
     Contributions,
     CostTable,
-    EngineResult,
     LayerAudit,
     Manifest,
     Network,
@@ -27,8 +40,6 @@ from hwsmpq.types import (
 )
 
 T = TypeVar("T")
-PointKind = Literal["reference", "uniform", "candidate", "compared", "chosen"]
-TimingKind = Literal["uniform", "mixture", "round"]
 
 CONSEQUENCES = {
     "ranges.json": "The activation ranges have not been calibrated.",
@@ -38,119 +49,6 @@ CONSEQUENCES = {
     "engine/manifest.json": "No engine has been built, so no layer has been audited.",
     "certificate.json": "Nothing has been verified: whatever is said about the plan is a prediction.",
 }
-
-
-@dataclass(frozen=True)
-class BudgetRow:
-    label: str
-    limit: str
-    predicted: str
-    measured: str
-    met: bool | None
-
-
-@dataclass(frozen=True)
-class Point:
-    """One assignment: ``x`` in ms or BitOps, ``y`` in points against the reference or in units of the value."""
-
-    kind: PointKind
-    label: str
-    x: float
-    y: float
-    x_source: Literal["measured", "predicted", "counted"]
-    x_spread: float | None = None
-    y_stderr: float | None = None
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    has_latency: bool
-    points: tuple[Point, ...]
-    x_limit: float | None
-    y_limit: float | None
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Predicted against measured latency of one built engine."""
-
-    kind: TimingKind
-    label: str
-    predicted_ms: float
-    measured_ms: float
-    spread_ms: float | None
-
-    @property
-    def relative_error(self) -> float:
-        return (self.predicted_ms - self.measured_ms) / self.measured_ms
-
-
-@dataclass(frozen=True)
-class TimingSummary:
-    kind: TimingKind
-    n_engines: int
-    median_error: float
-    worst_error: float
-
-
-@dataclass(frozen=True)
-class RoundRow:
-    number: int
-    predicted_ms: float | None
-    measured_ms: float | None
-    met: bool
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """One group: its chosen precision and (precision, phi, standard error) above the floor."""
-
-    name: str
-    layers: tuple[str, ...]
-    n_macs: int
-    precision: str | None
-    phi: tuple[tuple[str, float, float | None], ...]
-
-
-@dataclass(frozen=True)
-class Fact:
-    name: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """An artifact the page was made from."""
-
-    file: str
-    sha256: str
-    created_utc: str
-    version: str
-
-
-@dataclass(frozen=True)
-class View:
-    name: str
-    verdict: Verdict
-    claim: str
-    notices: tuple[str, ...]
-    ladder: tuple[str, ...]
-    facts: tuple[Fact, ...]
-    budgets: tuple[BudgetRow, ...]
-    tradeoff: Tradeoff | None
-    groups: tuple[GroupRow, ...]
-    value: str | None
-    timings: tuple[Timing, ...]
-    timing_summaries: tuple[TimingSummary, ...]
-    rounds: tuple[RoundRow, ...]
-    audit: tuple[LayerAudit, ...]
-    n_as_requested: int
-    n_audited: int
-    engines: tuple[EngineResult, ...]
-    machine: tuple[Fact, ...]
-    settings: tuple[Fact, ...]
-    hashes: tuple[Fact, ...]
-    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True)

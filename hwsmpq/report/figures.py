@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from hwsmpq.report.collect import GroupRow, Point, PointKind, Timing, TimingKind, Tradeoff
 from hwsmpq.report.formats import bitops, shorten
 from hwsmpq.report.svg import PALETTE, drawing, inline
+from hwsmpq.report.view import GroupRow, Point, PointKind, Timing, TimingKind, Tradeoff
 
 UNITS_PER_INCH = 72
 NAME_WIDTH = 5.6

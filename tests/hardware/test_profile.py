@@ -54,6 +54,9 @@ def test_ratios_survive_drift_and_cold_caches():
     assert timing.measured["c"].spread_ms > 1.0
     assert timing.ratio_spread["c"] < 0.1
     assert all(m.n_repeats == 200 for m in timing.measured.values())
+    paired = timing.engine_timing("c", {"g": "int8"})
+    assert paired.measured.median_ms / paired.reference.median_ms == pytest.approx(timing.ratio["c"])
+    assert paired.measured.spread_ms < 0.1 * timing.measured["c"].spread_ms
 
 
 def test_time_budget_sets_the_blocks(monkeypatch):

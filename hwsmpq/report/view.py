@@ -1,0 +1,125 @@
+"""What the page shows, as plain frozen rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hwsmpq.report.verdict import Verdict
+from hwsmpq.types import EngineResult, LayerAudit
+
+PointKind = Literal["reference", "uniform", "candidate", "compared", "chosen"]
+TimingKind = Literal["uniform", "mixture", "round"]
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    label: str
+    limit: str
+    predicted: str
+    measured: str
+    met: bool | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One assignment: ``x`` in ms or BitOps, ``y`` in points against the reference or in units of the value."""
+
+    kind: PointKind
+    label: str
+    x: float
+    y: float
+    x_source: Literal["measured", "predicted", "counted"]
+    x_spread: float | None = None
+    y_stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    has_latency: bool
+    points: tuple[Point, ...]
+    x_limit: float | None
+    y_limit: float | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Predicted against measured latency of one built engine."""
+
+    kind: TimingKind
+    label: str
+    predicted_ms: float
+    measured_ms: float
+    spread_ms: float | None
+
+    @property
+    def relative_error(self) -> float:
+        return (self.predicted_ms - self.measured_ms) / self.measured_ms
+
+
+@dataclass(frozen=True)
+class TimingSummary:
+    kind: TimingKind
+    n_engines: int
+    median_error: float
+    worst_error: float
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    number: int
+    predicted_ms: float | None
+    measured_ms: float | None
+    met: bool
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group: its chosen precision and (precision, phi, standard error) above the floor."""
+
+    name: str
+    layers: tuple[str, ...]
+    n_macs: int
+    precision: str | None
+    phi: tuple[tuple[str, float, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """An artifact the page was made from."""
+
+    file: str
+    sha256: str
+    created_utc: str
+    version: str
+
+
+@dataclass(frozen=True)
+class View:
+    name: str
+    verdict: Verdict
+    claim: str
+    notices: tuple[str, ...]
+    ladder: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    budgets: tuple[BudgetRow, ...]
+    tradeoff: Tradeoff | None
+    groups: tuple[GroupRow, ...]
+    value: str | None
+    timings: tuple[Timing, ...]
+    timing_summaries: tuple[TimingSummary, ...]
+    rounds: tuple[RoundRow, ...]
+    audit: tuple[LayerAudit, ...]
+    n_as_requested: int
+    n_audited: int
+    engines: tuple[EngineResult, ...]
+    machine: tuple[Fact, ...]
+    settings: tuple[Fact, ...]
+    hashes: tuple[Fact, ...]
+    sources: tuple[Source, ...]

@@ -1,0 +1,1 @@
+"""Tests of capture, batch-norm folding, tasks and their loading."""

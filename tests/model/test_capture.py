@@ -1,0 +1,236 @@
+"""Capture: layers, groups, edges and MACs against hand counts; what cannot be captured says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import capture
+from hwsmpq.types import Network
+
+
+def network_of(model: nn.Module, *inputs: Tensor, ties: tuple[tuple[str, ...], ...] = ()) -> Network:
+    return capture(model, inputs, ties).network
+
+
+def groups_of(network: Network) -> list[tuple[str, ...]]:
+    return [group.layers for group in network.groups]
+
+
+def edges_of(network: Network) -> dict[tuple[str, str], int]:
+    return {(edge.source, edge.target): edge.n_elements for edge in network.edges}
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "n_macs", "n_weights"),
+    [
+        # output 6 x 6, every output reads 3 x 3 x 4
+        (nn.Conv2d(4, 8, 3), (4, 8, 8), 8 * 36 * 36, 8 * 36),
+        # depthwise: every output reads 3 x 3 x 1
+        (nn.Conv2d(4, 4, 3, groups=4, padding=1), (4, 8, 8), 4 * 64 * 9, 36),
+        (nn.Conv2d(4, 8, 3, groups=2, stride=2), (4, 9, 9), 8 * 16 * 18, 8 * 18),
+        (nn.Conv1d(4, 6, 5), (4, 20), 6 * 16 * 20, 120),
+        (nn.Conv3d(2, 3, 2), (2, 4, 4, 4), 3 * 27 * 16, 48),
+        # transposed: every one of 25 inputs a channel meets 8 x 2 x 2 weights
+        (nn.ConvTranspose2d(4, 8, 2, stride=2), (4, 5, 5), 4 * 25 * 32, 128),
+        (nn.ConvTranspose2d(4, 8, 3, groups=2), (4, 5, 5), 4 * 25 * 36, 4 * 36),
+        (nn.Linear(12, 5), (12,), 60, 60),
+        (nn.Linear(12, 5), (7, 12), 7 * 60, 60),
+        (nn.Linear(12, 5), (3, 7, 12), 21 * 60, 60),
+    ],
+)
+def test_macs_by_hand(module: nn.Module, shape: tuple[int, ...], n_macs: int, n_weights: int) -> None:
+    (layer,) = network_of(nn.Sequential(module, nn.ReLU()), torch.randn(1, *shape)).layers
+    assert (layer.n_macs, layer.n_weights) == (n_macs, n_weights)
+    assert layer.name == "0"
+    assert layer.input_shape == shape
+    assert layer.weight_shape == tuple(module.weight.shape)
+
+
+def test_resnet18_has_its_published_macs() -> None:
+    """1.814 billion multiply-adds at 224 x 224, the count that the literature gives."""
+    network = network_of(models.resnet18(), torch.randn(1, 3, 224, 224))
+    assert sum(layer.n_macs for layer in network.layers) == pytest.approx(1.814e9, rel=1e-3)
+    assert sum(layer.n_weights for layer in network.layers) == 11_678_912
+
+
+def test_resnet101_search_space_is_the_papers() -> None:
+    """One group a residual branch input: 105 layers, of which the four downsampling ones join their block's first."""
+    network = network_of(models.resnet101(num_classes=10), torch.randn(1, 3, 32, 32))
+    assert len(network.layers) == 105
+    assert len(network.groups) == 101
+    assert f"{network.n_configurations(6):.1e}" == "3.9e+78"
+    assert ("layer2.0.conv1", "layer2.0.downsample.0") in groups_of(network)
+
+
+class Branches(nn.Module):
+    """conv -> relu -> (left, right) -> cat -> head, beside an untouched side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).relu()
+        return self.head(torch.cat([self.left(y), self.right(y)], 1).mean((2, 3)))
+
+
+def test_groups_and_edges_by_hand() -> None:
+    network = network_of(Branches(), torch.randn(1, 3, 8, 8))
+    assert groups_of(network) == [("stem",), ("left", "right"), ("head",)]
+    assert edges_of(network) == {("stem", "left"): 4 * 64, ("left", "head"): 6}
+
+
+def test_ties_merge_groups_transitively() -> None:
+    x = torch.randn(1, 3, 8, 8)
+    assert groups_of(network_of(Branches(), x, ties=(("head", "stem"),))) == [("stem", "head"), ("left", "right")]
+    assert groups_of(network_of(Branches(), x, ties=(("head", "right"), ("stem", "head")))) == [
+        ("stem", "left", "right", "head")
+    ]
+    with pytest.raises(HwsmpqError, match="'nowhere' does not exist"):
+        network_of(Branches(), x, ties=(("head", "nowhere"),))
+
+
+class Through(nn.Module):
+    """Data reaches the second layer only through an operation that returns several tensors."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda y: y.chunk(2, 1)[0],
+        lambda y: y.split([2, 2], 1)[1],
+        lambda y: y.topk(2, 1)[0],
+        lambda y: nn.functional.batch_norm(y.relu(), torch.zeros(4), torch.ones(4))[:, :2],
+        lambda y: y.reshape(y.shape[0], 2, 2, 64).flatten(2).reshape(y.shape[0], 2, 16, 8),
+    ],
+    ids=["chunk", "split", "topk", "batch_norm", "reshape"],
+)
+def test_edges_pass_through_every_operation(between: Callable[[Tensor], Tensor]) -> None:
+    network = network_of(Through(between), torch.randn(1, 4, 8, 8))
+    (edge,) = network.edges
+    assert (edge.source, edge.target) == ("a", "b")
+
+
+def test_sizes_are_no_data_flow() -> None:
+    """The second branch takes only the batch size from the first."""
+
+    class Sizes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.b(z.reshape(y.shape[0], 6)) + y
+
+    assert network_of(Sizes(), torch.randn(1, 4), torch.randn(1, 2, 3)).edges == ()
+
+
+class Reuse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.body(x).relu()).relu() * self.scale)
+
+
+def test_a_module_used_twice_is_two_layers_of_one_group_stored_once() -> None:
+    network = network_of(Reuse(), torch.randn(1, 6))
+    assert [layer.name for layer in network.layers] == ["body", "body#2", "head"]
+    assert groups_of(network) == [("body", "body#2"), ("head",)]
+    assert [layer.n_macs for layer in network.layers] == [36, 36, 18]
+    assert sum(layer.n_weights for layer in network.layers) == 36 + 18
+    assert sum(layer.n_biases for layer in network.layers) == 6 + 3
+    assert network.n_other_params == 6
+
+
+def test_weights_tied_under_two_names_are_one_group() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[2].weight = model[0].weight
+    network = network_of(model, torch.randn(1, 6))
+    assert [len(group.layers) for group in network.groups] == [2, 1]
+    assert sum(layer.n_weights for layer in network.layers) == 36 + 18
+
+
+def test_capture_leaves_the_model_alone() -> None:
+    model = models.resnet18(num_classes=4).train()
+    model.layer1.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    capture(model, (torch.randn(2, 3, 32, 32),))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_capture_is_deterministic_and_its_hash_sees_weights_and_structure() -> None:
+    torch.manual_seed(0)
+    model, x = Branches(), torch.randn(1, 3, 8, 8)
+    first = network_of(model, x)
+    assert network_of(model, torch.randn(1, 3, 8, 8)) == first
+    with torch.no_grad():
+        model.left.weight[0, 0] += 1e-3
+    assert network_of(model, x).model_sha256 != first.model_sha256
+    chain = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    other = nn.Sequential(chain[0], nn.Tanh())
+    y = torch.randn(1, 4)
+    assert network_of(chain, y).model_sha256 != network_of(other, y).model_sha256
+
+
+class DataDependent(Reuse):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) if x.sum() > 0 else self.body(x)
+
+
+class Numpy(Reuse):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.from_numpy(x.numpy() * 2))
+
+
+class FixedBatch(Reuse):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.reshape(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (DataDependent(), r"DataDependent cannot be exported: .*data-dependent[\s\S]*test_capture\.py"),
+        (Numpy(), r"Numpy cannot be exported: .*numpy"),
+        (FixedBatch(), r"FixedBatch fixes the batch size\n  why: .*constant \(2\)"),
+        (nn.Sequential(nn.ReLU()), "has no convolution or linear layer"),
+        (Reuse().double(), r"float64 tensors \(scale\)"),
+        (Reuse().half(), r"float16 tensors \(scale\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_captured_says_why(model: nn.Module, message: str) -> None:
+    with pytest.raises(HwsmpqError, match=message):
+        capture(model, (torch.randn(2, 6),))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_failed_capture_leaves_the_mode_alone() -> None:
+    model = DataDependent().train()
+    with pytest.raises(HwsmpqError):
+        capture(model, (torch.randn(2, 6),))
+    assert model.training and model.body.training

@@ -1,0 +1,334 @@
+"""The whole path on both kinds of target: what it promises in the certificate, and what a second run leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import QDQ_SETTINGS, Finished, finish
+from tiny_task import N_EVALUATION, TinyNet, images, network, task
+from torch import nn
+
+from hwsmpq.contribution.exact import exact
+from hwsmpq.contribution.memo import Memo
+from hwsmpq.model.task import Samples, Task
+from hwsmpq.pipeline import measure, prove
+from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.prove import build, refine, verify
+from hwsmpq.pipeline.run import FILES, MEMO_FILE, Run
+from hwsmpq.pipeline.solve import search
+from hwsmpq.types import Certificate, Contributions, Manifest, Network, Plan, Precision, Ranges
+
+
+def payload(path: Path) -> dict:
+    return json.loads(path.read_text())["payload"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(MEMO_FILE)
+    }
+
+
+def n_evaluations(folder: Path) -> int:
+    return Memo(folder / MEMO_FILE).count()
+
+
+@pytest.mark.parametrize("name", ["openvino_run", "qdq_run"])
+def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
+    assert missing == (set() if name == "openvino_run" else {"cost_table.json"})
+    assert [path for path in run.folder.rglob(".*") if path.is_file()] == []
+
+
+def test_certificate_with_latency(openvino_run: Finished) -> None:
+    certificate = payload(openvino_run.folder / "certificate.json")
+    assert set(certificate) >= {"budgets", "latency_ms", "accuracy", "audit", "rounds"}
+    assert [b["kind"] for b in certificate["budgets"]] == ["latency_ms", "size_mb", "max_drop"]
+    for budget, asked in zip(certificate["budgets"], openvino_run.budgets, strict=True):
+        assert set(budget) == {"kind", "limit", "predicted", "measured", "met"}
+        assert budget["limit"] == asked.limit
+        assert budget["met"] == (budget["measured"] <= budget["limit"] * (1 + 1e-9))
+    latency, accuracy = certificate["latency_ms"], certificate["accuracy"]
+    assert set(latency) == {"reference", "predicted", "measured", "spread"}
+    assert min(latency["reference"], latency["predicted"], latency["measured"]) > 0 <= latency["spread"]
+    assert certificate["budgets"][0]["measured"] == latency["measured"]
+    assert certificate["budgets"][0]["predicted"] == latency["predicted"]
+    assert (accuracy["source"], accuracy["n_samples"]) == ("engine", N_EVALUATION // 2)
+    assert certificate["budgets"][2]["measured"] == pytest.approx(100 * (accuracy["reference"] - accuracy["engine"]))
+    assert certificate["rounds"][-1]["measured_ms"] == latency["measured"]
+    assert certificate["machine"]["runtime"].startswith("openvino")
+    assert {e["name"] for e in certificate["engines"]} == {"int8", "fp32", "chosen"}
+
+
+def test_certificate_without_latency(qdq_run: Finished) -> None:
+    certificate = payload(qdq_run.folder / "certificate.json")
+    assert certificate["latency_ms"] is None
+    assert "simulated" in certificate["claim"] and "no latency claim" in certificate["claim"]
+    assert certificate["accuracy"]["source"] == "simulator"
+    assert [(r["predicted_ms"], r["measured_ms"]) for r in certificate["rounds"]] == [(None, None)]
+    (budget,) = certificate["budgets"]
+    assert (budget["kind"], budget["met"]) == ("bitops", True)
+
+
+@pytest.mark.parametrize("name", ["openvino_run", "qdq_run"])
+def test_audit_counts_every_layer_once(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    manifest, audit = payload(run.folder / FILES[Manifest]), payload(run.folder / FILES[Certificate])["audit"]
+    plan = payload(run.folder / FILES[Plan])
+    assert {x["layer"]: x["requested"] for x in manifest["layers"]} == plan["assignment"]  # each layer is its own group
+    assert audit["n_layers"] == 4
+    assert audit["mismatches"] == [x for x in manifest["layers"] if x["requested"] != x["realised"]]
+    assert audit["n_as_requested"] == 4 - len(audit["mismatches"])
+
+
+def test_certified_accuracy_is_that_of_the_network_on_the_report_part(qdq_run: Finished) -> None:
+    """The reference by plain torch; the plan by weights and activations quantized here, by hand."""
+    run = qdq_run.open()
+    report_part = run.parts[1]
+    accuracy = qdq_run.certificate.accuracy
+    with torch.no_grad():
+        reference = (network()(report_part.inputs[0]).argmax(1) == report_part.targets).double()
+    assert accuracy.reference == pytest.approx(float(reference.mean()))
+
+    net, ranges, assignment = network(), run.read(Ranges), run.read(Plan).assignment
+    net.conv1 = torch.nn.utils.fuse_conv_bn_eval(net.conv1, net.bn1)
+    net.bn1 = nn.Identity()
+    for name, precision in assignment.items():
+        if precision != "fp32":
+            _quantize_by_hand(getattr(net, name), Precision.parse(precision), ranges.layers[name].clip)
+    with torch.no_grad():
+        engine = (net(report_part.inputs[0]).argmax(1) == report_part.targets).double()
+    assert accuracy.engine == pytest.approx(float(engine.mean()), abs=1.01 / len(report_part))
+    difference = (engine - reference).numpy()
+    if accuracy.engine == float(engine.mean()):
+        assert accuracy.paired_stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _quantize_by_hand(layer: nn.Module, precision: Precision, clip: dict[int, tuple[float, float]]) -> None:
+    top = 2 ** (precision.weight_bits - 1) - 1
+    with torch.no_grad():
+        scale = layer.weight.flatten(1).abs().amax(1).reshape(-1, *[1] * (layer.weight.ndim - 1)) / top
+        layer.weight.copy_((layer.weight / scale).round().clamp(-top, top) * scale)
+    low, high = clip[precision.activation_bits]
+    low, high, n = min(low, 0.0), max(high, 0.0), 2**precision.activation_bits - 1
+    step = (high - low) / n
+    zero = round(-low / step)
+    layer.register_forward_pre_hook(lambda m, x: (((x[0] / step).round() + zero).clamp(0, n).sub(zero) * step,))
+
+
+def test_a_second_run_does_nothing(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
+    before, evaluated = contents(folder), n_evaluations(folder)
+
+    def forbidden(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a finished stage ran again")
+
+    monkeypatch.setattr(measure, "take_ranges", forbidden)
+    monkeypatch.setattr(measure.profiling, "profile", forbidden)
+    monkeypatch.setattr(measure, "antithetic", forbidden)
+    monkeypatch.setattr(prove, "measure", forbidden)
+    run = openvino_run.open(folder)
+    limits = resolve_budgets(run, speedup=0.2, size_mb="fp32", max_drop=50)
+    assert limits == openvino_run.budgets
+    assert refine(run, limits) == openvino_run.certificate
+    assert contents(folder) == before
+    assert n_evaluations(folder) == evaluated
+
+
+def test_changed_budget_solves_again_without_measuring_contributions(qdq_copy: Path, qdq_run: Finished) -> None:
+    before, evaluated = contents(qdq_copy), n_evaluations(qdq_copy)
+    run = qdq_run.open(qdq_copy)
+    certificate = refine(run, resolve_budgets(run, bitops="w4a4"))
+    after = contents(qdq_copy)
+    kept = {FILES[kind] for kind in (Network, Ranges, Contributions)} | {"settings.json"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert run.read(Plan).assignment == run.network.uniform("w4a4")
+    assert certificate.accuracy.engine == next(e.metric for e in certificate.engines if e.name == "w4a4")
+    # The score batch was not evaluated again: new rows are candidates on the whole search part.
+    assert n_evaluations(qdq_copy) - evaluated <= QDQ_SETTINGS.n_candidates
+
+
+def test_a_budget_solved_before_evaluates_nothing_at_all(qdq_copy: Path, qdq_run: Finished) -> None:
+    evaluated = n_evaluations(qdq_copy)
+    run = qdq_run.open(qdq_copy)
+    limit = qdq_run.budgets[0].limit
+    (qdq_copy / FILES[Plan]).unlink()
+    assert search(run, qdq_run.budgets).assignment == payload(qdq_run.folder / FILES[Plan])["assignment"]
+    assert resolve_budgets(run, bitops=str(limit)) == qdq_run.budgets
+    assert n_evaluations(qdq_copy) == evaluated
+
+
+def test_latency_budget_changes_leave_the_measurements_alone(openvino_run: Finished, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
+    before = contents(folder)
+    run = openvino_run.open(folder)
+    search(run, resolve_budgets(run, speedup=0.1))
+    after = contents(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"plan.json"}
+
+
+def test_search_and_report_parts_are_disjoint_and_all_of_the_data(qdq_run: Finished) -> None:
+    parts = [{row.numpy().tobytes() for row in part.inputs[0]} for part in qdq_run.open().parts]
+    assert parts[0].isdisjoint(parts[1])
+    assert len(parts[0] | parts[1]) == N_EVALUATION
+
+
+def test_the_report_part_is_first_looked_at_by_verify(tmp_path: Path) -> None:
+    """Watches the inputs that enter the simulator."""
+    seen: set[bytes] = set()
+    run = Run(tmp_path / "run", QDQ_SETTINGS, task())
+    original = run.simulator
+
+    def spying():  # type: ignore[no-untyped-def]
+        simulator = original()
+        scores = simulator.scores
+
+        def watched(assignments, inputs, *rest):  # type: ignore[no-untyped-def]
+            seen.update(row.numpy().tobytes() for row in inputs[0])
+            return scores(assignments, inputs, *rest)
+
+        simulator.scores = watched
+        return simulator
+
+    run.simulator = spying  # type: ignore[method-assign]
+    report_rows = {row.numpy().tobytes() for row in run.parts[1].inputs[0]}
+    search_rows = {row.numpy().tobytes() for row in run.parts[0].inputs[0]}
+    search(run, resolve_budgets(run, bitops="int8"))
+    build(run)
+    assert seen == search_rows
+    verify(run)
+    assert seen == search_rows | report_rows
+
+
+def test_score_batch_is_a_part_of_the_search_part(qdq_run: Finished) -> None:
+    run = qdq_run.open()
+    batch, part = measure.score_batch(run), run.parts[0]
+    assert len(batch) == QDQ_SETTINGS.n_score_samples
+    assert torch.equal(batch.inputs[0], part.inputs[0][: len(batch)])
+
+
+def test_contributions_add_up_to_what_the_ladder_gains(qdq_run: Finished) -> None:
+    found = qdq_run.open().read(Contributions)
+    gained = sum(row["fp32"] for row in found.phi.values())
+    assert gained == pytest.approx(found.top_value - found.floor_value, abs=1e-6)
+    assert all(row["w4a4"] == 0 for row in found.phi.values())
+
+
+def test_contributions_are_within_error_of_full_enumeration(qdq_run: Finished) -> None:
+    """Every one of the 3^4 assignments, evaluated at once, through the definition of the Shapley value."""
+    run = qdq_run.open()
+    found = run.read(Contributions)
+    game = measure.evaluation_game(run, measure.score_batch(run), lambda done, n: None)
+
+    class Value:
+        n_players, n_levels = game.n_players, game.n_levels
+
+        def __call__(self, levels: np.ndarray) -> np.ndarray:
+            rows = game.samples(levels)
+            return rows[:, : rows.shape[1] // 2].mean(1, dtype=np.float64)
+
+    phi = exact(Value()).phi
+    names = run.ladder.names
+    estimated = np.array([[found.phi[g][p] for p in names] for g in run.network.group_names])
+    errors = np.array([[found.stderr[g][p] for p in names] for g in run.network.group_names])
+    # Two pairs make a rough standard error; the whole table must still lie near the truth.
+    assert np.abs(estimated - phi).max() <= 6 * errors.max() + 1e-6
+
+
+def test_plan_is_the_best_measured_candidate_and_keeps_the_budget(qdq_run: Finished) -> None:
+    plan = qdq_run.open().read(Plan)
+    assert plan.bitops <= qdq_run.budgets[0].limit
+    assert all(c.bitops <= qdq_run.budgets[0].limit for c in plan.candidates)
+    best = max(plan.candidates, key=lambda c: c.value)
+    assert plan.assignment == best.assignment
+
+
+def test_max_drop_alone_takes_the_cheapest_that_keeps_it(qdq_copy: Path, qdq_run: Finished) -> None:
+    run = qdq_run.open(qdq_copy)
+    plan = search(run, resolve_budgets(run, max_drop=20))
+    kept = [c for c in plan.candidates if c.drop_points + c.drop_stderr_points <= 20]
+    assert plan.objective == "latency"
+    assert plan.bitops == min(c.bitops for c in kept)
+
+
+def test_changed_data_makes_the_ranges_stale(qdq_copy: Path, qdq_run: Finished) -> None:
+    before = contents(qdq_copy)
+    original = task()
+    other = Task(network(), images(20, seed=9), (original.evaluation.inputs, original.evaluation.targets))
+    run = Run(qdq_copy, QDQ_SETTINGS, other)
+    refine(run, qdq_run.budgets)
+    after = contents(qdq_copy)
+    assert all(before[FILES[kind]] != after[FILES[kind]] for kind in (Ranges, Contributions, Plan, Certificate))
+
+
+def test_same_seed_gives_the_same_plan_in_another_folder(qdq_run: Finished, tmp_path: Path) -> None:
+    again = finish(tmp_path / "again", QDQ_SETTINGS, bitops="int8")
+    for kind in (Ranges, Contributions, Plan):
+        assert payload(again.folder / FILES[kind]) == payload(qdq_run.folder / FILES[kind])
+
+
+def test_a_flattened_feature_map_goes_through(tmp_path: Path) -> None:
+    """Flattening is a view, which the memory layout of the simulator must not break."""
+
+    class Flat(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12 * 16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.bn1(self.conv1(x)))
+            return self.head(torch.relu(self.conv3(torch.relu(self.conv2(x)))).flatten(1))
+
+    torch.manual_seed(0)
+    net, inputs = Flat().eval(), images(40, seed=1)
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    run = Run(tmp_path / "run", QDQ_SETTINGS, Task(net, images(8, seed=2), (inputs, labels)))
+    assert refine(run, resolve_budgets(run, bitops="int8")).accuracy.reference == 1.0
+
+
+def test_missed_latency_is_solved_again_with_what_was_measured(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every engine is made to measure far above its prediction: rounds end, and nothing is hidden."""
+    folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
+    real = prove.measure
+
+    def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
+        timing = real(*args, **{**kwargs, "seconds": 0.2})
+        timing.ratio[prove.CHOSEN] = 50.0
+        return timing
+
+    monkeypatch.setattr(prove, "measure", slow)
+    run = openvino_run.open(folder)
+    certificate = refine(run, resolve_budgets(run, speedup=0.5))
+    assert not certificate.verified
+    assert not certificate.budgets[0].met
+    assert certificate.budgets[0].measured > certificate.budgets[0].limit
+    assert 1 <= len(certificate.rounds) <= prove.MAX_ROUNDS
+    assert all(not r.met for r in certificate.rounds)
+    distinct = {json.dumps(r.assignment, sort_keys=True) for r in certificate.rounds}
+    assert len(certificate.rounds) - len(distinct) <= 1
+
+
+def test_samples_of_each_part_keep_their_labels() -> None:
+    whole = task()
+    label_of = {
+        row.numpy().tobytes(): int(y)
+        for row, y in zip(whole.evaluation.inputs[0], whole.evaluation.targets, strict=True)
+    }
+    for part in whole.split(seed=3):
+        assert isinstance(part, Samples)
+        found = {r.numpy().tobytes(): int(y) for r, y in zip(part.inputs[0], part.targets, strict=True)}
+        assert found.items() <= label_of.items()

@@ -1,0 +1,1 @@
+"""Tests of schemes, ranges, the simulator and the Q/DQ writer."""

@@ -1,0 +1,100 @@
+"""The integer grids: zero, levels, range, idempotence, and the error of weights."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.quantize.scheme import SCHEMES, Scheme, get_scheme
+
+CLIPS = [(0.0, 1.0), (-0.3, 2.7), (-5.0, -1.0), (2.0, 5.0), (-1e-3, 1e3), (-1.0, 1.0), (0.0, 0.0)]
+BITS = range(2, 9)
+schemes = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
+
+
+@schemes
+@pytest.mark.parametrize(("clip", "bits"), list(itertools.product(CLIPS, BITS)))
+def test_activation_grid(scheme: Scheme, clip: tuple[float, float], bits: int) -> None:
+    grid = scheme.activation_grid(clip, bits)
+    assert grid.high - grid.low + 1 == 2**bits
+    assert grid.low <= grid.zero_point <= grid.high
+    assert grid.scale > 0 and float(torch.tensor(grid.scale)) == grid.scale
+    if scheme.signed_activations:
+        assert grid.zero_point == 0 and grid.low == -(2 ** (bits - 1))
+    else:
+        assert grid.low == 0
+    # Both ends are reached to within half a step (rounding of the zero point), and none is far beyond.
+    low, high = ((q - grid.zero_point) * grid.scale for q in (grid.low, grid.high))
+    slack = grid.scale * 0.5001
+    assert low <= min(clip[0], 0) + slack and high >= max(clip[1], 0) - slack
+    if not scheme.signed_activations and clip != (0.0, 0.0):
+        assert low >= min(clip[0], 0) - slack and high <= max(clip[1], 0) + slack
+
+
+@schemes
+@pytest.mark.parametrize("bits", BITS)
+def test_activations_land_on_the_grid_at_the_nearest_point(scheme: Scheme, bits: int) -> None:
+    grid = scheme.activation_grid((-0.7, 1.9), bits)
+    x = torch.cat([torch.linspace(-4, 4, 4001), torch.zeros(1)])
+    before = x.clone()
+    found = scheme.quantize_activation(x, grid)
+    assert torch.equal(x, before), "the input must stay as it is"
+    points = (torch.arange(grid.low, grid.high + 1) - grid.zero_point).float() * grid.scale
+    assert torch.isin(found, points).all()
+    assert len(found.unique()) == len(points)
+    nearest = (x[:, None] - points).abs().amin(1)
+    torch.testing.assert_close((x - found).abs(), nearest, rtol=0, atol=1e-5)
+    assert found[-1] == 0
+    assert torch.equal(scheme.quantize_activation(found, grid), found)
+
+
+@schemes
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_weights(scheme: Scheme, bits: int, axis: int) -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(bits))
+    weight.movedim(axis, 0)[1] *= 100
+    weight.movedim(axis, 0)[2] = 0
+    scales = scheme.weight_scales(weight, bits, axis)
+    assert scales.shape == (weight.shape[axis],) and scales.dtype == torch.float32
+    levels = scheme.weight_levels(bits)
+    assert levels == min(2 ** (bits - 1) - 1, scheme.max_weight_level)
+    integers = scheme.weight_integers(weight, scales, bits, axis)
+    assert torch.equal(integers, integers.round()) and integers.abs().max() == levels
+    found = scheme.quantize_weight(weight, bits, axis)
+    assert torch.isfinite(found).all() and not found.movedim(axis, 0)[2].any()
+    again = scheme.weight_integers(found, scales, bits, axis)
+    assert torch.equal(again, integers), "quantizing a quantized weight on its own grid moves nothing"
+    # Oracle: max scaling, channel by channel.
+    error, by_peak = (
+        (q - weight).square().movedim(axis, 0).flatten(1).sum(1)
+        for q in (found, _max_scaled(weight, levels, axis))
+    )
+    assert (error <= by_peak * (1 + 1e-5)).all()
+    if bits <= 4:
+        assert (error[3:] < by_peak[3:]).all(), "on Gaussian channels clipping pays at few bits"
+
+
+def _max_scaled(weight: torch.Tensor, levels: int, axis: int) -> torch.Tensor:
+    out = torch.zeros_like(weight)
+    for source, target in zip(weight.movedim(axis, 0), out.movedim(axis, 0), strict=True):
+        peak = source.abs().max()
+        if peak > 0:
+            target.copy_(torch.round(source / (peak / levels)) * (peak / levels))
+    return out
+
+
+def test_without_vnni_two_products_fit_int16() -> None:
+    """vpmaddubsw adds two u8 * s8 products in saturating int16."""
+    scheme = get_scheme("unsigned_activations_no_vnni")
+    assert scheme.weight_levels(8) == 64
+    assert 2 * 255 * scheme.weight_levels(8) <= 2**15 - 1 < 2 * 255 * (scheme.weight_levels(8) + 1)
+    assert scheme.weight_levels(7) == 63
+
+
+def test_unknown_scheme_is_named() -> None:
+    with pytest.raises(HwsmpqError, match="'float9'"):
+        get_scheme("float9")

@@ -1,0 +1,86 @@
+"""The README is run as it stands: its task file, its commands in order, and its Python example."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from hwsmpq.cli import main
+from hwsmpq.pipeline.run import FILES, MEMO_FILE
+from hwsmpq.types import CostTable
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+TASK_FILE = next(block for block in blocks("python") if block.startswith("# my_task.py"))
+API_EXAMPLE = next(block for block in blocks("python") if "resolve_budgets" in block)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the README's task file."""
+    (tmp_path / "my_task.py").write_text(TASK_FILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "hwsmpq"
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code in (0, None), command
+
+
+def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = [command for command in COMMANDS if "quickstart" not in command]
+    assert len(quick) >= 5
+    for command in quick:
+        run(command, monkeypatch)
+    there = {name for name in (*FILES.values(), MEMO_FILE, "report.html") if (folder / "runs/my_network" / name).exists()}
+    assert there == {*FILES.values(), MEMO_FILE, "report.html"} - {FILES[CostTable]}
+
+
+@pytest.mark.slow
+def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [command for command in COMMANDS if "quickstart" in command]
+    assert commands == ["hwsmpq quickstart -o runs/quickstart"]
+    run(commands[0], monkeypatch)
+    assert (folder / "runs" / "quickstart" / "report.html").is_file()
+
+
+def test_python_example(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(API_EXAMPLE, "README.md", "exec"), {})
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("True ")
+    assert Path(out[1]).is_file()
+
+
+def test_every_artifact_is_described() -> None:
+    section = README.split("## The run folder")[1].split("\n## ")[0]
+    for name in (*FILES.values(), MEMO_FILE, "report.html"):
+        assert name.split("/")[-1] in section
+
+
+def test_options_and_verbs_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.main import get_command
+
+    from hwsmpq.cli.app import app
+
+    command = get_command(app)
+    options = {option for verb in command.commands.values() for p in verb.params for option in p.opts}
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}
+    assert mentioned - options == set()
+    table = README.split("## Commands")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `hwsmpq (\w+)` \|", table, re.MULTILINE)) == set(command.commands)
