@@ -18,6 +18,8 @@ from hwsmpq.errors import HwsmpqError
 
 FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 MIN_BITS, MAX_BITS = 2, 8
+REFERENCE = "fp32"
+"""The precision that drops and divergences are measured against, whether or not it is in the ladder."""
 
 Assignment = dict[str, str]
 """Group name -> precision name."""

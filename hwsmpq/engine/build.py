@@ -11,7 +11,7 @@ from hwsmpq.hardware.target import Engine, Target
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.qdq import export_onnx, write_qdq
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, Ladder, LayerAudit, Manifest, Ranges
+from hwsmpq.types import Assignment, LayerAudit, Manifest, Ranges
 
 ONNX_FILE = "qdq.onnx"
 
@@ -20,10 +20,10 @@ class Builder:
     """Builds engines of one captured network on one target; the float ONNX is exported once."""
 
     def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, ladder: Ladder, target: Target
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target
     ) -> None:
         self._captured, self._ranges, self._scheme = captured, ranges, scheme
-        self._ladder, self._target = ladder, target
+        self._target = target
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
 
@@ -32,7 +32,7 @@ class Builder:
         if self._fp32_onnx is None:
             self._fp32_onnx = export_onnx(self._captured)
         onnx = folder / ONNX_FILE
-        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, self._ladder, onnx)
+        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, onnx)
         self._target.build(onnx, folder)
 
     def engine(self, assignment: Assignment) -> Engine:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.measure import profile
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import costs_of
+from hwsmpq.pipeline.solve import counted_costs
 from hwsmpq.types import Budget, Precision
 
 
@@ -59,7 +57,5 @@ def _amount(run: Run, kind: str, text: str) -> float:
         return float(text)
     except ValueError:
         precision = Precision.parse(text)
-    if kind == "bitops":
-        return float(sum(run.network.bitops(g, precision) for g in run.network.group_names))
-    constant = costs_of(run, None)["size_mb"].constant
-    return constant + float(np.sum([run.network.size_bytes(g, precision) / 1e6 for g in run.network.group_names]))
+    bitops, size_mb = counted_costs(run, run.network.uniform(precision.name))
+    return bitops if kind == "bitops" else size_mb

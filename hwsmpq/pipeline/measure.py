@@ -17,7 +17,7 @@ from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
-from hwsmpq.types import Contributions, CostTable, Network, Ranges
+from hwsmpq.types import REFERENCE, Contributions, CostTable, Network, Ranges
 
 
 def inspect(run: Run) -> Network:
@@ -115,7 +115,7 @@ def score_batch(run: Run) -> Samples:
 def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], None]) -> MemoizedGame:
     """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric."""
     evaluator = Evaluator(
-        run.simulator(), run.task, samples, run.settings.value, run.network.uniform(run.ladder.top), progress
+        run.simulator(), run.task, samples, run.settings.value, run.network.uniform(REFERENCE), progress
     )
     context = digest({
         "ranges": run.sha256(Ranges), "samples": samples.sha256(), "value": run.settings.value,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from hwsmpq import artifacts
@@ -12,8 +11,9 @@ from hwsmpq.hardware.cost_model import predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import Timing, measure
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import costs_of, search
+from hwsmpq.pipeline.solve import counted_costs, search
 from hwsmpq.types import (
+    REFERENCE,
     Assignment,
     Audit,
     Budget,
@@ -98,7 +98,8 @@ def _earlier_rounds(run: Run) -> tuple[Round, ...]:
 
 def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     plan, manifest, report_part = run.read(Plan), run.read(Manifest), run.parts[1]
-    assignments = {name: run.network.uniform(name) for name in run.ladder.names} | {CHOSEN: plan.assignment}
+    uniform = dict.fromkeys((*run.ladder.names, REFERENCE))
+    assignments = {name: run.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
     latencies: dict[str, float] = {}
     n_blocks = 0
@@ -123,7 +124,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     else:
         outputs = _simulated(run, assignments)
     accuracy = compare(
-        run.task, report_part, outputs[run.ladder.top], outputs[CHOSEN],
+        run.task, report_part, outputs[REFERENCE], outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator",
     )
     drop = 100 * (accuracy.reference - accuracy.engine)
@@ -133,16 +134,15 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         plan.assignment, latency.predicted if latency else None, latency.measured if latency else None,
         all(outcome.met for outcome in outcomes),
     )
-    costs = costs_of(run, None)
     results = []
     for name, out in outputs.items():
-        choice = np.array([run.ladder.names.index(assignments[name][g]) for g in run.network.group_names])
-        judged = compare(run.task, report_part, outputs[run.ladder.top], out, accuracy.source)
+        bitops, size_mb = counted_costs(run, assignments[name])
+        judged = compare(run.task, report_part, outputs[REFERENCE], out, accuracy.source)
         results.append(
             EngineResult(
                 name=name, latency_ms=latencies.get(name), metric=judged.engine,
                 loss=mean_loss(run.task, report_part, out), kl=judged.kl,
-                bitops=costs["bitops"](choice), size_mb=costs["size_mb"](choice),
+                bitops=bitops, size_mb=size_mb,
             )
         )
     return Certificate(

@@ -135,11 +135,11 @@ class Run:
         return get_scheme(self.target.scheme_name)
 
     def simulator(self) -> Simulator:
-        return Simulator(self.captured, self.read(Ranges), self.scheme, self.ladder, self.settings.memory_mb)
+        return Simulator(self.captured, self.read(Ranges), self.scheme, self.settings.memory_mb)
 
     @cached_property
     def builder(self) -> Builder:
-        return Builder(self.captured, self.read(Ranges), self.scheme, self.ladder, self.target)
+        return Builder(self.captured, self.read(Ranges), self.scheme, self.target)
 
     def path(self, kind: type) -> Path:
         return self.folder / FILES[kind]

@@ -14,7 +14,7 @@ from hwsmpq.pipeline.measure import contribute, evaluation_game, profile
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.k_best import k_best
 from hwsmpq.search.problem import Problem, Solution
-from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan
+from hwsmpq.types import REFERENCE, Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Precision
 
 DROP_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
 """Shares of the whole predicted loss of value that the latency objective allows, one candidate each."""
@@ -62,6 +62,14 @@ def costs_of(run: Run, table: CostTable | None) -> dict[str, Cost]:
     if table is not None:
         costs["latency_ms"] = latency_cost(table, network, ladder)
     return costs
+
+
+def counted_costs(run: Run, assignment: Assignment) -> tuple[float, float]:
+    """BitOps and size in MB of any assignment, also one outside the ladder."""
+    network, precisions = run.network, {g: Precision.parse(name) for g, name in assignment.items()}
+    bitops = sum(network.bitops(g, p) for g, p in precisions.items())
+    size = sum(network.size_bytes(g, p) for g, p in precisions.items()) + 4 * network.n_other_params
+    return float(bitops), size / 1e6
 
 
 def _search(run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions) -> Plan:
@@ -126,10 +134,12 @@ def _frontier(value: Cost, costs: dict[str, Cost], limits: dict[str, float], che
 
 def _evaluate(run: Run, solutions: list[Solution], value: Cost) -> list[Candidate]:
     """Measure every solution on the whole search part, paired with the reference."""
-    samples, top = run.parts[0], len(run.ladder.names) - 1
+    samples = run.parts[0]
     game = evaluation_game(run, samples, lambda done, n: run.progress("search: evaluate candidates", done, n))
-    levels = np.array([np.full(len(run.network.groups), top), *(s.choice for s in solutions)])
-    values, metrics = np.split(game.samples(levels).astype(np.float64), 2, axis=1)
+    # The reference may lie above the ladder, so it is not a row of the game.
+    reference = np.asarray(list(game.evaluate([run.network.uniform(REFERENCE)])))
+    scores = np.vstack([reference, game.samples(np.array([s.choice for s in solutions]))])
+    values, metrics = np.split(scores.astype(np.float64), 2, axis=1)
     n = len(samples)
     return [
         Candidate(

@@ -17,7 +17,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
 from hwsmpq.quantize.scheme import Grid, Scheme
-from hwsmpq.types import Assignment, Ladder, Layer, Precision, Ranges
+from hwsmpq.types import Assignment, Layer, Precision, Ranges
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 PRECISION_KEY = "hwsmpq.precision"
@@ -81,7 +81,6 @@ def write_qdq(
     assignment: Assignment,
     ranges: Ranges,
     scheme: Scheme,
-    ladder: Ladder,
     path: Path,
 ) -> None:
     """Write the network under an assignment.
@@ -95,7 +94,7 @@ def write_qdq(
     activations: dict[tuple[str, str], ir.Value] = {}
     weights: dict[str, ir.Value] = {}
     for layer in captured.network.layers:
-        precision = ladder[assignment[captured.network.group_of(layer.name)]]
+        precision = Precision.parse(assignment[captured.network.group_of(layer.name)])
         node = nodes[layer.name]
         node.metadata_props[PRECISION_KEY] = precision.name
         if precision.is_float:

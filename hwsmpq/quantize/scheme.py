@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,7 @@ class Scheme:
 
 def _float32(value: float) -> float:
     """Round to what an ONNX scale can hold, so that simulator and engine share every bit of it."""
-    return float(torch.tensor(value, dtype=torch.float32))
+    return float(np.float32(value))
 
 
 def _along(scales: Tensor, ndim: int, axis: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, Ladder, Precision, Ranges
+from hwsmpq.types import Assignment, Precision, Ranges
 
 # A view of a contiguous tensor need not be one of the same tensor in channels_last, in which the simulator runs.
 LAYOUT_FREE = {
@@ -31,10 +31,8 @@ class Simulator:
         memory_mb: bound on the intermediate tensors kept for one chunk of samples.
     """
 
-    def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, ladder: Ladder, memory_mb: int = 1024
-    ) -> None:
-        self._network, self._ranges, self._scheme, self._ladder = captured.network, ranges, scheme, ladder
+    def __init__(self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024) -> None:
+        self._ranges, self._scheme = ranges, scheme
         graph = captured.graph
         self._nodes = [n for n in graph.graph.nodes if n.op in ("call_function", "output")]
         self._inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
@@ -98,7 +96,7 @@ class Simulator:
                 dirty.add(node)
                 args = _resolve(node.args, env)
                 if group is not None:
-                    precision = self._ladder[assignment[group]]
+                    precision = Precision.parse(assignment[group])
                     key = (node.args[0], precision.name)
                     if key not in quantized:
                         quantized[key] = self._activation(node, args[0], precision)

@@ -27,7 +27,7 @@ from tiny_task import task
 scores = Simulator.scores
 
 def slow(*args, **kwargs):
-    time.sleep(0.2)
+    time.sleep(0.1)
     return scores(*args, **kwargs)
 
 Simulator.scores = slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import Ladder, Ranges
+
+torch.set_num_threads(1)  # small tensors: threads cost more than they give
 
 LADDER = Ladder.parse("w2a2,w3a5,w4a8,int8,fp32")
 
@@ -64,7 +67,7 @@ class Case:
     scheme: Scheme
 
     def simulator(self, memory_mb: int = 64) -> Simulator:
-        return Simulator(self.captured, self.ranges, self.scheme, LADDER, memory_mb)
+        return Simulator(self.captured, self.ranges, self.scheme, memory_mb)
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -76,12 +79,18 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def make_case(network: str, scheme: str = "unsigned_activations", n: int = 6) -> Case:
+@cache
+def captured_network(network: str) -> tuple[nn.Module, Captured]:
     torch.manual_seed(0)
     kind, shape = NETWORKS[network]
     model = randomised(kind())
-    inputs = (torch.randn(n, *shape),)
-    captured = capture(model, inputs)
+    return model, capture(model, (torch.randn(1, *shape),))
+
+
+@cache
+def make_case(network: str, scheme: str = "unsigned_activations", n: int = 6) -> Case:
+    model, captured = captured_network(network)
+    inputs = (torch.randn(n, *NETWORKS[network][1], generator=torch.Generator().manual_seed(0)),)
     ranges = calibrate(captured, inputs, get_scheme(scheme), [2, 5, 8])
     return Case(model, inputs, captured, ranges, get_scheme(scheme))
 

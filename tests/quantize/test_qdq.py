@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.capture import capture
+from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.qdq import LAYER_OPS, PRECISION_KEY, export_onnx, write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import SCHEMES, Scheme, get_scheme
@@ -25,9 +26,14 @@ from .networks import LADDER, NETWORKS, Case, make_case, sqnr_db
 networks = pytest.mark.parametrize("network", NETWORKS)
 
 
-def write(case: Case, assignment: Assignment, folder: Path, fp32: bytes | None = None) -> onnx.ModelProto:
+@cache
+def exported(captured: Captured) -> bytes:
+    return export_onnx(captured)
+
+
+def write(case: Case, assignment: Assignment, folder: Path) -> onnx.ModelProto:
     path = folder / "qdq.onnx"
-    write_qdq(fp32 or export_onnx(case.captured), case.captured, assignment, case.ranges, case.scheme, LADDER, path)
+    write_qdq(exported(case.captured), case.captured, assignment, case.ranges, case.scheme, path)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -46,18 +52,20 @@ def simulate(case: Case, assignment: Assignment) -> Tensor:
 @networks
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_engine_file_equals_simulator(network: str, scheme: str, tmp_path: Path) -> None:
-    """Uniform at every precision, and mixtures. Sums in another order can move a value to the next level, so whole
-    networks are compared by SQNR and single layers (below) almost exactly."""
+    """Uniform at every precision, and mixtures. Sums in another order can move a value to the next level, which a
+    sample or two may show; the others agree as single layers (below) do."""
     case, rng = make_case(network, scheme, n=3), random.Random(0)
-    fp32 = export_onnx(case.captured)
     groups = case.captured.network.group_names
     assignments = [case.captured.network.uniform(name) for name in LADDER.names]
     assignments += [{group: rng.choice(LADDER.names) for group in groups} for _ in range(2)]
-    for assignment in assignments:
-        found = run(write(case, assignment, tmp_path, fp32), case.inputs[0])
-        quality = [sqnr_db(a, b) for a, b in zip(simulate(case, assignment), found, strict=True)]
-        print(network, scheme, assignment, quality)
-        assert min(quality) > 40
+    quality = [
+        sqnr_db(a, b)
+        for assignment in assignments
+        for a, b in zip(
+            simulate(case, assignment), run(write(case, assignment, tmp_path), case.inputs[0]), strict=True
+        )
+    ]
+    assert min(quality) > 20 and sum(q > 110 for q in quality) >= len(quality) - 2, sorted(quality)
 
 
 @networks
@@ -111,40 +119,69 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["unsigned_activations", "signed_symmetric"])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_one_layer_is_exact(kind: str, scheme: str, tmp_path: Path) -> None:
-    """With one layer nothing can tip over: what is left is the order of float32 sums, near 140 dB."""
+class SideBySide(nn.Module):
+    """Every layer on its own input; the outputs lie one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(build() for build, _ in LAYERS.values())
+
+    def forward(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor, g: Tensor, h: Tensor, i: Tensor
+    ) -> Tensor:
+        inputs = a, b, c, d, e, f, g, h, i
+        return torch.cat([layer(x).flatten(1) for layer, x in zip(self.layers, inputs, strict=True)], 1)
+
+
+@cache
+def side_by_side() -> tuple[Captured, tuple[Tensor, ...], list[int]]:
     torch.manual_seed(0)
-    build, shape = LAYERS[kind]
-    x = torch.randn(4, *shape)
-    captured, rules = capture(nn.Sequential(build()).eval(), (x,)), get_scheme(scheme)
-    case = Case(nn.Identity(), (x,), captured, calibrate(captured, (x,), rules, [2, 5, 8]), rules)
-    for name in LADDER.names:
-        model = write(case, {"0": name}, tmp_path)
-        assert sqnr_db(simulate(case, {"0": name}), run(model, x)) > 110, name
+    model, inputs = SideBySide().eval(), tuple(torch.randn(4, *shape) for _, shape in LAYERS.values())
+    sizes = [layer(x)[0].numel() for layer, x in zip(model.layers, inputs, strict=True)]
+    return capture(model, inputs), inputs, sizes
+
+
+@pytest.mark.parametrize("scheme", ["unsigned_activations", "signed_symmetric"])
+@pytest.mark.parametrize("precision", LADDER.names)
+def test_one_layer_is_exact(precision: str, scheme: str, tmp_path: Path) -> None:
+    """Behind a single layer nothing can tip over: what is left is the order of float32 sums, near 140 dB."""
+    captured, inputs, sizes = side_by_side()
+    rules = get_scheme(scheme)
+    case = Case(nn.Identity(), inputs, captured, calibrate(captured, inputs, rules, [2, 5, 8]), rules)
+    assignment = captured.network.uniform(precision)
+    assert len(assignment) == len(LAYERS)
+    evaluator = ReferenceEvaluator(write(case, assignment, tmp_path))
+    names = evaluator.input_names
+    rows = [
+        evaluator.run(None, {name: x[i : i + 1].numpy() for name, x in zip(names, inputs, strict=True)})[0]
+        for i in range(len(inputs[0]))
+    ]
+    found = torch.from_numpy(np.concatenate(rows)).split(sizes, 1)
+    for kind, a, b in zip(LAYERS, simulate(case, assignment).split(sizes, 1), found, strict=True):
+        assert sqnr_db(a, b) > 110, kind
 
 
 def test_float32_levels_at_ties_agree(tmp_path: Path) -> None:
-    """Values halfway between levels round alike (half to even) on both sides, below and at 8 bits, also when clipped."""
+    """Values halfway between levels round alike (half to even), below and at 8 bits, also when clipped."""
     rules = Scheme("test", signed_activations=False)
     x = (torch.arange(-40, 600) / 2).reshape(-1, 1) * 0.25
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         model[0].weight.fill_(1.0)
     captured = capture(model, (x,))
+    fp32 = export_onnx(captured)
     for bits in (3, 8):
         ladder = Ladder.parse(f"w8a{bits},fp32")
         ranges = calibrate(captured, (torch.tensor([[-1.0], [0.25 * (2**bits - 1) - 1]]),), rules, [bits], "minmax")
         name = ladder.floor
-        found = Simulator(captured, ranges, rules, ladder).scores([{"0": name}], (x,), lambda out, rows: out)[0]
-        write_qdq(export_onnx(captured), captured, {"0": name}, ranges, rules, ladder, tmp_path / "m.onnx")
+        found = Simulator(captured, ranges, rules).scores([{"0": name}], (x,), lambda out, rows: out)[0]
+        write_qdq(fp32, captured, {"0": name}, ranges, rules, tmp_path / "m.onnx")
         assert torch.equal(run(onnx.load(tmp_path / "m.onnx"), x), found)
         assert len(found.unique()) == 2**bits
 
 
-def test_batch_size_is_written(tmp_path: Path) -> None:
-    case = make_case("residual")
+def test_batch_size_is_written() -> None:
+    case = make_case("tokens")
     model = onnx.load_from_string(export_onnx(case.captured, batch_size=3))
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
     assert model.opset_import[0].version == 20
@@ -155,8 +192,8 @@ def test_half_precision_is_refused(tmp_path: Path) -> None:
     network = case.captured.network
     with pytest.raises(HwsmpqError, match="fp16 cannot be written"):
         write_qdq(
-            export_onnx(case.captured), case.captured, network.uniform("fp16"), case.ranges, case.scheme,
-            Ladder.parse("fp16,fp32"), tmp_path / "half.onnx",
+            exported(case.captured), case.captured, network.uniform("fp16"), case.ranges, case.scheme,
+            tmp_path / "half.onnx",
         )
 
 
@@ -169,5 +206,5 @@ def test_an_operation_without_onnx_form_is_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.special.bessel_j0(self.a(x))
 
-    with pytest.raises(HwsmpqError, match="cannot be written as ONNX: .*bessel_j0"):
+    with pytest.raises(HwsmpqError, match=r"cannot be written as ONNX: .*bessel_j0"):
         export_onnx(capture(Odd(), (torch.randn(2, 4),)))

@@ -14,7 +14,7 @@ from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Assignment, Ladder
+from hwsmpq.types import Assignment
 
 from .networks import LADDER, NETWORKS, Case, make_case, sqnr_db
 
@@ -35,14 +35,14 @@ def test_incremental_equals_full_bit_for_bit(network: str, scheme: str) -> None:
     """A walk that changes no group, one group, or all of them; each step again by a simulator that has no past."""
     case, rng = make_case(network, scheme), random.Random(0)
     walk = [random_assignment(case, rng)]
-    for step in range(30):
+    for step in range(18):
         n_changed = (0, 1, 1, 2, 1, len(walk[0]))[step % 6]
         changed = rng.sample(sorted(walk[0]), n_changed)
         walk.append(walk[-1] | {group: rng.choice(LADDER.names) for group in changed})
     incremental = outputs_of(case, walk)
     for assignment, found in zip(walk, incremental, strict=True):
         assert torch.equal(outputs_of(case, [assignment])[0], found)
-    assert len({found.numpy().tobytes() for found in incremental}) > 15
+    assert len({found.numpy().tobytes() for found in incremental}) > 8
 
 
 @networks
@@ -91,7 +91,7 @@ def test_one_quantized_layer_by_hand() -> None:
     model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(50, 6)
     captured, scheme = capture(model, (x,)), get_scheme("unsigned_activations")
     ranges = calibrate(captured, (x,), scheme, [5, 8], "minmax")
-    simulator = Simulator(captured, ranges, scheme, Ladder.parse("w8a5,fp32"))
+    simulator = Simulator(captured, ranges, scheme)
     found = simulator.scores([{"0": "w8a5"}], (x,), lambda out, rows: out)[0]
     low, high = float(x.min()), float(x.max())
     step = torch.tensor((high - low) / 31)
@@ -105,9 +105,8 @@ def test_one_quantized_layer_by_hand() -> None:
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_half_precision_rounds_both_operands(name: str) -> None:
     case = make_case("tokens")
-    ladder = Ladder.parse(f"{name},fp32")
     network = case.captured.network
-    simulator = Simulator(case.captured, case.ranges, case.scheme, ladder)
+    simulator = Simulator(case.captured, case.ranges, case.scheme)
     half, full = simulator.scores([network.uniform(name), network.uniform("fp32")], case.inputs, lambda out, rows: out)
     low, high = {"fp16": (50, 90), "bf16": (30, 70)}[name]
     assert low < sqnr_db(full, half) < high
@@ -146,9 +145,8 @@ def test_chunks_keep_the_memory_bound() -> None:
     assert captured.activation_bytes == (8 + 8 + 4) * 64 * 64 * 4
     scheme = get_scheme("unsigned_activations")
     ranges = calibrate(captured, (torch.randn(2, 3, 64, 64),), scheme, [8])
-    ladder = Ladder.parse("int8,fp32")
-    assert Simulator(captured, ranges, scheme, ladder, memory_mb=4).chunk_size == 2**22 // captured.activation_bytes
-    assert Simulator(captured, ranges, scheme, ladder, memory_mb=0).chunk_size == 1
+    assert Simulator(captured, ranges, scheme, memory_mb=4).chunk_size == 2**22 // captured.activation_bytes
+    assert Simulator(captured, ranges, scheme, memory_mb=0).chunk_size == 1
 
 
 def test_progress_counts_whole_evaluations() -> None:
@@ -173,8 +171,11 @@ def test_a_metric_may_work_in_place() -> None:
     case = make_case("residual")
     floor, top = (case.captured.network.uniform(name) for name in ("w2a2", "fp32"))
     plain = outputs_of(case, [floor, top]).softmax(-1)
-    found = case.simulator().scores([floor, top], case.inputs, lambda out, rows: out.sub_(out.logsumexp(-1, True)).exp_())
-    torch.testing.assert_close(found, plain)
+
+    def softmax_in_place(outputs: Tensor, rows: slice) -> Tensor:
+        return outputs.sub_(outputs.logsumexp(-1, True)).exp_()
+
+    torch.testing.assert_close(case.simulator().scores([floor, top], case.inputs, softmax_in_place), plain)
 
 
 def task_of(case: Case) -> Task:
