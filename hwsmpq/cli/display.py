@@ -56,6 +56,10 @@ def show_json(value: Any) -> None:
     sys.stdout.write(json.dumps(payload, sort_keys=True, indent=1) + "\n")
 
 
+def _power(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}".replace("e+", "e")
+
+
 def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     table = Table("group", "layers", "MACs", "weights", title="Groups")
     for group in network.groups:
@@ -72,7 +76,7 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     )
     n = len(ladder)
     console.print(
-        f"search space: {n}^{len(network.groups)} = {network.n_configurations(n):.1e} configurations"
+        f"search space: {n}^{len(network.groups)} = {_power(network.n_configurations(n))} configurations"
         f" ({', '.join(ladder)})"
     )
 

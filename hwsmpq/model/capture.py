@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -102,7 +104,9 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
     batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
     was_training = {module: module.training for module in model.modules()}
     try:
-        exported = torch.export.export(model.eval(), rows, dynamic_shapes=batch)
+        # Torch prints the graph of a failed export; the error below says what failed in one message.
+        with redirect_stderr(io.StringIO()):
+            exported = torch.export.export(model.eval(), rows, dynamic_shapes=batch)
         graph = exported.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         text = str(error).strip()

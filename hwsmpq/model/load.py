@@ -85,15 +85,29 @@ def _from_module(spec: str) -> object:
         raise HwsmpqError(f"{spec} failed", f"{type(error).__name__}: {error}", "fix the task") from error
 
 
-def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
+def _default_weights(name: str):  # type: ignore[no-untyped-def]
     from torchvision import models
 
     try:
-        default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        return models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
     except ValueError as error:
         raise HwsmpqError(
             f"torchvision has no model {name!r}", str(error), "see torchvision.models.list_models()"
         ) from error
+
+
+def torchvision_architecture(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """An untrained torchvision model and an input of its size: enough to inspect, not to quantize."""
+    from torchvision import models
+
+    size = _default_weights(name).transforms().crop_size[0]
+    return models.get_model(name, weights=None), (torch.zeros(1, 3, size, size),)
+
+
+def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
+    from torchvision import models
+
+    default = _default_weights(name)
     kind, _, folder = (data or "").partition(":")
     if kind != "imagefolder" or not folder:
         raise HwsmpqError("torchvision models need --data imagefolder:DIR", f"got {data!r}", "one sub-folder a class")

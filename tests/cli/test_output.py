@@ -17,7 +17,7 @@ VERBS = (
     "quickstart",
 )
 SHOWN = {
-    "inspect": "search space: 3^4 = 8.1e+01 configurations (w4a4, int8, fp32)",
+    "inspect": "search space: 3^4 = 81 configurations (w4a4, int8, fp32)",
     "calibrate": "ranges of 4 layers from 16 samples",
     "contribute": "Contributions to loss",
     "build": "4 of 4 layers as requested",
@@ -123,3 +123,10 @@ def test_uniform_bitops_is_the_same_budget_as_its_number(cli: Cli, qdq_copy: Pat
         result = cli("search", "--bitops", limit, "--json", "-o", qdq_copy)
         plans.append(json.loads(result.out))
     assert plans[0] == plans[1]
+
+
+@pytest.mark.slow
+def test_resnet101_has_the_search_space_of_the_paper(cli: Cli) -> None:
+    result = cli("inspect", "torchvision:resnet101", "--ladder", "w3a3..w8a8")
+    assert result.code == 0
+    assert "6^101 = 3.9e78 configurations" in result.out
