@@ -20,3 +20,7 @@ class HwsmpqError(Exception):
         if fix:
             lines.append(f"  fix: {fix}")
         super().__init__("\n".join(lines))
+
+
+class InfeasibleError(HwsmpqError):
+    """No assignment keeps the budgets."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hwsmpq import artifacts
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import Timing, measure
@@ -64,19 +64,25 @@ def verify(run: Run) -> Certificate:
     # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
     table = run.sha256(CostTable) if run.target.has_latency else "none"
     inputs = {"manifest": run.sha256(Manifest), "plan": run.sha256(Plan), "cost_table": table}
-    return run.stage(Certificate, inputs, lambda: _verify(run, _earlier_rounds(run)))
+    return run.stage(Certificate, inputs, lambda: _verify(run, _missed_rounds(run, run.read(Plan).budgets)))
 
 
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify; while a latency budget is missed, refit the cost model with what was measured and
     solve again. The last certificate is returned whether or not it meets every budget."""
     while True:
-        search(run, budgets)
+        n_misses = len(_missed_rounds(run, budgets))
+        try:
+            search(run, budgets, n_misses)
+        except InfeasibleError:
+            if not n_misses:
+                raise
+            # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
+            return run.read(Certificate)
         certificate = verify(run)
         last = certificate.rounds[-1]
         missed = any(not b.met and b.kind == "latency_ms" for b in certificate.budgets)
-        repeated = last.assignment in [r.assignment for r in certificate.rounds[:-1]]
-        if not missed or repeated or len(certificate.rounds) >= MAX_ROUNDS:
+        if not missed or len(certificate.rounds) >= MAX_ROUNDS:
             return certificate
         assert certificate.latency_ms is not None
         table = run.read(CostTable)
@@ -87,15 +93,15 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
 
 
-def _earlier_rounds(run: Run) -> tuple[Round, ...]:
-    """Rounds of the last certificate that the cost table was refitted with for the same budgets."""
+def _missed_rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
+    """Rounds of the last certificate for the same budgets that missed and that the cost table was refitted with."""
     if not run.target.has_latency or not run.path(Certificate).exists():
         return ()
-    certificate, limits = run.read(Certificate), {(b.kind, b.limit) for b in run.read(Plan).budgets}
-    if {(b.kind, b.limit) for b in certificate.budgets} != limits:
+    certificate = run.read(Certificate)
+    if {(b.kind, b.limit) for b in certificate.budgets} != {(b.kind, b.limit) for b in budgets}:
         return ()
     known = [engine.assignment for engine in run.read(CostTable).engines]
-    return tuple(r for r in certificate.rounds if r.assignment in known)
+    return tuple(r for r in certificate.rounds if not r.met and r.assignment in known)
 
 
 def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:

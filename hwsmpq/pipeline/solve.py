@@ -13,17 +13,24 @@ from hwsmpq.hardware.cost_model import latency_cost
 from hwsmpq.pipeline.measure import contribute, evaluation_game, profile
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.k_best import k_best
+from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem, Solution
 from hwsmpq.types import REFERENCE, Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Precision
 
+MIN_MODEL_ERROR = 0.01
+"""Share of the reference latency that the cost model is at least trusted to miss by."""
 DROP_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
 """Shares of the whole predicted loss of value that the latency objective allows, one candidate each."""
 
 
-def search(run: Run, budgets: Sequence[Budget]) -> Plan:
+def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
     """Solve for the budgets.
 
-    With ``max_drop`` and no other budget, latency (BitOps where there is none) is minimised; otherwise value is
+    Args:
+        n_misses: built engines that missed the latency budget so far; each adds one error of the cost model as a
+            margin, since a plan that is predicted to just keep a limit misses it half of the time.
+
+    With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
     maximised. Either way the candidates are evaluated on the whole search part before one is chosen.
 
     Raises:
@@ -46,8 +53,9 @@ def search(run: Run, budgets: Sequence[Budget]) -> Plan:
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
         "n_candidates": [run.settings.n_candidates],
+        "n_misses": [n_misses],
     }
-    return run.stage(Plan, inputs, lambda: _search(run, tuple(budgets), table, contributions))
+    return run.stage(Plan, inputs, lambda: _search(run, tuple(budgets), table, contributions, n_misses))
 
 
 def costs_of(run: Run, table: CostTable | None) -> dict[str, Cost]:
@@ -72,11 +80,15 @@ def counted_costs(run: Run, assignment: Assignment) -> tuple[float, float]:
     return float(bitops), size / 1e6
 
 
-def _search(run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions) -> Plan:
+def _search(
+    run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions, n_misses: int
+) -> Plan:
     limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
     max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
     value = Cost(_matrix(run, contributions.phi), constant=contributions.floor_value)
     costs = costs_of(run, table)
+    if table is not None and n_misses:
+        limits["latency_ms"] = _with_margin(Problem(value, costs, limits), n_misses * _model_error_ms(table))
     if max_drop is not None and "latency_ms" not in limits:
         cheapest = "latency_ms" if table else "bitops"
         solutions = _frontier(value, costs, limits, cheapest)
@@ -102,6 +114,18 @@ def _search(run: Run, budgets: tuple[Budget, ...], table: CostTable | None, cont
         model_sha256=run.network.model_sha256,
         seed=run.settings.seed,
     )
+
+
+def _model_error_ms(table: CostTable) -> float:
+    return max(table.fit_error_ms, MIN_MODEL_ERROR * table.uniform_ms[table.ladder[-1]].median_ms)
+
+
+def _with_margin(problem: Problem, margin_ms: float) -> float:
+    """The latency limit less the margin, but never below what the other limits allow to reach."""
+    limit = problem.limits["latency_ms"]
+    others = {kind: value for kind, value in problem.limits.items() if kind != "latency_ms"}
+    fastest = solve(replace(problem, limits=others, minimise="latency_ms")).costs["latency_ms"]
+    return max(limit - margin_ms, min(limit, fastest))
 
 
 def _matrix(run: Run, table: dict[str, dict[str, float]]) -> NDArray[np.float64]:

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil, floor, log10
 
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import InfeasibleError
 from hwsmpq.search.optimum import optimum
 from hwsmpq.search.problem import Problem, Solution
 
 
-def diagnose(problem: Problem, time_limit_s: float) -> HwsmpqError:
+def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
     """The error that names the binding budgets of an infeasible problem and the least reachable value of each."""
     alone = {kind: _least(problem, kind, {}, time_limit_s) for kind in problem.limits}
     too_low = [kind for kind, least in alone.items() if least is not None and least.objective > problem.limits[kind]]
     if too_low:
-        return HwsmpqError(
+        return InfeasibleError(
             f"no assignment reaches {_budgets(problem, too_low)}",
             "even with every other budget ignored, the least values lie above: " + _reachable(alone, too_low),
             f"raise the budget: least reachable {_reachable(alone, too_low)}; or add a cheaper precision to the ladder",
@@ -27,12 +27,12 @@ def diagnose(problem: Problem, time_limit_s: float) -> HwsmpqError:
     }
     binding = [kind for kind, least in given_others.items() if least is not None]
     if not binding:
-        return HwsmpqError(
+        return InfeasibleError(
             f"no assignment keeps {_budgets(problem, problem.limits)} together",
             "each can be reached alone, but dropping any single one does not help",
             f"raise at least two budgets: least reachable alone {_reachable(alone, alone)}",
         )
-    return HwsmpqError(
+    return InfeasibleError(
         f"no assignment keeps {_budgets(problem, binding)} together",
         f"each can be reached alone ({_reachable(alone, binding)}), but not with all other budgets kept",
         "raise one budget, keeping the others: least reachable " + _reachable(given_others, binding, " or "),
