@@ -90,7 +90,7 @@ def test_bad_tasks(cli: Cli, tmp_path: Path, case: str) -> None:
     ],
 )
 def test_unknown_task(cli: Cli, tmp_path: Path, spec: str, word: str) -> None:
-    cli("inspect", spec, "-o", tmp_path / "run").assert_one_message(word)
+    cli("calibrate", spec, "-o", tmp_path / "run").assert_one_message(word)
     assert not (tmp_path / "run" / "network.json").exists()
 
 
