@@ -27,7 +27,7 @@ from tiny_task import task
 scores = Simulator.scores
 
 def slow(*args, **kwargs):
-    time.sleep(0.1)
+    time.sleep(0.5)
     return scores(*args, **kwargs)
 
 Simulator.scores = slow
@@ -87,7 +87,7 @@ def test_ctrl_c(cli: Cli, qdq_run: Finished, slow_task: Path, tmp_path: Path) ->
     process = start("run", slow_task, *QDQ, "--bitops", "int8", "-o", folder)
     wait_until(lambda: n_stored(folder) >= 3, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert out == ""
     assert err == "interrupted: finished work is kept, run the same command again to go on\n"
