@@ -13,7 +13,6 @@ from torch import nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 
-QUICKSTART = "hwsmpq.quickstart.task:task"
 CALIBRATION_SAMPLES = 256
 
 

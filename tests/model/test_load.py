@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torchvision import models
 
+from hwsmpq.cli.app import QUICKSTART
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.load import QUICKSTART, load_task
+from hwsmpq.model.load import load_task
 
 TASK = """
 from __future__ import annotations
