@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from hwsmpq.errors import HwsmpqError
     from hwsmpq.model.task import Task
     from hwsmpq.pipeline.budgets import resolve_budgets
-    from hwsmpq.pipeline.measure import calibrate, contribute, inspect, profile
+    from hwsmpq.pipeline.contribute import contribute
+    from hwsmpq.pipeline.measure import calibrate, inspect, profile
     from hwsmpq.pipeline.prove import build, refine, verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.pipeline.solve import search
@@ -45,7 +46,7 @@ _HOME = {
     "Task": "hwsmpq.model.task",
     "build": "hwsmpq.pipeline.prove",
     "calibrate": "hwsmpq.pipeline.measure",
-    "contribute": "hwsmpq.pipeline.measure",
+    "contribute": "hwsmpq.pipeline.contribute",
     "inspect": "hwsmpq.pipeline.measure",
     "profile": "hwsmpq.pipeline.measure",
     "refine": "hwsmpq.pipeline.prove",

@@ -24,6 +24,7 @@ SCHEMAS: dict[type, str] = {
     types.Ranges: "ranges",
     types.CostTable: "cost_table",
     types.Contributions: "contributions",
+    types.Scores: "scores",
     types.Plan: "plan",
     types.Manifest: "manifest",
     types.Certificate: "certificate",

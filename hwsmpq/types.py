@@ -215,8 +215,15 @@ class Budget:
 class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
-    ``n_score_samples`` of the search part score contributions; ``n_pairs`` antithetic pairs of permutations are
-    walked; ``n_mixtures`` random engines fit the cost model; ``n_candidates`` plans are truly evaluated.
+    ``value`` scores assignments (by default ``soft`` for classification with cross-entropy, else ``loss``);
+    ``evaluate`` says what they are run on. ``n_score_samples`` of the search part score contributions.
+    ``estimator`` takes ``n_pairs`` antithetic pairs of
+    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
+    relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
+    level that contributions start from (by default the lowest that leaves the network alive). ``n_mixtures`` random
+    engines fit the cost model. ``n_candidates`` plans of every table enter the race, which may spend
+    ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
+    contributions alone, as the paper does.
     """
 
     task: str
@@ -225,22 +232,46 @@ class Settings:
     target: str = "openvino-cpu"
     ladder: tuple[str, ...] = ("int8", "fp32")
     observer: str = "mse"
-    value: str = "loss"
+    value: str | None = None
     seed: int = 0
+    evaluate: Literal["simulator", "engine"] = "simulator"
+    estimator: str = "antithetic"
+    base: str | None = None
     n_score_samples: int = 256
-    n_pairs: int = 4
+    n_pairs: int = 2
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    target_error: float | None = None
+    stability: float | None = None
     n_mixtures: int = 8
     n_candidates: int = 8
+    additive: bool = False
+    search_evaluations: int = 200
+    search_seconds: float | None = None
     timing_seconds: float = 30.0
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
-        least = {"n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16}
+        if self.evaluate not in ("simulator", "engine"):
+            raise HwsmpqError(f"cannot evaluate by {self.evaluate!r}", fix="take simulator or engine")
+        least = {
+            "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
+            "max_evaluations": 1, "search_evaluations": 0,
+        }
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise HwsmpqError(f"{name} is {getattr(self, name)}", f"it must be at least {minimum}", "raise it")
-        if not math.isfinite(self.timing_seconds) or self.timing_seconds <= 0:
-            raise HwsmpqError(f"timing_seconds is {self.timing_seconds}", "it must be a positive number", "raise it")
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise HwsmpqError(f"{name} is {value}", f"it must be at least {minimum}", "raise it")
+        for name in ("timing_seconds", "max_seconds", "target_error", "stability", "search_seconds"):
+            value = getattr(self, name)
+            if value is not None and (not math.isfinite(value) or value <= 0):
+                raise HwsmpqError(f"{name} is {value}", "it must be a positive number", "raise it")
+        if self.stability is not None and self.stability > 1:
+            raise HwsmpqError(f"stability is {self.stability}", "it is a share of resamples", "give at most 1")
+        if self.base is not None and Precision.parse(self.base).name not in self.ladder:
+            raise HwsmpqError(
+                f"base {self.base} is not in the ladder", f"the ladder is {', '.join(self.ladder)}", "name one of these"
+            )
 
 
 @dataclass(frozen=True)
@@ -311,7 +342,13 @@ class EngineTiming:
 
 @dataclass(frozen=True)
 class Contributions:
-    """Phi[group, precision] with standard errors, over one fixed batch."""
+    """Phi[group, precision] with standard errors, over one fixed batch.
+
+    ``floor_value`` is the value with every group at ``base``, the level that backgrounds rest at, where Phi is 0:
+    the floor of the ladder, or the lowest level that leaves the network alive. ``draws`` are the independent samples
+    whose mean is Phi, (n_draws, n_groups, n_precisions) in the order of network and ladder; empty where an
+    estimator does not sample.
+    """
 
     estimator: str
     value: str
@@ -325,13 +362,40 @@ class Contributions:
     n_permutations: int
     n_samples: int
     seed: int
+    base: str | None = None
+    draws: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Tables of the cheap sensitivity methods, which propose plans beside the contributions.
+
+    ``skipped`` says, by method, why it gives no table for this task.
+    """
+
+    tables: tuple[Contributions, ...]
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much of a plan hangs on the sampling of the contributions.
+
+    ``share`` of ``n_resamples`` bootstrap resamples of the draws gave the same plan from the contributions alone;
+    ``certainty`` is the share that gave a group the same precision.
+    """
+
+    share: float
+    certainty: dict[str, float]
+    n_resamples: int
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One assignment of the pool that was truly evaluated on the search part.
+    """One assignment of the pool that was truly evaluated, on ``n_samples`` of the search part.
 
-    Standard errors are those of the paired differences from the reference.
+    ``sources`` names the tables (or moves) that proposed it. Standard errors are those of the paired differences from
+    the reference.
     """
 
     assignment: Assignment
@@ -343,11 +407,16 @@ class Candidate:
     latency_ms: float | None
     bitops: float
     size_mb: float
+    sources: tuple[str, ...] = ()
+    n_samples: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from."""
+    """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from.
+
+    ``n_evaluations`` is what the race spent, in evaluations of the score batch.
+    """
 
     assignment: Assignment
     budgets: tuple[Budget, ...]
@@ -363,6 +432,8 @@ class Plan:
     ladder: tuple[str, ...]
     model_sha256: str
     seed: int
+    stability: Stability | None = None
+    n_evaluations: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ LEVELS = (
     {"model"},
     {"quickstart", "quantize"},
     {"contribution", "search", "hardware"},
-    {"engine", "report"},
+    {"engine", "report", "sensitivity"},
     {"pipeline"},
     {"cli", "__main__"},
     {TOP_PACKAGE},

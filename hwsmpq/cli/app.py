@@ -13,6 +13,7 @@ import typer
 from hwsmpq import artifacts
 from hwsmpq._version import __version__
 from hwsmpq.cli import display
+from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, takes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Ladder, Settings
 
@@ -24,34 +25,6 @@ app = typer.Typer(
 QUICKSTART = "hwsmpq.quickstart.task:task"
 FLEXIBLE_TARGET = "onnx-qdq"
 SETTINGS_FILE = "settings.json"
-
-TaskArg = Annotated[
-    str | None,
-    typer.Argument(
-        help="Task: file.py, module:callable or torchvision:NAME. Remembered by the run folder.", show_default=False
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Data = Annotated[str | None, typer.Option(help="imagefolder:DIR, for torchvision models.")]
-Weights = Annotated[str | None, typer.Option(help="State dict of a torchvision model (loaded with weights_only).")]
-TargetOpt = Annotated[str | None, typer.Option(help="Hardware target; see `hwsmpq targets`.")]
-LadderOpt = Annotated[str | None, typer.Option(help="Candidate precisions, e.g. int8,fp32 or w3a3..w8a8.")]
-Observer = Annotated[str | None, typer.Option(help="Range observer: mse, minmax or percentile.")]
-Value = Annotated[str | None, typer.Option(help="What scores an assignment: loss, metric or kl.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-ScoreSamples = Annotated[int | None, typer.Option(help="Samples of the search part that score contributions.")]
-Pairs = Annotated[int | None, typer.Option(help="Antithetic pairs of permutations.")]
-Mixtures = Annotated[int | None, typer.Option(help="Random engines that fit the cost model.")]
-Candidates = Annotated[int | None, typer.Option(help="Solutions that are truly evaluated before one is chosen.")]
-TimingSeconds = Annotated[float | None, typer.Option(help="Seconds that a set of engines is timed.")]
-MemoryMb = Annotated[int | None, typer.Option(help="Memory for intermediate tensors of the simulator.")]
-LatencyMs = Annotated[float | None, typer.Option(help="Largest latency in ms.")]
-Speedup = Annotated[float | None, typer.Option(help="Least speedup against the reference engine.")]
-Bitops = Annotated[str | None, typer.Option(help="Largest BitOps, a number or a uniform precision such as w4a4.")]
-SizeMb = Annotated[str | None, typer.Option(help="Largest size in MB, a number or a uniform precision.")]
-MaxDrop = Annotated[float | None, typer.Option(help="Largest loss in points of the metric.")]
-
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
@@ -86,7 +59,12 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
     set_logs(all=logging.ERROR)
     settings = _settings(values["out"], values["task"], _given(values))
     with display.progress_bars(not values["json"]) as progress:
-        result = work(Run(values["out"], settings, progress=progress))
+        result = work(
+            Run(
+                values["out"], settings, progress=progress, notify=progress.notify,
+                workers=values.get("workers") or 0, ray_address=values.get("ray"),
+            )
+        )
     if values["json"]:
         display.show_json(result)
     elif show and result is not None:
@@ -94,148 +72,131 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
 
 
 @app.command()
-def inspect(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None,
-) -> None:
+@takes(*MODEL)
+def inspect(values: dict[str, Any]) -> None:
     """Layers, groups, MACs, parameters and the size of the search space.
 
     A torchvision model is inspected without data and weights too; then no run folder is made.
     """
     from hwsmpq.pipeline.measure import inspect as stage
 
-    if task and task.startswith("torchvision:") and not data:
+    task, ladder, out = values["task"], values["ladder"], values["out"]
+    if task and task.startswith("torchvision:") and not values["data"]:
         from hwsmpq.model.capture import capture
         from hwsmpq.model.load import torchvision_architecture
 
         network = capture(*torchvision_architecture(task.partition(":")[2])).network
         names = Ladder.parse(ladder).names if ladder else Settings(task).ladder
-        display.show_json(network) if json else display.show_network(network, names)
+        display.show_json(network) if values["json"] else display.show_network(network, names)
         return
     _stage(
-        locals(), stage,
+        values, stage,
         lambda network: display.show_network(network, artifacts.read(out / SETTINGS_FILE, Settings).ladder),
     )
 
 
 @app.command()
-def calibrate(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
-) -> None:
+@takes(*CALIBRATION)
+def calibrate(values: dict[str, Any]) -> None:
     """Take activation ranges from the calibration samples."""
     from hwsmpq.pipeline.measure import calibrate as stage
 
     _stage(
-        locals(), stage,
+        values, stage,
         lambda r: display.console.print(f"ranges of {len(r.layers)} layers from {r.n_samples} samples ({r.observer})"),
     )
 
 
 @app.command()
-def profile(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
-    seed: Seed = None, n_mixtures: Mixtures = None, timing_seconds: TimingSeconds = None,
-) -> None:
+@takes(*CALIBRATION, "seed", *PROFILING)
+def profile(values: dict[str, Any]) -> None:
     """Measure what every precision costs on the target."""
     from hwsmpq.pipeline.measure import profile as stage
 
-    _stage(locals(), stage, display.show_cost_table)
+    _stage(values, stage, display.show_cost_table)
 
 
 @app.command()
-def contribute(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
-    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
-    memory_mb: MemoryMb = None,
-) -> None:
+@takes(*CALIBRATION, "seed", *SCORING)
+def contribute(values: dict[str, Any]) -> None:
     """Measure what every (group, precision) contributes to accuracy (Shapley values)."""
-    from hwsmpq.pipeline.measure import contribute as stage
+    from hwsmpq.pipeline.contribute import contribute as stage
 
-    _stage(locals(), stage, display.show_contributions)
+    _stage(values, stage, display.show_contributions)
 
 
 def _budgets(run: Any, values: dict[str, Any]) -> Any:
     from hwsmpq.pipeline.budgets import resolve_budgets
 
-    return resolve_budgets(run, **{k: values[k] for k in ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")})
+    return resolve_budgets(run, **{name: values[name] for name in BUDGETS})
 
 
 @app.command()
-def search(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
-    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
-    n_mixtures: Mixtures = None, n_candidates: Candidates = None, timing_seconds: TimingSeconds = None,
-    memory_mb: MemoryMb = None, latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None,
-    size_mb: SizeMb = None, max_drop: MaxDrop = None,
-) -> None:
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH)
+def search(values: dict[str, Any]) -> None:
     """Solve for the budgets: the plan."""
     from hwsmpq.pipeline.solve import search as stage
 
-    values = locals()
     _stage(values, lambda run: stage(run, _budgets(run, values)), display.show_plan)
 
 
 @app.command()
-def build(task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False) -> None:
+@takes(*FOLDER)
+def build(values: dict[str, Any]) -> None:
     """Build the plan's engine and audit the precision of every layer."""
     from hwsmpq.pipeline.prove import build as stage
 
     def show(manifest: Any) -> None:
         as_requested = sum(layer.as_requested for layer in manifest.layers)
         display.console.print(
-            f"engine in {out / 'engine'}: {as_requested} of {len(manifest.layers)} layers as requested",
+            f"engine in {values['out'] / 'engine'}: {as_requested} of {len(manifest.layers)} layers as requested",
             markup=False, soft_wrap=True,
         )
 
-    _stage(locals(), stage, show)
+    _stage(values, stage, show)
 
 
 @app.command()
-def verify(task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False) -> None:
+@takes(*FOLDER)
+def verify(values: dict[str, Any]) -> None:
     """Measure the built engine and write the certificate."""
     from hwsmpq.pipeline.prove import verify as stage
 
-    values = locals()
     _stage(values, stage, display.show_certificate)
-    _exit_unless_verified(out)
+    _exit_unless_verified(values["out"])
 
 
 @app.command()
-def report(out: Out = Path("runs/default")) -> None:
+@takes("out")
+def report(values: dict[str, Any]) -> None:
     """Write the HTML report of a run folder."""
     from hwsmpq.report.render import render
 
-    display.console.print(f"report: {render(out)}", markup=False, soft_wrap=True)
+    display.console.print(f"report: {render(values['out'])}", markup=False, soft_wrap=True)
 
 
 @app.command()
-def run(
-    task: TaskArg = None, out: Out = Path("runs/default"), json: Json = False, data: Data = None,
-    weights: Weights = None, target: TargetOpt = None, ladder: LadderOpt = None, observer: Observer = None,
-    value: Value = None, seed: Seed = None, n_score_samples: ScoreSamples = None, n_pairs: Pairs = None,
-    n_mixtures: Mixtures = None, n_candidates: Candidates = None, timing_seconds: TimingSeconds = None,
-    memory_mb: MemoryMb = None, latency_ms: LatencyMs = None, speedup: Speedup = None, bitops: Bitops = None,
-    size_mb: SizeMb = None, max_drop: MaxDrop = None,
-) -> None:
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH)
+def run(values: dict[str, Any]) -> None:
     """Everything from the task to certificate and report; resumes where it was interrupted."""
-    _run(locals())
+    _run(values)
 
 
 @app.command()
-def quickstart(out: Out = Path("runs/quickstart"), json: Json = False, seed: Seed = None) -> None:
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("runs/quickstart"),
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+) -> None:
     """The whole of it on a small network that comes with the package, in under two minutes."""
     _run({
-        "task": QUICKSTART, "out": out, "json": json, "seed": seed, "n_pairs": 4, "timing_seconds": 10.0,
-        "speedup": 1.2, "latency_ms": None, "bitops": None, "size_mb": None, "max_drop": 1.0,
+        **dict.fromkeys(BUDGETS), "task": QUICKSTART, "out": out, "json": json, "seed": seed, "n_pairs": 4,
+        "timing_seconds": 10.0, "speedup": 1.2, "max_drop": 1.0,
     })
 
 
 @app.command()
-def targets(json: Json = False) -> None:
+def targets(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """What this machine can do, and why not."""
     from rich.markup import escape
 

@@ -39,6 +39,10 @@ class ProgressBars:
             self._tasks[stage] = self._bars.add_task(escape(stage), total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
+    def notify(self, message: str) -> None:
+        """A sentence for the user, above the bars."""
+        self._bars.console.print(escape(message), soft_wrap=True)
+
 
 @contextmanager
 def progress_bars(enabled: bool) -> Iterator[ProgressBars]:
@@ -94,15 +98,16 @@ def show_cost_table(table: CostTable) -> None:
 
 
 def show_contributions(contributions: Contributions) -> None:
-    ladder = contributions.ladder
-    table = Table("group", *ladder[1:], title=f"Contributions to {contributions.value} (+- standard error)")
+    shown = [p for p in contributions.ladder if p != (contributions.base or contributions.ladder[0])]
+    table = Table("group", *shown, title=f"Contributions to {contributions.value} (+- standard error)")
     for group, row in contributions.phi.items():
         table.add_row(
-            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in ladder[1:])
+            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in shown)
         )
     console.print(table)
     console.print(
-        f"value {contributions.floor_value:.4g} at the floor, {contributions.top_value:.4g} at the top;"
+        f"{contributions.estimator}: value {contributions.floor_value:.4g} at"
+        f" {contributions.base or 'the floor'}, {contributions.top_value:.4g} at the top;"
         f" {contributions.n_evaluations} evaluations on {contributions.n_samples} samples"
     )
 
@@ -114,8 +119,16 @@ def show_plan(plan: Plan) -> None:
     console.print(
         f"plan: {', '.join(parts)}{latency}, {plan.bitops:.4g} BitOps, {plan.size_mb:.4g} MB,"
         f" {plan.predicted_drop_points:+.2f} points lost on the search part"
-        f" (best of {len(plan.candidates)} evaluated; solver: {plan.status}, gap {plan.gap:.1g})"
+        f" ({len(plan.candidates)} candidates; solver: {plan.status}, gap {plan.gap:.1g})"
     )
+    if plan.stability:
+        unsure = sorted((share, escape(group)) for group, share in plan.stability.certainty.items() if share < 0.9)
+        console.print(
+            f"stability: {plan.stability.share:.0%} of {plan.stability.n_resamples} resamples of the contributions"
+            " give the same additive plan"
+            + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
+            soft_wrap=True,
+        )
 
 
 def show_certificate(certificate: Certificate) -> None:

@@ -53,10 +53,10 @@ class Memo:
         return found
 
     def put_many(self, context: str, samples: Mapping[str, NDArray[np.float32]]) -> None:
-        """Store vectors (n_samples,) by key; on an error none of them is stored."""
+        """Store vectors (n_samples,) by key, keeping those stored before; on an error none of them is stored."""
         rows = [(context, key, np.asarray(vector, STORED).tobytes()) for key, vector in samples.items()]
         with self._errors(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", rows)
+            self._connection.executemany("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?)", rows)
 
     def count(self) -> int:
         """Number of stored evaluations, over all contexts."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hwsmpq.artifacts import file_digest
@@ -40,6 +42,13 @@ class Builder:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         self.write(assignment, folder)
         return self._target.load(folder)
+
+    @contextmanager
+    def temporary(self, assignment: Assignment) -> Iterator[Engine]:
+        """A loaded engine whose files are gone after the block."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
+            self.write(assignment, Path(name))
+            yield self._target.load(Path(name))
 
     def deliver(self, assignment: Assignment, folder: Path) -> Manifest:
         """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
 
-VALUES = ("loss", "metric", "kl")
+VALUES = ("soft", "loss", "metric", "kl", "mse")
 
 
 class Value(Protocol):
@@ -26,12 +26,19 @@ def kl_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
     return (p.exp() * (p - q)).flatten(1).sum(1)
 
 
+def mean_squared_distance(reference: Tensor, outputs: Tensor) -> Tensor:
+    """Mean over all output elements of the squared difference, shape (n,)."""
+    return (outputs - reference).square().reshape(len(outputs), -1).mean(1)
+
+
 def value_function(name: str, task: Task, samples: Samples, reference: Callable[[], Tensor]) -> Value:
     """The value function by name.
 
     Args:
-        name: ``loss`` (negative loss of the task), ``metric``, or ``kl`` (negative KL to the reference outputs, needs
-            no labels).
+        name: ``loss`` (negative loss of the task), ``metric``, ``kl`` (negative KL to the reference outputs) or ``mse``
+            (negative mean squared distance to them, for outputs without classes); the last two need no labels.
+            ``soft`` is the mean of ``loss`` and ``kl``: half of every label's weight goes to what the reference
+            answers, which is less noisy than the label and, unlike ``kl`` alone, still knows what is right.
         reference: gives the outputs of the reference network for all of ``samples``; called only if needed.
 
     Raises:
@@ -40,17 +47,23 @@ def value_function(name: str, task: Task, samples: Samples, reference: Callable[
     if name not in VALUES:
         raise HwsmpqError(f"unknown value function {name!r}", fix=f"one of {', '.join(VALUES)}")
     targets = samples.targets
+    if name == "soft":
+        loss, kl = (value_function(part, task, samples, reference) for part in ("loss", "kl"))
+        return lambda outputs, rows: (loss(outputs, rows) + kl(outputs, rows)) / 2
     if name == "kl":
         outputs_of_reference = reference()
         if outputs_of_reference.ndim < 2 or outputs_of_reference.shape[1] < 2:
             raise HwsmpqError(
                 f"the value kl cannot judge outputs of shape {tuple(outputs_of_reference.shape)}",
-                "it compares distributions over classes in dimension 1", "take the value loss or metric",
+                "it compares distributions over classes in dimension 1", "take the value loss, metric or mse",
             )
-        return lambda outputs, rows: -kl_divergence(outputs_of_reference[rows], outputs)
+        return lambda outputs, rows: -kl_divergence(outputs_of_reference[rows].to(outputs.device), outputs)
+    if name == "mse":
+        expected = reference()
+        return lambda outputs, rows: -mean_squared_distance(expected[rows].to(outputs.device), outputs)
     if name == "metric":
-        return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows], "metric")
-    return lambda outputs, rows: -per_sample(task.loss, outputs, targets[rows], "loss")
+        return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows].to(outputs.device), "metric")
+    return lambda outputs, rows: -per_sample(task.loss, outputs, targets[rows].to(outputs.device), "loss")
 
 
 def per_sample(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, role: str) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.pipeline.costs import counted_costs
 from hwsmpq.pipeline.measure import profile
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import counted_costs
 from hwsmpq.types import Budget, Precision
 
 
@@ -57,5 +57,5 @@ def _amount(run: Run, kind: str, text: str) -> float:
         return float(text)
     except ValueError:
         precision = Precision.parse(text)
-    bitops, size_mb = counted_costs(run, run.network.uniform(precision.name))
+    bitops, size_mb = counted_costs(run.network, run.network.uniform(precision.name))
     return bitops if kind == "bitops" else size_mb

@@ -10,8 +10,9 @@ from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import Timing, measure
+from hwsmpq.pipeline.costs import counted_costs
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import counted_costs, search
+from hwsmpq.pipeline.solve import search
 from hwsmpq.types import (
     REFERENCE,
     Assignment,
@@ -144,7 +145,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     )
     results = []
     for name, out in outputs.items():
-        bitops, size_mb = counted_costs(run, assignments[name])
+        bitops, size_mb = counted_costs(run.network, assignments[name])
         judged = compare(run.task, report_part, outputs[REFERENCE], out, accuracy.source)
         results.append(
             EngineResult(
@@ -183,7 +184,7 @@ def _time(run: Run, engines: dict[str, Engine]) -> Timing:
 
 
 def _simulated(run: Run, assignments: dict[str, Assignment]) -> dict[str, Tensor]:
-    rows = run.simulator().scores(
+    rows = run.simulator.scores(
         list(assignments.values()), run.parts[1].inputs, lambda out, rows: out,
         lambda done, n: run.progress("verify: simulate", done, n),
     )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hwsmpq import artifacts
 from hwsmpq.engine.build import Builder
+from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Target, get_target
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
-from hwsmpq.model.task import Samples, Task, tensors_sha256
+from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256
+from hwsmpq.pipeline.job import Job
+from hwsmpq.pipeline.workers import Workers
+from hwsmpq.quantize.evaluate import Runner
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
@@ -26,6 +31,7 @@ from hwsmpq.types import (
     Plan,
     Precision,
     Ranges,
+    Scores,
     Settings,
 )
 
@@ -37,6 +43,7 @@ FILES: dict[type, str] = {
     Ranges: "ranges.json",
     CostTable: "cost_table.json",
     Contributions: "contributions.json",
+    Scores: "scores.json",
     Plan: "plan.json",
     Manifest: "engine/manifest.json",
     Certificate: "certificate.json",
@@ -54,6 +61,10 @@ def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
+def unheard(message: str) -> None:
+    """Tell nobody."""
+
+
 class Run:
     """One run folder.
 
@@ -62,15 +73,21 @@ class Run:
         settings: what to run; by default what the folder was made with.
         task: the task as an object, in place of ``settings.task``.
         progress: told how far every stage is.
+        workers: processes that evaluate assignments, on a Ray of this machine; 0 or 1 evaluates in this process.
+        ray_address: of a Ray cluster that evaluates instead, with one worker a device, or ``workers`` if given. The
+            results are the same.
+        notify: told in a sentence what the user should know of, such as a precision that destroys the network.
 
     Raises:
         HwsmpqError: no settings, an unknown target, or a ladder that the target cannot write.
     """
 
     def __init__(
-        self, folder: Path, settings: Settings | None = None, task: Task | None = None, progress: Progress = silent
+        self, folder: Path, settings: Settings | None = None, task: Task | None = None, progress: Progress = silent,
+        workers: int = 0, ray_address: str | None = None, notify: Callable[[str], None] = unheard,
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.notify = folder, progress, notify
+        self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self.target: Target = get_target(self.settings.target)
@@ -81,6 +98,16 @@ class Run:
                 f"target {self.target.name} has no {', '.join(foreign)}",
                 f"it offers {', '.join(self.target.native[-8:])}",
                 "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
+            )
+        if self.settings.evaluate == "engine" and not self.target.has_latency:
+            raise HwsmpqError(
+                f"target {self.target.name} builds no engine that runs here", "--evaluate engine needs one",
+                "take --evaluate simulator, or a target that measures latency",
+            )
+        if self.settings.evaluate == "engine" and (workers > 1 or ray_address):
+            raise HwsmpqError(
+                "--evaluate engine cannot be spread over workers", "engines are built by the process that owns the run",
+                "leave out --workers and --ray, or take --evaluate simulator",
             )
         reason = self.target.unavailable()
         if reason:
@@ -131,11 +158,32 @@ class Run:
         return tensors_sha256(self.task.calibration)
 
     @property
+    def value(self) -> str:
+        """Name of the value function."""
+        return self.settings.value or ("soft" if self.task.loss is cross_entropy else "loss")
+
+    @property
     def scheme(self) -> Scheme:
         return get_scheme(self.target.scheme_name)
 
+    @cached_property
     def simulator(self) -> Simulator:
+        """One for all stages, so that every weight is quantized once a precision."""
         return Simulator(self.captured, self.read(Ranges), self.scheme, self.settings.memory_mb)
+
+    @property
+    def runner(self) -> Runner:
+        """What runs assignments to evaluate them."""
+        return EngineRunner(self.builder) if self.settings.evaluate == "engine" else self.simulator
+
+    @cached_property
+    def workers(self) -> Workers | None:
+        """What evaluates assignments, kept over all stages; None evaluates them in this process."""
+        if self._ray_address is None and self._n_workers <= 1:
+            return None
+        settings = replace(self.settings, value=self.value)
+        job = Job(self._task, settings, self.read(Ranges), self.scheme.name, self.network.model_sha256)
+        return Workers(job, self._n_workers, self._ray_address)
 
     @cached_property
     def builder(self) -> Builder:

@@ -1,26 +1,37 @@
-"""The search stage: budgets and tables into a plan, the best of the solver's K solutions truly evaluated."""
+"""The search stage: budgets and tables into a plan, chosen by races on samples that did not propose it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.contribution import stability
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import latency_cost
-from hwsmpq.pipeline.measure import contribute, evaluation_game, profile
+from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
+from hwsmpq.pipeline.costs import costs_of
+from hwsmpq.pipeline.measure import profile
+from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
+from hwsmpq.search.frontier import frontier
 from hwsmpq.search.k_best import k_best
 from hwsmpq.search.milp import solve
+from hwsmpq.search.moves import neighbours
+from hwsmpq.search.pool import Proposal, merge, pool
 from hwsmpq.search.problem import Problem, Solution
-from hwsmpq.types import REFERENCE, Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Precision
+from hwsmpq.search.race import Choice, Race, Standing
+from hwsmpq.search.surrogate import fit_surrogate
+from hwsmpq.types import Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
 MIN_MODEL_ERROR = 0.01
 """Share of the reference latency that the cost model is at least trusted to miss by."""
-DROP_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
-"""Shares of the whole predicted loss of value that the latency objective allows, one candidate each."""
+N_NEIGHBOURS = 24
+"""Swaps and shifts of the leader that are tried together."""
+PAIRS_PER_GROUP = 2
+"""Pairs of the surrogate that the solver is given, for every group."""
+N_RESAMPLES = 50
 
 
 def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
@@ -31,7 +42,8 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
             margin, since a plan that is predicted to just keep a limit misses it half of the time.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
-    maximised. Either way the candidates are evaluated on the whole search part before one is chosen.
+    maximised. The additive mode of the paper takes the best solution of the contributions; by default the best
+    solutions of several tables are raced on the search part, and the winner improved by swaps.
 
     Raises:
         HwsmpqError: no budget, a latency budget without a cost table, or budgets that cannot be met (names them).
@@ -47,159 +59,239 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
             f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
             "drop the latency budget or choose another --target",
         )
-    table, contributions = profile(run), contribute(run)
+    settings, table = run.settings, profile(run)
+    costs = costs_of(run.network, run.ladder, table)
+    contributions = contribute(run, _enough(run, costs, limits))
     inputs = {
         "contributions": run.sha256(Contributions),
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
-        "n_candidates": [run.settings.n_candidates],
+        "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
         "n_misses": [n_misses],
     }
-    return run.stage(Plan, inputs, lambda: _search(run, tuple(budgets), table, contributions, n_misses))
+    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, contributions, n_misses).plan())
 
 
-def costs_of(run: Run, table: CostTable | None) -> dict[str, Cost]:
-    """What the solver adds up, by budget kind."""
-    network, ladder = run.network, run.ladder
-    bitops = np.array([[float(network.bitops(g, p)) for p in ladder.precisions] for g in network.group_names])
-    size = np.array([[network.size_bytes(g, p) / 1e6 for p in ladder.precisions] for g in network.group_names])
-    costs = {
-        "bitops": Cost(bitops),
-        "size_mb": Cost(size, constant=4 * network.n_other_params / 1e6),
-    }
-    if table is not None:
-        costs["latency_ms"] = latency_cost(table, network, ladder)
-    return costs
+def _enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
+    """The draws suffice when the wanted share of resamples gives the same plan."""
+    least = run.settings.stability
+    solved = {kind: limit for kind, limit in limits.items() if kind != "max_drop"}
+    if least is None or not solved:
+        return None
+
+    def suffice(draws: NDArray[np.float64]) -> bool:
+        problem = Problem(Cost(draws.mean(0)), costs, solved)
+        return _resampled(problem, draws, run.settings.seed).share >= least
+
+    return Enough(suffice, [least, sorted(solved.items())])
 
 
-def counted_costs(run: Run, assignment: Assignment) -> tuple[float, float]:
-    """BitOps and size in MB of any assignment, also one outside the ladder."""
-    network, precisions = run.network, {g: Precision.parse(name) for g, name in assignment.items()}
-    bitops = sum(network.bitops(g, p) for g, p in precisions.items())
-    size = sum(network.size_bytes(g, p) for g, p in precisions.items()) + 4 * network.n_other_params
-    return float(bitops), size / 1e6
+@dataclass(frozen=True)
+class _Found:
+    """A choice, where it came from, and the samples it was measured on."""
+
+    proposal: Proposal
+    n_samples: int
 
 
-def _search(
-    run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions, n_misses: int
-) -> Plan:
-    limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
-    max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
-    value = Cost(_matrix(run, contributions.phi), constant=contributions.floor_value)
-    costs = costs_of(run, table)
-    if table is not None and n_misses:
-        limits["latency_ms"] = _with_margin(Problem(value, costs, limits), n_misses * _model_error_ms(table))
-    if max_drop is not None and "latency_ms" not in limits:
-        cheapest = "latency_ms" if table else "bitops"
-        solutions = _frontier(value, costs, limits, cheapest)
-    else:
-        cheapest = None
-        solutions = k_best(Problem(value, costs, limits), run.settings.n_candidates)
-    candidates = _evaluate(run, solutions, value)
-    chosen = _choose(candidates, max_drop, cheapest)
-    solution = solutions[candidates.index(chosen)]
-    return Plan(
-        assignment=chosen.assignment,
-        budgets=budgets,
-        objective="latency" if cheapest else "value",
-        status=solution.status,
-        gap=solution.gap,
-        predicted_value=chosen.predicted_value,
-        predicted_drop_points=chosen.drop_points,
-        predicted_latency_ms=chosen.latency_ms,
-        bitops=chosen.bitops,
-        size_mb=chosen.size_mb,
-        candidates=tuple(candidates),
-        ladder=run.ladder.names,
-        model_sha256=run.network.model_sha256,
-        seed=run.settings.seed,
-    )
+class _Search:
+    """One search: the problem, its measurements and the choice."""
+
+    def __init__(
+        self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions,
+        n_misses: int,
+    ) -> None:
+        self.run, self.budgets, self.contributions = run, budgets, contributions
+        self.max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
+        limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
+        value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
+        self.problem = Problem(value, costs_of(run.network, run.ladder, table), limits)
+        if table is not None and n_misses:
+            self.problem = _with_margin(self.problem, n_misses * _model_error_ms(table))
+        self.cheapest = None
+        if self.max_drop is not None and "latency_ms" not in limits:
+            self.cheapest = "latency_ms" if table else "bitops"
+        self.batches = NestedBatches(run)
+        self.n_evaluations = 0.0
+
+    def plan(self) -> Plan:
+        values = {self.contributions.estimator: self.problem.value}
+        if not self.run.settings.additive:
+            cheap = scores(self.run, self.contributions).tables
+            values |= {one.estimator: Cost(_matrix(self.run, one)) for one in cheap}
+        found = self._cheapest(values) if self.cheapest else self._most_valuable(values)
+        candidates = [self._candidate(one) for one in found]
+        chosen = self._choose(candidates)
+        solution = found[candidates.index(chosen)].proposal.solution
+        return Plan(
+            assignment=chosen.assignment,
+            budgets=self.budgets,
+            objective="latency" if self.cheapest else "value",
+            status=solution.status,
+            gap=solution.gap,
+            predicted_value=chosen.predicted_value,
+            predicted_drop_points=chosen.drop_points,
+            predicted_latency_ms=chosen.latency_ms,
+            bitops=chosen.bitops,
+            size_mb=chosen.size_mb,
+            candidates=tuple(candidates),
+            ladder=self.run.ladder.names,
+            model_sha256=self.run.network.model_sha256,
+            seed=self.run.settings.seed,
+            stability=None if self.cheapest else _stability(self.run, self.problem, self.contributions),
+            n_evaluations=self.n_evaluations,
+        )
+
+    def _most_valuable(self, values: dict[str, Cost]) -> list[_Found]:
+        settings = self.run.settings
+        whole = sum(self.batches.sizes)
+        if settings.additive:
+            solutions = k_best(self.problem, 1)
+            return [_Found(p, whole) for p in merge([(self.contributions.estimator, s) for s in solutions])]
+        levels, observed_values = observed(self.run, self.contributions)
+        model = self._surrogate(levels, observed_values)
+        if model is not None:
+            values = {**values, "surrogate": model}
+        proposals = pool(self.problem, values, settings.n_candidates)
+        race = Race(
+            self.batches.values, self.batches.sizes, settings.search_evaluations, settings.search_seconds
+        )
+        standings = race.best([p.solution.choice for p in proposals])
+
+        def propose(leader: Standing, proposed: list[Choice]) -> list[Choice]:
+            # What the race measured lies near the budget, where walks seldom are: the model learns from it.
+            known = race.measured
+            n_first = self.batches.sizes[0]
+            guide = self._surrogate(
+                np.vstack([levels, [s.choice for s in known]]),
+                np.concatenate([observed_values, [s.values[:n_first].mean() for s in known]]),
+            )
+            problem = replace(self.problem, value=guide or self.problem.value)
+            return neighbours(problem, leader.choice, N_NEIGHBOURS, [*(s.choice for s in known), *proposed])
+
+        winner = race.improve(standings[0], propose)
+        self.n_evaluations = race.n_evaluations
+        known = {tuple(p.solution.choice.tolist()): p for p in proposals}
+        others = [s for s in race.measured if not np.array_equal(s.choice, winner.choice)]
+        ranked = [winner, *sorted(others, key=lambda s: (-len(s.values), -s.mean))]
+        return [_Found(known.get(tuple(s.choice.tolist())) or self._moved(s.choice), len(s.values)) for s in ranked]
+
+    def _surrogate(self, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
+        # A walk changes one group from row to row; where more change, another begins.
+        walks = np.cumsum(np.r_[True, (np.diff(levels, axis=0) != 0).sum(1) > 1][: len(levels)])
+        table = self.problem.value.unary
+        return fit_surrogate(levels, values, walks, table, PAIRS_PER_GROUP * len(table))
+
+    def _cheapest(self, values: dict[str, Cost]) -> list[_Found]:
+        """Frontiers of every table, those dropped early that surely lose too much; the rest on all batches."""
+        assert self.cheapest is not None and self.max_drop is not None
+        found = [
+            (name, solution)
+            for name, value in values.items()
+            for solution in frontier(replace(self.problem, value=value), self.cheapest)
+        ]
+        reference = np.full(len(self.run.network.groups), len(self.run.ladder.names) - 1)
+        if self.problem.keeps_limits(reference):
+            found.append(("uniform", self._solution(reference)))
+        alive, result = merge(found), []
+        for n_samples in np.cumsum(self.batches.sizes):
+            n = int(n_samples)
+            result = [one for one in result if one.proposal not in alive] + [_Found(p, n) for p in alive]
+            choices = np.array([p.solution.choice for p in alive])
+            self.batches.values(choices, int(np.searchsorted(np.cumsum(self.batches.sizes), n)))
+            judged = [(p, *self._drop(p.solution.choice, n)) for p in alive]
+            alive = [p for p, drop, error in judged if drop - 2 * error <= self.max_drop]
+            if not alive:
+                break
+        return result
+
+    def _drop(self, choice: Choice, n_samples: int) -> tuple[float, float]:
+        """Points of the metric lost on the first ``n_samples``, with their paired standard error."""
+        lost = self.batches.reference(n_samples)[1] - self.batches.up_to(choice, n_samples)[1]
+        return 100 * float(lost.mean()), 100 * float(lost.std(ddof=1)) / float(np.sqrt(n_samples))
+
+    def _solution(self, choice: Choice) -> Solution:
+        costs = {kind: cost(choice) for kind, cost in self.problem.costs.items()}
+        return Solution(choice, self.problem.value(choice), "feasible", 0.0, costs)
+
+    def _moved(self, choice: Choice) -> Proposal:
+        return Proposal(self._solution(choice), ("swap",))
+
+    def _candidate(self, found: _Found) -> Candidate:
+        solution, n = found.proposal.solution, found.n_samples
+        values, _ = self.batches.up_to(solution.choice, n)
+        reference, _ = self.batches.reference(n)
+        drop, drop_error = self._drop(solution.choice, n)
+        run = self.run
+        return Candidate(
+            assignment={
+                g: run.ladder.names[level] for g, level in zip(run.network.group_names, solution.choice, strict=True)
+            },
+            predicted_value=self.problem.value(solution.choice),
+            value=float(values.mean()),
+            stderr=float((values - reference).std(ddof=1) / np.sqrt(n)),
+            drop_points=drop,
+            drop_stderr_points=drop_error,
+            latency_ms=solution.costs.get("latency_ms"),
+            bitops=solution.costs["bitops"],
+            size_mb=solution.costs["size_mb"],
+            sources=found.proposal.sources,
+            n_samples=n,
+        )
+
+    def _choose(self, candidates: list[Candidate]) -> Candidate:
+        """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the
+        largest drop.
+
+        Only what was measured on the largest batch counts. A drop counts with one standard error on top: the search
+        part is small, and the promise is about unseen data.
+        """
+        largest = max(c.n_samples for c in candidates)
+        finalists = [c for c in candidates if c.n_samples == largest]
+        kept = [
+            c for c in finalists if self.max_drop is None or c.drop_points + c.drop_stderr_points <= self.max_drop
+        ]
+        if not kept:
+            least = min(candidates, key=lambda c: c.drop_points + c.drop_stderr_points)
+            raise HwsmpqError(
+                f"no candidate keeps max_drop {self.max_drop:g} points on the search part",
+                f"the least reached is {least.drop_points:.2f} +- {least.drop_stderr_points:.2f} points",
+                "raise --max-drop or the other budgets, or add a precision to the ladder",
+            )
+        if self.cheapest == "latency_ms":
+            return min(kept, key=lambda c: c.latency_ms or 0.0)
+        if self.cheapest == "bitops":
+            return min(kept, key=lambda c: c.bitops)
+        return kept[0]
+
+
+def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stability | None:
+    """How often resampled contributions give the same additive plan; None where there are no draws to resample."""
+    draws = np.array(contributions.draws)
+    if len(draws) < 2:
+        return None
+    found = _resampled(problem, draws, contributions.seed)
+    certainty = dict(zip(run.network.group_names, map(float, found.certainty), strict=True))
+    return Stability(found.share, certainty, N_RESAMPLES)
+
+
+def _resampled(problem: Problem, draws: NDArray[np.float64], seed: int) -> stability.Stability:
+    return stability.bootstrap(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_RESAMPLES, seed)
+
+
+def _matrix(run: Run, contributions: Contributions) -> NDArray[np.float64]:
+    """Phi (n_groups, n_precisions) in the order of network and ladder."""
+    phi, names = contributions.phi, run.ladder.names
+    return np.array([[phi[group][name] for name in names] for group in run.network.group_names])
 
 
 def _model_error_ms(table: CostTable) -> float:
     return max(table.fit_error_ms, MIN_MODEL_ERROR * table.uniform_ms[table.ladder[-1]].median_ms)
 
 
-def _with_margin(problem: Problem, margin_ms: float) -> float:
+def _with_margin(problem: Problem, margin_ms: float) -> Problem:
     """The latency limit less the margin, but never below what the other limits allow to reach."""
     limit = problem.limits["latency_ms"]
     others = {kind: value for kind, value in problem.limits.items() if kind != "latency_ms"}
     fastest = solve(replace(problem, limits=others, minimise="latency_ms")).costs["latency_ms"]
-    return max(limit - margin_ms, min(limit, fastest))
-
-
-def _matrix(run: Run, table: dict[str, dict[str, float]]) -> NDArray[np.float64]:
-    return np.array([[table[g][name] for name in run.ladder.names] for g in run.network.group_names])
-
-
-def _frontier(value: Cost, costs: dict[str, Cost], limits: dict[str, float], cheapest: str) -> list[Solution]:
-    """The cheapest solution at each of several largest predicted losses of value, from the loosest to none."""
-    best = Cost(value.unary.max(1, keepdims=True) - value.unary)
-    whole = float(best.unary.max(1).sum())
-    problem = Problem(value, {**costs, "value_loss": best}, limits, minimise=cheapest)
-    found: list[Solution] = []
-    for share in DROP_SHARES:
-        # A group whose top precision measured as harmful makes "no loss" unreachable by rounding only.
-        bounded = replace(problem, limits={**limits, "value_loss": share * whole + 1e-9})
-        try:
-            solution = k_best(bounded, 1)[0]
-        except HwsmpqError:
-            if not found:
-                raise
-            break
-        if not any(np.array_equal(solution.choice, other.choice) for other in found):
-            found.append(solution)
-    reference = np.full(len(value.unary), value.unary.shape[1] - 1)
-    if problem.keeps_limits(reference) and not any(np.array_equal(reference, s.choice) for s in found):
-        at_top = {kind: cost(reference) for kind, cost in costs.items()}
-        found.append(Solution(reference, at_top[cheapest], "feasible", 0.0, at_top))
-    return found
-
-
-def _evaluate(run: Run, solutions: list[Solution], value: Cost) -> list[Candidate]:
-    """Measure every solution on the whole search part, paired with the reference."""
-    samples = run.parts[0]
-    game = evaluation_game(run, samples, lambda done, n: run.progress("search: evaluate candidates", done, n))
-    # The reference may lie above the ladder, so it is not a row of the game.
-    reference = np.asarray(list(game.evaluate([run.network.uniform(REFERENCE)])))
-    scores = np.vstack([reference, game.samples(np.array([s.choice for s in solutions]))])
-    values, metrics = np.split(scores.astype(np.float64), 2, axis=1)
-    n = len(samples)
-    return [
-        Candidate(
-            assignment=_assignment(run, solution.choice),
-            predicted_value=value(solution.choice),
-            value=float(values[i].mean()),
-            stderr=float((values[i] - values[0]).std(ddof=1) / np.sqrt(n)),
-            drop_points=float(100 * (metrics[0] - metrics[i]).mean()),
-            drop_stderr_points=float(100 * (metrics[0] - metrics[i]).std(ddof=1) / np.sqrt(n)),
-            latency_ms=solution.costs.get("latency_ms"),
-            bitops=solution.costs["bitops"],
-            size_mb=solution.costs["size_mb"],
-        )
-        for i, solution in enumerate(solutions, 1)
-    ]
-
-
-def _assignment(run: Run, choice: NDArray[np.int64]) -> Assignment:
-    return {g: run.ladder.names[level] for g, level in zip(run.network.group_names, choice, strict=True)}
-
-
-def _choose(candidates: list[Candidate], max_drop: float | None, cheapest: str | None) -> Candidate:
-    """The cheapest candidate, or the one of highest measured value, that keeps the largest drop.
-
-    A drop counts with one standard error on top: the search part is small, and the promise is about unseen data.
-    """
-    kept = [c for c in candidates if max_drop is None or c.drop_points + c.drop_stderr_points <= max_drop]
-    if not kept:
-        least = min(candidates, key=lambda c: c.drop_points + c.drop_stderr_points)
-        raise HwsmpqError(
-            f"no candidate keeps max_drop {max_drop:g} points on the search part",
-            f"the least reached is {least.drop_points:.2f} +- {least.drop_stderr_points:.2f} points",
-            "raise --max-drop or the other budgets, or add a precision to the ladder",
-        )
-    if cheapest == "latency_ms":
-        return min(kept, key=lambda c: c.latency_ms or 0.0)
-    if cheapest == "bitops":
-        return min(kept, key=lambda c: c.bitops)
-    return max(kept, key=lambda c: c.value)
+    return replace(problem, limits={**problem.limits, "latency_ms": max(limit - margin_ms, min(limit, fastest))})

@@ -1,8 +1,9 @@
-"""Evaluate assignments in the simulator on one fixed batch, as the vectors that the memo stores."""
+"""Evaluate assignments on one fixed batch, as the vectors that the memo stores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,8 +12,22 @@ from torch import Tensor
 
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.model.values import per_sample, value_function
-from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.quantize.order import order_for_prefixes
 from hwsmpq.types import Assignment
+
+
+class Runner(Protocol):
+    """Runs assignments: the simulator, or real engines."""
+
+    def scores(
+        self,
+        assignments: Sequence[Assignment],
+        inputs: tuple[Tensor, ...],
+        score: Callable[[Tensor, slice], Tensor],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Per-sample scores of every assignment, (n_assignments, n_samples, ...)."""
+        ...
 
 
 class Evaluator:
@@ -29,26 +44,37 @@ class Evaluator:
 
     def __init__(
         self,
-        simulator: Simulator,
+        runner: Runner,
         task: Task,
         samples: Samples,
         value: str,
         reference: Assignment,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._simulator, self._task, self._samples, self._progress = simulator, task, samples, progress
+        self._runner, self._task, self._samples, self._progress = runner, task, samples, progress
         self._value = value_function(value, task, samples, lambda: self.outputs(reference))
 
     def outputs(self, assignment: Assignment) -> Tensor:
         """Outputs of the network under one assignment, (n_samples, ...)."""
-        return self._simulator.scores([assignment], self._samples.inputs, lambda out, rows: out)[0]
+        return self._runner.scores([assignment], self._samples.inputs, lambda out, rows: out)[0]
 
     def __call__(self, assignments: list[Assignment]) -> NDArray[np.float32]:
         targets, metric = self._samples.targets, self._task.metric
 
         def score(outputs: Tensor, rows: slice) -> Tensor:
-            both = self._value(outputs, rows), per_sample(metric, outputs, targets[rows], "metric")
-            return torch.stack(both, 1)
+            judged = per_sample(metric, outputs, targets[rows].to(outputs.device), "metric")
+            return torch.stack((self._value(outputs, rows), judged), 1)
 
-        scores = self._simulator.scores(assignments, self._samples.inputs, score, self._progress)
-        return scores.transpose(1, 2).flatten(1).numpy()
+        order = _order(assignments)
+        ordered = [assignments[row] for row in order]
+        scores = self._runner.scores(ordered, self._samples.inputs, score, self._progress)
+        found = np.empty((len(assignments), 2 * len(self._samples)), dtype=np.float32)
+        found[order] = scores.transpose(1, 2).flatten(1).numpy()
+        return found
+
+
+def _order(assignments: list[Assignment]) -> NDArray[np.int64]:
+    """Rows in the order that shares most; assignments name their groups in execution order."""
+    codes: dict[str, int] = {}
+    levels = [[codes.setdefault(name, len(codes)) for name in assignment.values()] for assignment in assignments]
+    return order_for_prefixes(np.array(levels, dtype=np.int64))

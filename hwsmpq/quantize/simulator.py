@@ -6,6 +6,7 @@ eval mode, so its tensors are kept; on a permutation walk this about halves the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,47 +14,61 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.operands import Operands, channels_last
+from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import Assignment, Precision, Ranges
 
-# A view of a contiguous tensor need not be one of the same tensor in channels_last, in which the simulator runs.
-LAYOUT_FREE = {
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
-}
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+CACHED_TENSOR_BYTES = 10 * 2**20
+"""Largest tensor of a chunk on a CPU: measured best between small batches and tensors that leave the cache."""
+ALLOCATOR_OVERHEAD = 1.4
+"""Resident memory over the bytes of the tensors in it: 1.2 to 1.34 measured."""
 
 
 class Simulator:
     """Outputs of the network under assignments.
 
     Args:
-        memory_mb: bound on the intermediate tensors kept for one chunk of samples.
+        memory_mb: bound on the tensors that one chunk of samples needs (weights come on top).
+        device: where to run, ``cpu`` or ``cuda``. Inputs may lie anywhere, results come back on the CPU.
+
+    Attributes:
+        chunk_size: samples run together, from ``memory_mb`` and, on a CPU, the size of its cache.
     """
 
-    def __init__(self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024) -> None:
-        self._ranges, self._scheme = ranges, scheme
+    def __init__(
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024, device: str = "cpu"
+    ) -> None:
+        self._operands, self._device = Operands(ranges, scheme), torch.device(device)
         graph = captured.graph
-        self._nodes = [n for n in graph.graph.nodes if n.op in ("call_function", "output")]
         self._inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        self._output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
         self._constants: dict[fx.Node, Any] = {
-            n: _channels_last(fx.graph_module._get_attr(graph, n.target).detach())
+            n: self._place(fx.graph_module._get_attr(graph, n.target).detach())
             for n in graph.graph.nodes
             if n.op == "get_attr"
         }
-        self._layer_of = {captured.layer_nodes[layer.name]: layer for layer in captured.network.layers}
-        self._group_of = {node: captured.network.group_of(layer.name) for node, layer in self._layer_of.items()}
-        self._weights: dict[tuple[str, str], Tensor] = {}
-        self.chunk_size = max(1, memory_mb * 2**20 // max(1, captured.activation_bytes))
+        self._steps = schedule(captured, self._device)
+        self._groups = captured.network.group_names
+        self._precisions: dict[str, Precision] = {}
+        n_bytes, n_largest = sample_bytes(self._steps, captured)
+        self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
+        if self._device.type == "cpu":
+            self.chunk_size = min(self.chunk_size, max(1, CACHED_TENSOR_BYTES // n_largest))
 
     def outputs(self, assignments: Sequence[Assignment], inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (row of ``assignments``, outputs) for one chunk of inputs, in the order given."""
+        """Yield (row of ``assignments``, outputs on the device) for one chunk of inputs, in the order given.
+
+        The outputs are the caller's own, who may change them.
+        """
         env: dict[fx.Node, Any] = dict(self._constants)
-        env |= {n: _channels_last(x) for n, x in zip(self._inputs, inputs, strict=True)}
+        env |= {n: self._place(x) for n, x in zip(self._inputs, inputs, strict=True)}
         previous: Assignment | None = None
         for row, assignment in enumerate(assignments):
             with torch.inference_mode():
-                result = self._run(env, assignment, previous)
+                self._run(env, assignment, previous)
+                result = _resolve(self._output, env)
+                result = (result[0] if isinstance(result, tuple | list) else result).clone()
             yield row, result
             previous = assignment
 
@@ -71,66 +86,53 @@ class Simulator:
             progress: called with (evaluations done, evaluations in all), in shares of whole evaluations.
         """
         n, columns = len(inputs[0]), []
-        for start in range(0, n, self.chunk_size):
-            rows = slice(start, min(start + self.chunk_size, n))
+        size = math.ceil(n / math.ceil(n / self.chunk_size))  # no small rest, where that can be helped
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
             chunk = []
             for row, out in self.outputs(assignments, tuple(x[rows] for x in inputs)):
                 with torch.inference_mode():
-                    chunk.append(score(out, rows))
+                    chunk.append(score(out, rows).cpu())
                 if progress:
                     done = start * len(assignments) + (row + 1) * (rows.stop - start)
                     progress(done // n, len(assignments))
             columns.append(torch.stack(chunk))
         return torch.cat(columns, 1)
 
-    def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> Tensor:
-        dirty: set[fx.Node] = set()
-        quantized: dict[tuple[fx.Node, str], Tensor] = {}
-        result: Any = None
-        for node in self._nodes:
-            group = self._group_of.get(node)
-            changed = previous is None or (group is not None and assignment[group] != previous[group])
-            if node.op == "output":
-                result = _resolve(node.args[0], env)
-            elif changed or any(n in dirty for n in node.all_input_nodes):
-                dirty.add(node)
-                args = _resolve(node.args, env)
-                if group is not None:
-                    precision = Precision.parse(assignment[group])
-                    key = (node.args[0], precision.name)
-                    if key not in quantized:
-                        quantized[key] = self._activation(node, args[0], precision)
-                    args = (quantized[key], self._weight(node, args[1], precision), *args[2:])
-                env[node] = LAYOUT_FREE.get(node.target, node.target)(*args, **_resolve(node.kwargs, env))
-        return result[0] if isinstance(result, (tuple, list)) else result
+    def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> None:
+        """Bring every tensor of ``env`` that later steps or evaluations need up to date with ``assignment``."""
+        changed = {g for g in self._groups if previous is None or assignment[g] != previous[g]}
+        quantized: dict[tuple[Any, str], Tensor] = {}
+        for step in self._steps:
+            if previous is not None and step.groups.isdisjoint(changed):
+                continue
+            args = _resolve(step.node.args, env)
+            if step.group is not None:
+                args = self._quantized(step, args, assignment[step.group], quantized)
+            env[step.node] = step.function(*args, **_resolve(step.kwargs, env))
+            for node in step.dead:
+                del env[node]
 
-    def _activation(self, node: fx.Node, x: Tensor, precision: Precision) -> Tensor:
-        if precision.name == "fp32":
-            return x
-        if precision.is_float:
-            return x.to(DTYPES[precision.name]).float()
-        bits = precision.activation_bits
-        grid = self._scheme.activation_grid(self._ranges.layers[self._layer_of[node].name].clip[bits], bits)
-        return self._scheme.quantize_activation(x, grid)
+    def _quantized(
+        self, step: Step, args: tuple[Any, ...], name: str, quantized: dict[tuple[Any, str], Tensor]
+    ) -> tuple[Any, ...]:
+        """Operands of a layer at one precision; an input that several layers read is quantized once."""
+        layer = step.layer
+        assert layer is not None
+        if name not in self._precisions:
+            self._precisions[name] = Precision.parse(name)
+        precision = self._precisions[name]
+        key = (step.node.args[0], precision.name)
+        x = quantized[key] if key in quantized else self._operands.activation(layer, args[0], precision)
+        if step.is_last_reader:
+            quantized.pop(key, None)
+        else:
+            quantized[key] = x
+        return (x, self._operands.weight(layer, args[1], precision), *args[2:])
 
-    def _weight(self, node: fx.Node, weight: Tensor, precision: Precision) -> Tensor:
-        if precision.name == "fp32":
-            return weight
-        layer = self._layer_of[node]
-        key = (layer.weight_name, precision.name if precision.is_float else str(precision.weight_bits))
-        if key not in self._weights:
-            if precision.is_float:
-                self._weights[key] = weight.to(DTYPES[precision.name]).float()
-            else:
-                bits, axis = precision.weight_bits, layer.channel_axis
-                quantized = self._scheme.quantize_weight(weight, bits, axis, layer.is_depthwise)
-                self._weights[key] = _channels_last(quantized)
-        return self._weights[key]
+    def _place(self, x: Tensor) -> Tensor:
+        return channels_last(x.to(self._device))
 
 
 def _resolve(args: Any, env: dict[fx.Node, Any]) -> Any:
     return fx.node.map_arg(args, lambda n: env[n])
-
-
-def _channels_last(x: Any) -> Any:
-    return x.to(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.ndim == 4 else x

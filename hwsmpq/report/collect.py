@@ -108,6 +108,7 @@ def collect(folder: Path) -> View:
         tradeoff=_tradeoff(run),
         groups=tuple(_groups(run)),
         value=clean(run.contributions.value) if run.contributions else None,
+        base=clean(_base(run.contributions)) if run.contributions else None,
         timings=timings,
         timing_summaries=tuple(_summaries(timings)),
         rounds=tuple(RoundRow(n, r.predicted_ms, r.measured_ms, r.met)
@@ -139,6 +140,9 @@ def _notices(run: Run) -> Iterator[str]:
         yield f"The target {clean(run.cost.target)} makes no latency claim: costs are BitOps and size."
     if run.certificate and run.certificate.accuracy.source == "simulator":
         yield "Accuracy comes from the simulator, not from a built engine."
+    if run.contributions and _base(run.contributions) != run.contributions.ladder[0]:
+        yield clean(f"{run.contributions.ladder[0]} in every layer destroys the network, so contributions start from "
+                    f"{_base(run.contributions)}; lower precisions were measured for single groups.")
 
 
 def _facts(run: Run) -> Iterator[Fact]:
@@ -155,6 +159,9 @@ def _facts(run: Run) -> Iterator[Fact]:
     if run.plan:
         gap = "" if run.plan.status == "optimal" else f", gap {run.plan.gap:.2%}"
         yield Fact("Solver", f"{run.plan.status}{gap}, objective {run.plan.objective}")
+        if run.plan.stability:
+            yield Fact("Stability", f"{run.plan.stability.share:.0%} of {run.plan.stability.n_resamples} resamples of "
+                                    "the contributions give the same additive plan")
 
 
 def _budgets(run: Run) -> Iterator[BudgetRow]:
@@ -209,7 +216,7 @@ def _latency_points(run: Run, plan: Plan) -> Iterator[Point]:
     compared = list(_compared(certificate, plan)) if certificate else []
     yield from compared
     shown = {top, *(point.label for point in compared)}
-    for number, candidate in enumerate(plan.candidates, 1):
+    for number, candidate in enumerate(_finalists(plan), 1):
         uniform = _uniform_precision(candidate.assignment)
         if uniform in shown:
             continue
@@ -250,7 +257,7 @@ def _candidate_latency(
 
 def _bitops_points(plan: Plan) -> Iterator[Point]:
     """Value on the search part over BitOps; certificates use other samples, so they have no place here."""
-    for number, candidate in enumerate(plan.candidates, 1):
+    for number, candidate in enumerate(_finalists(plan), 1):
         uniform = _uniform_precision(candidate.assignment)
         kind: PointKind = "uniform" if uniform else "candidate"
         if uniform == plan.ladder[-1]:
@@ -261,20 +268,33 @@ def _bitops_points(plan: Plan) -> Iterator[Point]:
                     None, candidate.stderr)
 
 
+def _base(contributions: Contributions) -> str:
+    """The precision that contributions start from."""
+    return contributions.base or contributions.ladder[0]
+
+
+def _finalists(plan: Plan) -> list[Candidate]:
+    """Candidates measured on the largest batch: values on smaller ones are not comparable with theirs."""
+    largest = max((c.n_samples for c in plan.candidates), default=0)
+    return [c for c in plan.candidates if c.n_samples == largest]
+
+
 def _groups(run: Run) -> Iterator[GroupRow]:
     contributions = run.contributions
+    certainty = run.plan.stability.certainty if run.plan and run.plan.stability else {}
     for group in run.network.groups:
         phi: tuple[tuple[str, float, float | None], ...] = ()
         if contributions and group.name in contributions.phi:
             means, errors = contributions.phi[group.name], contributions.stderr.get(group.name, {})
-            phi = tuple((level, means[level], errors.get(level)) for level in contributions.ladder[1:]
-                        if level in means)
+            phi = tuple((level, means[level], errors.get(level)) for level in contributions.ladder
+                        if level in means and level != _base(contributions))
         yield GroupRow(
             clean(group.name),
             tuple(map(clean, group.layers)),
             sum(layer.n_macs for layer in run.network.layers_of(group.name)),
             run.plan.assignment.get(group.name) if run.plan else None,
             phi,
+            certainty.get(group.name),
         )
 
 
@@ -339,6 +359,8 @@ def _settings(run: Run) -> Iterator[Fact]:
         yield fact("Seed of the contributions", str(run.contributions.seed))
     if run.plan:
         yield fact("Candidates evaluated", len(run.plan.candidates))
+        yield fact("Candidates on the whole search part", len(_finalists(run.plan)))
+        yield Fact("Evaluations of the race", f"{run.plan.n_evaluations:,.0f}")
         yield fact("Seed of the search", str(run.plan.seed))
     if run.certificate:
         yield fact("Samples of the report part", run.certificate.accuracy.n_samples)

@@ -178,7 +178,7 @@ def strip(groups: Sequence[GroupRow], ladder: Sequence[str], value: str | None) 
 def _draw_contributions(
     axes: Axes, groups: Sequence[GroupRow], ladder: Sequence[str], colours: dict[str, str]
 ) -> None:
-    levels = [level for level in ladder[1:] if any(level == name for g in groups for name, _, _ in g.phi)]
+    levels = [level for level in ladder if any(level == name for g in groups for name, _, _ in g.phi)]
     slot = 0.8 / max(len(levels), 1)
     axes.axhline(0.0, color=PALETTE["muted"], linewidth=0.8)
     for order, level in enumerate(levels):

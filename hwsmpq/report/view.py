@@ -75,13 +75,15 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group: its chosen precision and (precision, phi, standard error) above the floor."""
+    """One group: its chosen precision, (precision, phi, standard error) beside the base, and the share of resampled
+    contributions that give it the same precision."""
 
     name: str
     layers: tuple[str, ...]
     n_macs: int
     precision: str | None
     phi: tuple[tuple[str, float, float | None], ...]
+    certainty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class View:
     tradeoff: Tradeoff | None
     groups: tuple[GroupRow, ...]
     value: str | None
+    base: str | None
     timings: tuple[Timing, ...]
     timing_summaries: tuple[TimingSummary, ...]
     rounds: tuple[RoundRow, ...]

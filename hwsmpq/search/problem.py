@@ -58,11 +58,11 @@ class Problem:
 
     def keeps_limits(self, choice: NDArray[np.int64]) -> bool:
         """Whether a choice (n_groups,) keeps every limit."""
-        for kind, limit in self.limits.items():
-            cost = self.costs[kind]
-            if cost(choice) > limit + RELATIVE_TOLERANCE * max(abs(limit), float(np.ptp(cost.unary))):
-                return False
-        return True
+        return all(self.costs[kind](choice) <= limit + self.slack(kind) for kind, limit in self.limits.items())
+
+    def slack(self, kind: str) -> float:
+        """What a limit may be exceeded by, for the rounding of sums."""
+        return RELATIVE_TOLERANCE * max(abs(self.limits[kind]), float(np.ptp(self.costs[kind].unary)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,18 @@
-"""What every sampling estimator must keep: subclass and name the estimator to run all of it."""
+"""What every estimator over permutations must keep: subclass and name the estimator to run all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from hwsmpq.contribution.estimator import Estimator
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import MemoizedGame
+from hwsmpq.contribution.stop import Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError
 
@@ -19,12 +20,16 @@ from .games import TableGame, additive_game, random_game
 
 
 class EstimatorConformance:
-    estimate: ClassVar[Callable[..., Table]]
-    """``estimate(game, n_draws, seed, progress)``, wrapped in staticmethod."""
+    estimator: ClassVar[Estimator]
+    """Wrapped in staticmethod."""
     walks_per_draw: ClassVar[int]
 
-    def test_additive_game_is_exact_in_every_draw(self):
-        game, terms = additive_game(5, 3)
+    def estimate(self, game: Any, n_draws: int, seed: int, **options: Any) -> Table:
+        return self.estimator(game, Stop(n_draws=n_draws), seed, **options)
+
+    @pytest.mark.parametrize("base", [0, 1])
+    def test_additive_game_is_exact_in_every_draw(self, base):
+        game, terms = additive_game(5, 3, base=base)
         table = self.estimate(game, 2, seed=0)
         np.testing.assert_allclose(table.phi, terms, atol=1e-12)
         np.testing.assert_allclose(table.stderr, 0, atol=1e-12)
@@ -34,11 +39,38 @@ class EstimatorConformance:
             table = self.estimate(random_game(4, 3), 2, seed=seed)
             assert table.phi[:, -1].sum() == pytest.approx(table.top_value - table.floor_value, abs=1e-12)
 
-    def test_floor_column_is_zero_and_end_values_are_those_of_the_game(self):
-        game = random_game(4, 3)
+    @pytest.mark.parametrize("base", [0, 1])
+    def test_base_column_is_zero_and_end_values_are_those_of_the_game(self, base):
+        game = random_game(4, 3, base=base)
         table = self.estimate(game, 3, seed=1)
-        assert not table.phi[:, 0].any() and not table.stderr[:, 0].any()
-        assert (table.floor_value, table.top_value) == (game.value((0,) * 4), game.value((2,) * 4))
+        assert not table.phi[:, base].any() and not table.stderr[:, base].any()
+        assert (table.floor_value, table.top_value) == (game.value((base,) * 4), game.value((2,) * 4))
+        assert table.phi[:, -1].sum() == pytest.approx(table.top_value - table.floor_value, abs=1e-12)
+
+    def test_draws_have_the_table_as_their_mean_and_its_errors_as_their_spread(self):
+        table = self.estimate(random_game(4, 3, base=1), 5, seed=1)
+        assert table.draws.shape == (5, 4, 3)
+        np.testing.assert_allclose(table.draws.mean(axis=0), table.phi, atol=1e-12)
+        np.testing.assert_allclose(np.sqrt(table.draws.var(axis=0, ddof=1) / 5), table.stderr, atol=1e-12)
+
+    def test_one_draw_equals_walks_made_by_hand(self):
+        game = random_game(4, 4, seed=2, base=1)
+        table = self.estimate(game, 2, seed=3)
+        rows = iter(game.requests[1:])
+        by_hand = np.zeros((2 * self.walks_per_draw, 4, 4))
+        for index in range(len(by_hand)):
+            state = (1,) * 4
+            for position in range(4):
+                known_end = [(3,) * 4] if index > 0 and position == 3 else []
+                seen = [*(next(rows) for _ in range(3 - len(known_end))), *known_end]
+                (group,) = {g for row in seen for g in range(4) if row[g] != state[g]}
+                assert [row[group] for row in seen] == [0, 2, 3]
+                for row in seen:
+                    by_hand[index, group, row[group]] = game.value(row) - game.value(state)
+                state = seen[-1]
+        assert next(rows, None) is None
+        draws = by_hand.reshape(2, self.walks_per_draw, 4, 4).mean(axis=1)
+        np.testing.assert_allclose(table.draws, draws, atol=1e-12)
 
     def test_null_level_contributes_nothing(self):
         base = random_game(4, 3)
@@ -61,11 +93,13 @@ class EstimatorConformance:
         expected = 2 * self.estimate(first, 3, seed=5).phi - 3 * self.estimate(second, 3, seed=5).phi
         np.testing.assert_allclose(self.estimate(mixed, 3, seed=5).phi, expected, atol=1e-12)
 
-    def test_unbiased(self):
-        game = random_game(4, 3, seed=3)
+    @pytest.mark.parametrize("base", [0, 1])
+    def test_unbiased(self, base):
+        game = random_game(4, 3, seed=3, base=base)
         table = self.estimate(game, 4000, seed=0)
-        score = (table.phi - exact(game).phi)[:, 1:] / table.stderr[:, 1:]
-        assert np.abs(score).max() < 4.5
+        error, seen = table.phi - exact(game).phi, [level for level in range(3) if level != base]
+        assert not error[:, base].any() and (table.stderr[:, seen] > 0).all()
+        assert np.abs(error[:, seen] / table.stderr[:, seen]).max() < 4.5
 
     def test_standard_errors_are_calibrated(self):
         game = random_game(4, 2, seed=4)
@@ -96,7 +130,49 @@ class EstimatorConformance:
         table = self.estimate(game, 3, seed=0)
         walks = 3 * self.walks_per_draw
         assert table.n_permutations == walks
-        assert table.n_evaluations == len(game.requests) == 1 + walks * 4 * 2
+        assert table.n_evaluations == len(game.requests) == 2 + walks * (4 * 2 - 1)
+
+    def test_number_of_draws_is_requested_at_once(self):
+        game = random_game(4, 3)
+        self.estimate(game, 7, seed=0)
+        assert game.n_calls == 1
+
+    def test_adaptive_run_repeats_the_requests_of_a_fixed_one(self):
+        fixed, adaptive = random_game(4, 3), random_game(4, 3)
+        table = self.estimate(fixed, 6, seed=0)
+        found = self.estimator(adaptive, Stop(stable=lambda draws: len(draws) >= 6), seed=0)
+        assert adaptive.requests == fixed.requests and adaptive.n_calls > 1
+        np.testing.assert_array_equal(found.draws, table.draws)
+        assert found.n_evaluations == len(adaptive.requests)
+
+    @pytest.mark.parametrize("extra", [0, 1, 6])
+    def test_evaluations_are_a_ceiling(self, extra):
+        game = random_game(4, 3)
+        per_draw = self.walks_per_draw * 7
+        table = self.estimator(game, Stop(n_evaluations=2 + 5 * per_draw + extra), seed=0)
+        assert len(table.draws) == 5 and len(game.requests) == 2 + 5 * per_draw and game.n_calls == 1
+        assert len(self.estimator(game, Stop(n_evaluations=1), seed=0).draws) == 2
+
+    @pytest.mark.parametrize(
+        "stop", [Stop(n_draws=3), Stop(n_evaluations=9), Stop(error=0.1), Stop(stable=lambda draws: False)]
+    )
+    def test_single_group_at_two_levels_is_known_from_the_ends(self, stop):
+        game = random_game(1, 2)
+        table = self.estimator(game, stop, seed=0)
+        assert table.phi[0].tolist() == pytest.approx([0, game.value((1,)) - game.value((0,))])
+        assert table.n_evaluations == len(game.requests) == 2
+
+    def test_stops_at_the_error(self):
+        game = random_game(4, 3)
+        table = self.estimator(game, Stop(error=0.2, n_draws=10_000), seed=0)
+        assert 2 < len(table.draws) < 10_000
+        assert np.sqrt(np.mean(table.stderr**2)) <= 0.2 * np.sqrt(np.mean(table.phi**2))
+        before = table.draws[:-2]
+        error = np.sqrt(np.mean(before.var(axis=0, ddof=1) / len(before)) / np.mean(before.mean(axis=0) ** 2))
+        assert len(before) < 2 or error > 0.2
+
+    def test_stops_after_the_seconds_with_two_draws_at_least(self):
+        assert len(self.estimator(random_game(4, 3), Stop(seconds=1e-9), seed=0).draws) == 2
 
     def test_longer_run_repeats_the_requests_of_a_shorter_one(self):
         short, long = random_game(5, 3), random_game(5, 3)
@@ -108,20 +184,28 @@ class EstimatorConformance:
         game = random_game(4, 3)
         self.estimate(game, 2, seed=0)
         walk = game.requests[1:9]
+        assert game.requests[0] == (0,) * 4
         assert [sorted(row) for row in walk] == [
             [0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 1, 2], [0, 0, 2, 2], [0, 1, 2, 2], [0, 2, 2, 2], [1, 2, 2, 2], [2] * 4,
         ]
         assert all(sum(a != b for a, b in zip(x, y, strict=True)) == 1 for x, y in pairwise(walk))
 
-    def test_progress_reports_every_walk(self):
-        seen: list[tuple[int, int]] = []
-        self.estimate(random_game(3, 2), 3, seed=0, progress=lambda done, total: seen.append((done, total)))
-        walks = 3 * self.walks_per_draw
-        assert seen == [(done, walks) for done in range(1, walks + 1)]
+    def test_walk_sees_the_levels_below_the_base_first(self):
+        game = random_game(2, 4, base=2)
+        self.estimate(game, 2, seed=0)
+        assert [sorted(row) for row in game.requests[:7]] == [
+            [2, 2], [0, 2], [1, 2], [2, 3], [0, 3], [1, 3], [3, 3]
+        ]
 
-    def test_one_draw_is_refused(self):
-        with pytest.raises(HwsmpqError, match="standard error"):
-            self.estimate(random_game(3, 2), 1, seed=0)
+    def test_progress_reports_every_round(self):
+        seen: list[tuple[int, int | None]] = []
+
+        def progress(done: int, total: int | None) -> None:
+            seen.append((done, total))
+
+        self.estimate(random_game(3, 2), 3, seed=0, progress=progress)
+        self.estimator(random_game(3, 2), Stop(stable=lambda draws: len(draws) >= 5), 0, progress)
+        assert seen == [(3, 3), (2, None), (4, None), (6, None)]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_value_that_is_not_finite_is_refused(self, bad):
@@ -132,20 +216,20 @@ class EstimatorConformance:
     def test_resumed_run_equals_an_uninterrupted_one(self, tmp_path):
         table = np.random.default_rng(0).normal(size=(3, 3, 3, 3, 7))
 
-        def evaluator(die_after):
-            def evaluate(assignments):
-                for index, assignment in enumerate(assignments):
-                    if die_after is not None and sum(measured.values()) >= die_after:
+        def executor(die_after):
+            def execute(tasks):
+                for index, task in enumerate(tasks):
+                    rows = [tuple("abc".index(p) for p in assignment.values()) for assignment in task]
+                    if die_after is not None and len(measured) + len(rows) > die_after:
                         raise KeyboardInterrupt
-                    row = tuple("abc".index(p) for p in assignment.values())
-                    measured[row] = measured.get(row, 0) + 1
-                    assert index < 8
-                    yield table[row]
+                    for row in rows:
+                        measured[row] = measured.get(row, 0) + 1
+                    yield index, np.array([table[row] for row in rows])
 
-            return evaluate
+            return execute
 
         def game(path, die_after=None):
-            return MemoizedGame(evaluator(die_after), Memo(path), "context", ["g", "h", "i", "j"], ["a", "b", "c"])
+            return MemoizedGame(executor(die_after), Memo(path), "context", ["g", "h", "i", "j"], ["a", "b", "c"])
 
         measured: dict[tuple[int, ...], int] = {}
         whole = self.estimate(game(tmp_path / "whole.sqlite"), 3, seed=0)
@@ -153,12 +237,13 @@ class EstimatorConformance:
 
         measured.clear()
         with pytest.raises(KeyboardInterrupt):
-            self.estimate(game(tmp_path / "cut.sqlite", die_after=11), 3, seed=0)
-        assert Memo(tmp_path / "cut.sqlite").count() == 11
+            self.estimate(game(tmp_path / "cut.sqlite", die_after=n_distinct - 1), 3, seed=0)
+        n_stored = Memo(tmp_path / "cut.sqlite").count()
+        assert 0 < n_stored == len(measured) < n_distinct
         resumed_game = game(tmp_path / "cut.sqlite")
         resumed = self.estimate(resumed_game, 3, seed=0)
 
         np.testing.assert_array_equal(resumed.phi, whole.phi)
         np.testing.assert_array_equal(resumed.stderr, whole.stderr)
         assert set(measured.values()) == {1} and len(measured) == n_distinct
-        assert resumed_game.n_evaluations == n_distinct - 11
+        assert resumed_game.n_evaluations == n_distinct - n_stored

@@ -11,27 +11,34 @@ import numpy as np
 class TableGame:
     """A game whose value is a function of one row of levels."""
 
-    def __init__(self, n_players: int, n_levels: int, value: Callable[[tuple[int, ...]], float]) -> None:
-        self.n_players, self.n_levels, self.value = n_players, n_levels, value
+    def __init__(
+        self, n_players: int, n_levels: int, value: Callable[[tuple[int, ...]], float], base: int = 0
+    ) -> None:
+        self.n_players, self.n_levels, self.value, self.base = n_players, n_levels, value, base
         self.requests: list[tuple[int, ...]] = []
+        self.n_calls = 0
 
     def __call__(self, levels):
         rows = [tuple(int(level) for level in row) for row in levels]
         self.requests += rows
+        self.n_calls += 1
         return np.array([self.value(row) for row in rows])
 
 
-def random_game(n_players: int, n_levels: int, seed: int = 0) -> TableGame:
+def random_game(n_players: int, n_levels: int, seed: int = 0, base: int = 0) -> TableGame:
     """Independent random values: interactions of every order."""
     table = np.random.default_rng(seed).normal(size=(n_levels,) * n_players)
-    return TableGame(n_players, n_levels, lambda row: float(table[row]))
+    return TableGame(n_players, n_levels, lambda row: float(table[row]), base)
 
 
-def additive_game(n_players: int, n_levels: int, seed: int = 0) -> tuple[TableGame, np.ndarray]:
-    """A sum of one term per player, and those terms relative to the floor."""
+def additive_game(n_players: int, n_levels: int, seed: int = 0, base: int = 0) -> tuple[TableGame, np.ndarray]:
+    """A sum of one term per player, and those terms relative to the base."""
     terms = np.random.default_rng(seed).normal(size=(n_players, n_levels))
-    game = TableGame(n_players, n_levels, lambda row: float(sum(terms[g, level] for g, level in enumerate(row))))
-    return game, terms - terms[:, :1]
+
+    def value(row: tuple[int, ...]) -> float:
+        return float(sum(terms[g, level] for g, level in enumerate(row)))
+
+    return TableGame(n_players, n_levels, value, base), terms - terms[:, [base]]
 
 
 def pairwise_game(n_players: int, seed: int = 0) -> TableGame:
@@ -46,10 +53,10 @@ def all_orders(game: TableGame) -> np.ndarray:
     phi, n_orders = np.zeros((n, game.n_levels)), 0
     for order in permutations(range(n)):
         n_orders += 1
-        state = [0] * n
+        state = [game.base] * n
         for player in order:
-            floor = game.value(tuple(state))
-            for level in range(1, top + 1):
+            background = game.value(tuple(state))
+            for level in range(top + 1):
                 state[player] = level
-                phi[player, level] += game.value(tuple(state)) - floor
+                phi[player, level] += game.value(tuple(state)) - background
     return phi / n_orders

@@ -9,9 +9,12 @@ from hwsmpq.errors import HwsmpqError
 from .games import TableGame, additive_game, all_orders, random_game
 
 
-@pytest.mark.parametrize(("n_players", "n_levels"), [(1, 2), (1, 4), (2, 3), (4, 2), (5, 3), (4, 4)])
-def test_equals_the_average_over_all_orders(n_players, n_levels):
-    game = random_game(n_players, n_levels, seed=n_players)
+@pytest.mark.parametrize(
+    ("n_players", "n_levels", "base"),
+    [(1, 2, 0), (1, 4, 0), (2, 3, 0), (4, 2, 0), (5, 3, 0), (4, 4, 0), (1, 3, 1), (4, 3, 1), (4, 4, 1), (4, 4, 2)],
+)
+def test_equals_the_average_over_all_orders(n_players, n_levels, base):
+    game = random_game(n_players, n_levels, seed=n_players, base=base)
     np.testing.assert_allclose(exact(game).phi, all_orders(game), atol=1e-12)
 
 
@@ -40,3 +43,9 @@ def test_too_many_groups_are_refused_before_anything_is_evaluated():
     with pytest.raises(HwsmpqError, match="cannot enumerate 40 groups"):
         exact(game)
     assert not game.requests
+
+
+@pytest.mark.parametrize("base", [-1, 2, 3])
+def test_base_without_a_level_above_is_refused(base):
+    with pytest.raises(HwsmpqError, match=f"rest at level {base}"):
+        exact(random_game(3, 3, base=base))

@@ -6,5 +6,5 @@ from .conformance import EstimatorConformance
 
 
 class TestPermutation(EstimatorConformance):
-    estimate = staticmethod(permutation)
+    estimator = staticmethod(permutation)
     walks_per_draw = 1

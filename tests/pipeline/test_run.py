@@ -16,6 +16,7 @@ from torch import nn
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.model.task import Samples, Task
+from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline import measure, prove
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.prove import build, refine, verify
@@ -135,7 +136,7 @@ def test_a_second_run_does_nothing(
 
     monkeypatch.setattr(measure, "take_ranges", forbidden)
     monkeypatch.setattr(measure.profiling, "profile", forbidden)
-    monkeypatch.setattr(measure, "antithetic", forbidden)
+    monkeypatch.setattr(contributing, "_estimate", forbidden)
     monkeypatch.setattr(prove, "measure", forbidden)
     run = openvino_run.open(folder)
     limits = resolve_budgets(run, speedup=0.2, size_mb="fp32", max_drop=50)
@@ -188,20 +189,14 @@ def test_the_report_part_is_first_looked_at_by_verify(tmp_path: Path) -> None:
     """Watches the inputs that enter the simulator."""
     seen: set[bytes] = set()
     run = Run(tmp_path / "run", QDQ_SETTINGS, task())
-    original = run.simulator
+    measure.calibrate(run)
+    scores = run.simulator.scores
 
-    def spying():  # type: ignore[no-untyped-def]
-        simulator = original()
-        scores = simulator.scores
+    def watched(assignments, inputs, *rest):  # type: ignore[no-untyped-def]
+        seen.update(row.numpy().tobytes() for row in inputs[0])
+        return scores(assignments, inputs, *rest)
 
-        def watched(assignments, inputs, *rest):  # type: ignore[no-untyped-def]
-            seen.update(row.numpy().tobytes() for row in inputs[0])
-            return scores(assignments, inputs, *rest)
-
-        simulator.scores = watched
-        return simulator
-
-    run.simulator = spying  # type: ignore[method-assign]
+    run.simulator.scores = watched  # type: ignore[method-assign]
     report_rows = {row.numpy().tobytes() for row in run.parts[1].inputs[0]}
     search_rows = {row.numpy().tobytes() for row in run.parts[0].inputs[0]}
     search(run, resolve_budgets(run, bitops="int8"))
@@ -231,14 +226,7 @@ def test_contributions_are_within_error_of_full_enumeration(qdq_run: Finished) -
     found = run.read(Contributions)
     game = measure.evaluation_game(run, measure.score_batch(run), lambda done, n: None)
 
-    class Value:
-        n_players, n_levels = game.n_players, game.n_levels
-
-        def __call__(self, levels: np.ndarray) -> np.ndarray:
-            rows = game.samples(levels)
-            return rows[:, : rows.shape[1] // 2].mean(1, dtype=np.float64)
-
-    phi = exact(Value()).phi
+    phi = exact(contributing.ValueGame(game, 0)).phi
     names = run.ladder.names
     estimated = np.array([[found.phi[g][p] for p in names] for g in run.network.group_names])
     errors = np.array([[found.stderr[g][p] for p in names] for g in run.network.group_names])

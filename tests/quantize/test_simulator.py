@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,13 @@ from torch import Tensor, nn
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.evaluate import Evaluator
+from hwsmpq.quantize.operands import Operands
+from hwsmpq.quantize.order import order_for_prefixes
 from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.schedule import IN_PLACE, schedule
 from hwsmpq.quantize.scheme import get_scheme
-from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Assignment
+from hwsmpq.quantize.simulator import ALLOCATOR_OVERHEAD, CACHED_TENSOR_BYTES, Simulator
+from hwsmpq.types import Assignment, Layer
 
 from .networks import LADDER, NETWORKS, Case, make_case, sqnr_db
 
@@ -49,13 +54,13 @@ def test_incremental_equals_full_bit_for_bit(network: str, scheme: str) -> None:
 def test_only_what_is_downstream_runs_again(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(network)
     counted: list[str] = []
-    real = Simulator._activation
+    real = Operands.activation
 
-    def counting(self: Simulator, node: torch.fx.Node, *args: object) -> Tensor:
-        counted.append(self._layer_of[node].name)
-        return real(self, node, *args)  # type: ignore[arg-type]
+    def counting(self: Operands, layer: Layer, *args: object) -> Tensor:
+        counted.append(layer.name)
+        return real(self, layer, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Simulator, "_activation", counting)
+    monkeypatch.setattr(Operands, "activation", counting)
     base = case.captured.network.uniform("int8")
     last = case.captured.network.group_names[-1]
     outputs_of(case, [base])
@@ -139,14 +144,69 @@ def _share_equal(a: Tensor, b: Tensor) -> float:
 
 
 def test_chunks_keep_the_memory_bound() -> None:
-    """Bytes of every intermediate tensor of one sample, by hand."""
+    """Bytes of one sample by hand: what both layers read is kept; at the wider layer its result and a quantized copy
+    of its input come on top (ReLU writes in place, and the second layer needs less)."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
     captured = capture(model, (torch.randn(1, 3, 64, 64),))
-    assert captured.activation_bytes == (8 + 8 + 4) * 64 * 64 * 4
+    plane = 64 * 64 * 4
+    kept, at_second = 8 + 4, 8 + 4
     scheme = get_scheme("unsigned_activations")
     ranges = calibrate(captured, (torch.randn(2, 3, 64, 64),), scheme, [8])
-    assert Simulator(captured, ranges, scheme, memory_mb=4).chunk_size == 2**22 // captured.activation_bytes
+    assert Simulator(captured, ranges, scheme, memory_mb=4).chunk_size == int(
+        2**22 / (ALLOCATOR_OVERHEAD * (kept + at_second) * plane)
+    )
     assert Simulator(captured, ranges, scheme, memory_mb=0).chunk_size == 1
+    assert Simulator(captured, ranges, scheme, memory_mb=2**20).chunk_size == CACHED_TENSOR_BYTES // (8 * plane)
+
+
+@networks
+def test_only_what_a_change_needs_is_kept(network: str) -> None:
+    """By propagating the change of each single group: a tensor must stay if a reader of it runs while it does not."""
+    captured = make_case(network).captured
+    nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function"]
+    needed = {n for n in nodes if any(user.op == "output" for user in n.users)}
+    for group in captured.network.groups:
+        running = {captured.layer_nodes[name] for name in group.layers}
+        for node in nodes:
+            if running & set(node.all_input_nodes):
+                running.add(node)
+        needed |= {n for n in nodes if n not in running and running & set(n.users)}
+    steps = schedule(captured, torch.device("cpu"))
+    dropped = [node for step in steps for node in step.dead]
+    assert set(dropped) == set(nodes) - needed and len(dropped) == len(set(dropped)) > 5
+    for position, step in enumerate(steps):
+        assert not any(set(later.node.all_input_nodes) & set(step.dead) for later in steps[position + 1 :])
+
+
+@networks
+def test_in_place_operations_change_no_bit(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, rng = make_case(network), random.Random(2)
+    walk = [random_assignment(case, rng) for _ in range(6)]
+    in_place = set(IN_PLACE.values())
+    assert any(step.function in in_place for step in schedule(case.captured, torch.device("cpu")))
+    found = outputs_of(case, walk)
+    monkeypatch.setattr("hwsmpq.quantize.schedule.IN_PLACE", {})
+    assert torch.equal(outputs_of(case, walk), found)
+
+
+def test_a_walk_keeps_its_order_and_unrelated_rows_share_more() -> None:
+    rng = np.random.default_rng(0)
+    walk = np.zeros((1, 6), dtype=np.int64)
+    for group in rng.permutation(6):
+        for level in (1, 2):
+            walk = np.vstack([walk, np.where(np.arange(6) == group, level, walk[-1])])
+    assert order_for_prefixes(walk).tolist() == list(range(13))
+    assert order_for_prefixes(walk[::-1]).tolist() == list(range(13))
+
+    def n_recomputed(rows: np.ndarray) -> int:
+        return sum(6 - int(np.argmax(a != b)) for a, b in pairwise(rows))
+
+    rows = np.array(list(product(range(2), repeat=6)))[rng.permutation(64)]
+    order = order_for_prefixes(rows)
+    assert sorted(order) == list(range(64))
+    # Every prefix of the binary tree is entered once.
+    assert n_recomputed(rows[order]) == sum(2**depth for depth in range(1, 7)) - 6
+    assert n_recomputed(rows) > 1.5 * n_recomputed(rows[order])
 
 
 def test_progress_counts_whole_evaluations() -> None:
@@ -191,7 +251,7 @@ def test_evaluator_gives_values_then_metric() -> None:
     assignments = [network.uniform("w3a5"), top]
     with torch.no_grad():
         reference = task.model(*samples.inputs)
-    for value in ("loss", "metric", "kl"):
+    for value in ("loss", "metric", "kl", "mse"):
         evaluator = Evaluator(case.simulator(), task, samples, value, top)
         found = torch.from_numpy(evaluator(assignments))
         assert found.shape == (2, 48) and found.dtype == torch.float32
@@ -203,8 +263,9 @@ def test_evaluator_gives_values_then_metric() -> None:
                 "loss": log_p[torch.arange(24), samples.targets],
                 "metric": correct,
                 "kl": -nn.functional.kl_div(log_p, reference.log_softmax(1), reduction="none", log_target=True).sum(1),
+                "mse": -(outputs - reference).square().mean(1),
             }[value]
             torch.testing.assert_close(row[:24], expected, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(row[24:], correct)
-        if value == "kl":
+        if value in ("kl", "mse"):
             assert found[1, :24].abs().max() < 1e-6 and (found[0, :24] < 0).all()

@@ -1,0 +1,106 @@
+"""The options of the verbs, each spelled out once, and the decorator that gives a verb its share of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_OPTIONAL: dict[str, tuple[type, str]] = {
+    "data": (str, "imagefolder:DIR, for torchvision models."),
+    "weights": (str, "State dict of a torchvision model (loaded with weights_only)."),
+    "target": (str, "Hardware target; see `hwsmpq targets`."),
+    "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8."),
+    "observer": (str, "Range observer: mse, minmax or percentile."),
+    "value": (str, "What scores an assignment: soft (default for classification), loss, metric, kl or mse."),
+    "seed": (int, "Seed of everything random."),
+    "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
+    "memory_mb": (int, "Memory for intermediate tensors of the simulator."),
+    "estimator": (str, "Estimator of the contributions, or another sensitivity method; see README."),
+    "base": (str, "Precision that contributions start from; by default the lowest that leaves the network alive."),
+    "n_score_samples": (int, "Samples of the search part that score contributions."),
+    "n_pairs": (int, "Antithetic pairs of permutations, at most."),
+    "max_evaluations": (int, "Evaluations that contributions may take."),
+    "max_seconds": (float, "Seconds after which no further pair is begun."),
+    "target_error": (float, "Stop at this relative standard error of the contributions."),
+    "stability": (float, "Stop when this share of bootstrap resamples gives the same plan."),
+    "n_mixtures": (int, "Random engines that fit the cost model."),
+    "timing_seconds": (float, "Seconds that a set of engines is timed."),
+    "n_candidates": (int, "Solutions of every table that enter the race."),
+    "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
+    "search_seconds": (float, "Seconds that the race may take."),
+    "latency_ms": (float, "Largest latency in ms."),
+    "speedup": (float, "Least speedup against the reference engine."),
+    "bitops": (str, "Largest BitOps, a number or a uniform precision such as w4a4."),
+    "size_mb": (str, "Largest size in MB, a number or a uniform precision."),
+    "max_drop": (float, "Largest loss in points of the metric."),
+    "workers": (int, "Processes on this machine that evaluate assignments (extra ray)."),
+    "ray": (str, "Address of a Ray cluster that evaluates assignments, e.g. auto."),
+}
+_SPECIAL: dict[str, tuple[Any, Any]] = {
+    "task": (
+        Annotated[
+            str | None,
+            typer.Argument(
+                help="Task: file.py, module:callable or torchvision:NAME. Remembered by the run folder.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "out": (
+        Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
+        Path("runs/default"),
+    ),
+    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
+    "additive": (
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--additive/--race", show_default=False,
+                help="Take the best plan of the contributions alone, as the paper does, or race several (default).",
+            ),
+        ],
+        None,
+    ),
+}
+
+FOLDER = ("task", "out", "json")
+MODEL = (*FOLDER, "data", "weights", "target", "ladder")
+CALIBRATION = (*MODEL, "observer")
+PROFILING = ("n_mixtures", "timing_seconds")
+EXECUTION = ("workers", "ray")
+SCORING = (
+    "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds", "target_error",
+    "memory_mb", *EXECUTION,
+)
+BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
+SEARCH = ("stability", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
+
+
+def takes(*names: str) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
+    """Make a function of the parsed values into a verb with the named options."""
+
+    def decorate(verb: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            verb(values)
+
+        parameters = []
+        for name in names:
+            if name in _SPECIAL:
+                annotation, default = _SPECIAL[name]
+            else:
+                kind, text = _OPTIONAL[name]
+                annotation, default = Annotated[kind | None, typer.Option(help=text, show_default=False)], None
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
+        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate

@@ -1,0 +1,20 @@
+"""Every estimator by the name that settings and reports use."""
+
+from __future__ import annotations
+
+from hwsmpq.contribution.antithetic import antithetic
+from hwsmpq.contribution.estimator import Estimator
+from hwsmpq.contribution.exact import exact
+from hwsmpq.contribution.one_at_a_time import one_at_a_time
+from hwsmpq.contribution.permutation import permutation
+from hwsmpq.contribution.regression import regression
+from hwsmpq.contribution.sobol import sobol
+
+ESTIMATORS: dict[str, Estimator] = {
+    "exact": exact,
+    "permutation": permutation,
+    "antithetic": antithetic,
+    "sobol": sobol,
+    "regression": regression,
+    "one-at-a-time": one_at_a_time,
+}

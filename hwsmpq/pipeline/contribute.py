@@ -1,0 +1,173 @@
+"""The stage that estimates contributions, and the cheap scores that are computed beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.contribution.estimators import ESTIMATORS
+from hwsmpq.contribution.game import ends
+from hwsmpq.contribution.memoized import MemoizedGame
+from hwsmpq.contribution.stop import MIN_DRAWS, Stop
+from hwsmpq.contribution.table import Table
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Samples
+from hwsmpq.pipeline.floor import live_base
+from hwsmpq.pipeline.measure import calibrate, evaluation_game, score_batch
+from hwsmpq.pipeline.run import Run
+from hwsmpq.sensitivity.registry import SENSITIVITIES
+from hwsmpq.sensitivity.request import Request
+from hwsmpq.types import Contributions, Ranges, Scores
+
+CHEAP = ("one-at-a-time", "fisher")
+"""Sensitivity methods whose plans are raced beside those of the contributions."""
+
+
+@dataclass(frozen=True)
+class Enough:
+    """When draws suffice: ``suffice`` says so of (n_draws, n_groups, n_precisions); ``budgets`` is what it rests on."""
+
+    suffice: Callable[[NDArray[np.float64]], bool]
+    budgets: object
+
+
+def contribute(run: Run, enough: Enough | None = None) -> Contributions:
+    """Contributions of every (group, precision) on a fixed batch of the search part; resumes from the memo.
+
+    Args:
+        enough: also ends the sampling.
+    """
+    settings = run.settings
+    if settings.estimator not in (*ESTIMATORS, *SENSITIVITIES):
+        raise HwsmpqError(
+            f"unknown estimator {settings.estimator!r}", fix=f"one of {', '.join((*ESTIMATORS, *SENSITIVITIES))}"
+        )
+    calibrate(run)
+    batch = score_batch(run)
+    inputs = {
+        **_what_is_scored(run, batch),
+        "estimator": [
+            settings.estimator, settings.n_pairs, settings.max_evaluations, settings.max_seconds,
+            settings.target_error, enough.budgets if enough else None,
+        ],
+    }
+
+    def make() -> Contributions:
+        stop = Stop(
+            settings.n_pairs, settings.max_evaluations, settings.max_seconds, settings.target_error,
+            enough.suffice if enough else None,
+        )
+        base = live_base(run, batch, _game(run, batch, "floor check"))
+        return _by_name(run, batch, _estimate(run, batch, settings.estimator, base, stop), base)
+
+    return run.stage(Contributions, inputs, make)
+
+
+def scores(run: Run, contributions: Contributions) -> Scores:
+    """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
+    batch, base = score_batch(run), _base_of(run, contributions)
+
+    def make() -> Scores:
+        tables, skipped = [], {}
+        for name in CHEAP:
+            try:
+                table = _estimate(run, batch, name, base, Stop(MIN_DRAWS))
+            except HwsmpqError as error:
+                skipped[name] = str(error)
+                run.notify(f"no plans from {name}: {error}")
+            else:
+                tables.append(replace(_by_name(run, batch, table, base), draws=()))
+        return Scores(tuple(tables), skipped)
+
+    return run.stage(Scores, {**_what_is_scored(run, batch), "base": [base], "methods": list(CHEAP)}, make)
+
+
+def observed(run: Run, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(assignments (n, n_groups), values (n,)) that the contributions were estimated from, in order of request.
+
+    The estimator is played again on the memo, which holds all of them unless it was deleted.
+    """
+    batch = score_batch(run)
+    game = ValueGame(_game(run, batch, "contribute"), _base_of(run, contributions))
+    n_draws = len(contributions.draws)
+    if n_draws:
+        ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
+    return np.array(game.levels).reshape(-1, game.n_players), np.array(game.values)
+
+
+class ValueGame:
+    """The game of the mean value; the metric, which is stored beside it, is left aside."""
+
+    def __init__(self, game: MemoizedGame, base: int) -> None:
+        self._game, self.base = game, base
+        self.n_players, self.n_levels = game.n_players, game.n_levels
+        self.levels: list[NDArray[np.int64]] = []
+        self.values: list[float] = []
+        """Everything that was requested, in order."""
+
+    def __call__(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
+        samples = self._game.samples(levels)
+        found = samples[:, : samples.shape[1] // 2].mean(1, dtype=np.float64)
+        self.levels += list(levels)
+        self.values += found.tolist()
+        return found
+
+
+def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Table:
+    """The table of any method."""
+    settings = run.settings
+    game = ValueGame(_game(run, batch, f"contribute: {name}"), base)
+    if name in ESTIMATORS:
+        return ESTIMATORS[name](game, stop, settings.seed)
+    request = Request(
+        run.captured, run.read(Ranges), run.scheme, run.task, batch, run.ladder, run.value, settings.seed,
+        settings.memory_mb,
+    )
+    table = SENSITIVITIES[name](request)
+    base_value, top_value = ends(game)
+    return replace(table, phi=table.phi - table.phi[:, [base]], floor_value=base_value, top_value=top_value)
+
+
+def _base_of(run: Run, contributions: Contributions) -> int:
+    return run.ladder.names.index(contributions.base or run.ladder.floor)
+
+
+def _game(run: Run, batch: Samples, stage: str) -> MemoizedGame:
+    return evaluation_game(run, batch, lambda done, n: run.progress(stage, done, n))
+
+
+def _what_is_scored(run: Run, batch: Samples) -> dict[str, object]:
+    settings = run.settings
+    return {
+        "ranges": run.sha256(Ranges),
+        "ladder": list(run.ladder.names),
+        "samples": batch.sha256(),
+        "value": [run.value, settings.seed, settings.base],
+    }
+
+
+def _by_name(run: Run, batch: Samples, table: Table, base: int) -> Contributions:
+    names, groups = run.ladder.names, run.network.group_names
+
+    def named(array: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        return {g: dict(zip(names, map(float, row), strict=True)) for g, row in zip(groups, array, strict=True)}
+
+    return Contributions(
+        estimator=table.estimator,
+        value=run.value,
+        model_sha256=run.network.model_sha256,
+        ladder=names,
+        phi=named(table.phi),
+        stderr=named(table.stderr),
+        floor_value=table.floor_value,
+        top_value=table.top_value,
+        n_evaluations=table.n_evaluations,
+        n_permutations=table.n_permutations,
+        n_samples=len(batch),
+        seed=run.settings.seed,
+        base=names[base],
+        draws=tuple(tuple(tuple(map(float, row)) for row in draw) for draw in table.draws),
+    )

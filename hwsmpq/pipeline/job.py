@@ -1,0 +1,53 @@
+"""What another process needs to evaluate assignments as this one would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import capture
+from hwsmpq.model.load import load_task
+from hwsmpq.model.task import Samples, Task
+from hwsmpq.quantize.evaluate import Evaluator
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.types import REFERENCE, Ranges, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A task with its ranges: ``task`` itself, or None where any process can load what ``settings`` name.
+
+    ``scheme`` names the quantization scheme, ``model_sha256`` is that of the captured network.
+    """
+
+    task: Task | None
+    settings: Settings
+    ranges: Ranges
+    scheme: str
+    model_sha256: str
+
+    def prepare(self) -> Callable[[Samples], Evaluator]:
+        """Load and capture the network here; returns what makes an evaluator for a sample set.
+
+        Raises:
+            HwsmpqError: the task cannot be loaded, or is another model here.
+        """
+        settings = self.settings
+        weights = Path(settings.weights) if settings.weights else None
+        task = self.task or load_task(settings.task, settings.data, weights)
+        captured = capture(task.model, task.calibration)
+        network = captured.network
+        if network.model_sha256 != self.model_sha256:
+            raise HwsmpqError(
+                f"a worker loads another model from {settings.task}",
+                f"it has {network.model_sha256[:12]}, the run has {self.model_sha256[:12]}",
+                "give every machine of the cluster the same task file, weights and library versions",
+            )
+        assert settings.value is not None  # the run resolved it
+        value = settings.value
+        simulator = Simulator(captured, self.ranges, get_scheme(self.scheme), settings.memory_mb)
+        reference = network.uniform(REFERENCE)
+        return lambda samples: Evaluator(simulator, task, samples, value, reference)

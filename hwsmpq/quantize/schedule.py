@@ -1,0 +1,163 @@
+"""What the simulator runs, node by node: what each depends on, where it may write, and when its tensors can go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from hwsmpq.model.capture import Captured
+from hwsmpq.types import Layer
+
+ATEN = torch.ops.aten
+LAYOUT_FREE: dict[Any, Callable[..., Any]] = {
+    # A view of a contiguous tensor need not be one of the same tensor in channels_last, in which the simulator runs.
+    ATEN.view.default: ATEN.reshape.default,
+    ATEN._unsafe_view.default: ATEN.reshape.default,
+}
+IN_PLACE: dict[Any, Callable[..., Any]] = {
+    ATEN.relu.default: ATEN.relu_.default,
+    ATEN.relu6.default: ATEN.relu6_.default,
+    ATEN.hardtanh.default: ATEN.hardtanh_.default,
+    ATEN.clamp.default: ATEN.clamp_.default,
+    ATEN.silu.default: ATEN.silu_.default,
+    ATEN.gelu.default: ATEN.gelu_.default,
+    ATEN.hardswish.default: ATEN.hardswish_.default,
+    ATEN.add.Tensor: ATEN.add_.Tensor,
+    ATEN.mul.Tensor: ATEN.mul_.Tensor,
+}
+"""Operations that may overwrite their first operand. Each allocates its result otherwise, as layers do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the graph.
+
+    Attributes:
+        groups: names of the groups whose precision its result depends on.
+        layer, group: set if it is a layer.
+        function: what to call; an in-place operation where the operand is needed nowhere else.
+        dead: nodes whose tensors nobody needs after this step, neither in this evaluation nor in a later one.
+        is_last_reader: a layer after which no other one reads its input tensor.
+    """
+
+    node: fx.Node
+    function: Callable[..., Any]
+    kwargs: dict[str, Any]
+    groups: frozenset[str]
+    layer: Layer | None
+    group: str | None
+    dead: tuple[fx.Node, ...]
+    is_last_reader: bool
+
+
+def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
+    """The operations of a network in order.
+
+    A tensor is needed later only if a user of it may run again while it does not: if the user depends on a group
+    that the tensor does not depend on.
+    """
+    layer_of = {captured.layer_nodes[layer.name]: layer for layer in captured.network.layers}
+    group_of = {node: captured.network.group_of(layer.name) for node, layer in layer_of.items()}
+    nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function"]
+    groups: dict[fx.Node, frozenset[str]] = {}
+    for node in captured.graph.graph.nodes:
+        own = {group_of[node]} if node in group_of else set()
+        groups[node] = frozenset(own).union(*(groups[n] for n in node.all_input_nodes))
+    position = {node: i for i, node in enumerate(nodes)}
+
+    def is_transient(node: fx.Node) -> bool:
+        if node not in position or not node.users:
+            return False
+        return all(user in position and groups[user] == groups[node] for user in node.users)
+
+    dead: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
+    last_readers: dict[Any, fx.Node] = {}
+    for node in nodes:
+        if is_transient(node):
+            dead[max(node.users, key=position.__getitem__)].append(node)
+        if node in layer_of:
+            last_readers[node.args[0]] = node
+
+    def function_of(node: fx.Node) -> Callable[..., Any]:
+        operand = node.args[0] if node.args else None
+        if node.target in IN_PLACE and isinstance(operand, fx.Node) and _same_tensor(operand, node):
+            allocates = operand in layer_of or operand.target in IN_PLACE
+            if allocates and is_transient(operand) and list(operand.users) == [node]:
+                return IN_PLACE[node.target]
+        return LAYOUT_FREE.get(node.target, node.target)
+
+    return tuple(
+        Step(
+            node=node,
+            function=function_of(node),
+            kwargs={**node.kwargs, "device": device} if node.kwargs.get("device") else dict(node.kwargs),
+            groups=groups[node],
+            layer=layer_of.get(node),
+            group=group_of.get(node),
+            dead=tuple(dead[node]),
+            is_last_reader=node in last_readers.values(),
+        )
+        for node in nodes
+    )
+
+
+def _same_tensor(a: fx.Node, b: fx.Node) -> bool:
+    """Whether both hold a tensor of the same shape and type, as far as the export recorded it."""
+    first, second = a.meta.get("val"), b.meta.get("val")
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return False
+    return first.dtype == second.dtype and first.shape == second.shape
+
+
+def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]:
+    """Bytes that one sample takes at the peak of an evaluation, and those of its largest tensor.
+
+    Kept tensors, plus the most that transient ones, a quantized copy of an input and the new result need together.
+    """
+    n_rows = 2  # one would make dimensions of size 1, whose tensors may share storage by chance
+    shapes = _Storages(captured.graph)
+    with torch.inference_mode():
+        shapes.run(*(x.expand(n_rows, *x.shape[1:]).contiguous() for x in captured.example))
+    transient = {node for step in steps for node in step.dead}
+    in_place = {step.node for step in steps if step.function in IN_PLACE.values()}
+    storage = dict(shapes.of)
+    for step in steps:
+        if step.node in in_place:
+            storage[step.node] = storage[step.node.args[0]]  # type: ignore[index]
+    kept = {key for step in steps if step.node not in transient for key in storage[step.node]}
+    live: set[int] = set()
+    peak = 0
+    for step in steps:
+        operands = shapes.of.get(step.node.args[0], frozenset()) if step.layer is not None else frozenset()
+        live |= storage[step.node]
+        copies = sum(shapes.n_bytes[key] for key in operands)
+        replaced = sum(shapes.n_bytes[key] for key in storage[step.node] & kept)
+        peak = max(peak, sum(shapes.n_bytes[key] for key in live - kept) + copies + replaced)
+        live -= {key for node in step.dead for key in storage[node] if step.node not in in_place}
+    total = sum(shapes.n_bytes[key] for key in kept) + peak
+    return max(1, total // n_rows), max(1, max(shapes.n_bytes.values()) // n_rows)
+
+
+class _Storages(fx.Interpreter):
+    """Runs the graph and records which storages every operation's result lies in, and their sizes in bytes."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.of: dict[Any, frozenset[int]] = {}
+        self.n_bytes: dict[int, int] = {}
+        self._given: set[int] = set()  # weights and inputs
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        tensors = [x for x in (result if isinstance(result, tuple | list) else [result]) if isinstance(x, Tensor)]
+        sizes = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+        if n.op == "call_function":
+            self.of[n] = frozenset(sizes) - self._given
+            self.n_bytes |= {key: sizes[key] for key in self.of[n]}
+        else:
+            self._given |= sizes.keys()
+        return result

@@ -1,0 +1,37 @@
+"""The cheapest choices at several predicted losses of value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hwsmpq.errors import InfeasibleError
+from hwsmpq.search.milp import solve
+from hwsmpq.search.problem import Problem, Solution
+from hwsmpq.types import Cost
+
+LOSS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
+"""Shares of the whole predicted loss of value, one solution each."""
+
+
+def frontier(problem: Problem, cheapest: str) -> list[Solution]:
+    """The solution of least ``cheapest`` at each of several largest predicted losses of value, loosest first.
+
+    Raises:
+        InfeasibleError: no choice keeps the limits at any loss.
+    """
+    unary = problem.value.unary
+    loss = Cost(unary.max(1, keepdims=True) - unary)
+    whole = float(loss.unary.max(1).sum())
+    costs = {**problem.costs, "value_loss": loss}
+    found: dict[tuple[int, ...], Solution] = {}
+    for share in LOSS_SHARES:
+        # A group whose top precision measured as harmful makes "no loss" unreachable by rounding only.
+        limits = {**problem.limits, "value_loss": share * whole + 1e-9}
+        try:
+            solution = solve(replace(problem, costs=costs, limits=limits, minimise=cheapest))
+        except InfeasibleError:
+            if not found:
+                raise
+            break
+        found.setdefault(tuple(solution.choice.tolist()), solution)
+    return list(found.values())

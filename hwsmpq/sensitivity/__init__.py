@@ -1,0 +1,1 @@
+"""Cheap sensitivity methods: what a precision costs a group, from gradients, curvature or outputs."""

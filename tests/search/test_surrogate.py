@@ -1,0 +1,83 @@
+"""The surrogate on games whose second-order structure is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwsmpq.search.surrogate import fit_surrogate
+
+N_GROUPS, N_LEVELS, N_WALKS = 6, 3, 6
+
+
+def walks(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    rows, index = [], []
+    for walk in range(N_WALKS):
+        row = np.zeros(N_GROUPS, dtype=np.int64)
+        for group in rng.permutation(N_GROUPS):
+            for level in range(1, N_LEVELS):
+                row[group] = level
+                rows.append(row.copy())
+                index.append(walk)
+    return np.array(rows), np.array(index)
+
+
+def loss_table(rng: np.random.Generator) -> np.ndarray:
+    """Losses that fall along the ladder to 0 at the top."""
+    return np.sort(rng.exponential(size=(N_GROUPS, N_LEVELS)), axis=1)[:, ::-1] * np.array([1.0, 1.0, 0.0])
+
+
+def additive(loss: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    return -loss[np.arange(N_GROUPS), levels].sum(1)
+
+
+def interacting(loss: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Losses compound: the square of their sum."""
+    return additive(loss, levels) - 0.3 * additive(loss, levels) ** 2
+
+
+def test_interactions_are_found_and_predict_new_assignments() -> None:
+    rng = np.random.default_rng(0)
+    loss, (levels, index) = loss_table(rng), walks(rng)
+    table = -loss
+    surrogate = fit_surrogate(levels, interacting(loss, levels), index, table, 100)
+    assert surrogate is not None and len(surrogate.pairs) == 15
+    new = rng.integers(N_LEVELS, size=(300, N_GROUPS))
+    truth = interacting(loss, new)
+    error = np.std([surrogate(row) for row in new] - truth)
+    assert error < 0.5 * np.std(additive(loss, new) - truth)
+
+
+def test_additive_game_with_noise_keeps_the_table() -> None:
+    kept = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        loss, (levels, index) = loss_table(rng), walks(rng)
+        values = additive(loss, levels) + 0.1 * rng.normal(size=len(levels))
+        kept += fit_surrogate(levels, values, index, -loss, 100) is not None
+    assert kept <= 3
+
+
+def test_only_the_strongest_pairs_are_kept() -> None:
+    rng = np.random.default_rng(1)
+    loss, (levels, index) = loss_table(rng), walks(rng)
+    whole = fit_surrogate(levels, interacting(loss, levels), index, -loss, 100)
+    few = fit_surrogate(levels, interacting(loss, levels), index, -loss, 4)
+    assert whole is not None and few is not None and len(few.pairs) == 4
+    spans = sorted((float(np.ptp(t)) for _, _, t in whole.pairs), reverse=True)
+    assert [float(np.ptp(t)) for _, _, t in few.pairs] == spans[:4]
+
+
+def test_ridge_is_the_least_squares_of_the_augmented_problem() -> None:
+    """The dual solution against plain least squares with penalty rows."""
+    from hwsmpq.search.surrogate import _Design
+
+    rng = np.random.default_rng(2)
+    loss, (levels, _) = loss_table(rng), walks(rng)
+    design = _Design(-loss)
+    x, y = design.features(levels), rng.normal(size=len(levels))
+    weights, offset = design.solve(x, y, (3.0, 0.5))
+    n_choices = N_GROUPS * N_LEVELS
+    penalty = np.sqrt(np.repeat([3.0, 0.5], [n_choices, x.shape[1] - n_choices]))
+    rows = np.vstack([np.hstack([np.ones((len(y), 1)), x]), np.hstack([np.zeros((len(penalty), 1)), np.diag(penalty)])])
+    expected = np.linalg.lstsq(rows, np.concatenate([y, np.zeros(len(penalty))]), rcond=None)[0]
+    np.testing.assert_allclose([offset, *weights], expected, atol=1e-8)
