@@ -74,8 +74,8 @@ CALIBRATION = (*MODEL, "observer")
 PROFILING = ("n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
-    "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds", "target_error",
-    "memory_mb", *EXECUTION,
+    "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds",
+    "target_error", "memory_mb", *EXECUTION,
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
 SEARCH = ("stability", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hwsmpq.contribution.estimators import ESTIMATORS
@@ -86,27 +87,33 @@ def scores(run: Run, contributions: Contributions) -> Scores:
 
 
 def observed(run: Run, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(assignments (n, n_groups), values (n,)) that the contributions were estimated from, in order of request.
+    """(assignments (n, n_groups), values (n,)) on the score batch that the contributions were estimated from, in order
+    of request.
 
     The estimator is played again on the memo, which holds all of them unless it was deleted.
     """
-    batch = score_batch(run)
-    game = ValueGame(_game(run, batch, "contribute"), _base_of(run, contributions))
+    game = _value_game(run, score_batch(run), run.settings.estimator, _base_of(run, contributions))
     n_draws = len(contributions.draws)
-    if n_draws:
+    if n_draws and run.settings.estimator in ESTIMATORS:
         ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
     return np.array(game.levels).reshape(-1, game.n_players), np.array(game.values)
 
 
 class ValueGame:
-    """The game of the mean value; the metric, which is stored beside it, is left aside."""
+    """The game of the mean value; the metric, which is stored beside it, is left aside.
 
-    def __init__(self, game: MemoizedGame, base: int) -> None:
-        self._game, self.base = game, base
+    Args:
+        fresh: gives the game on the n-th other batch.
+    """
+
+    def __init__(
+        self, game: MemoizedGame, base: int, fresh: Callable[[int], MemoizedGame] | None = None
+    ) -> None:
+        self._game, self.base, self._fresh = game, base, fresh
         self.n_players, self.n_levels = game.n_players, game.n_levels
         self.levels: list[NDArray[np.int64]] = []
         self.values: list[float] = []
-        """Everything that was requested, in order."""
+        """Everything that was requested on this batch, in order."""
 
     def __call__(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
         samples = self._game.samples(levels)
@@ -115,11 +122,26 @@ class ValueGame:
         self.values += found.tolist()
         return found
 
+    def redraw(self, index: int) -> ValueGame:
+        """The game on a fresh batch, as :class:`~hwsmpq.contribution.game.Redrawable` has it."""
+        assert self._fresh is not None
+        return ValueGame(self._fresh(index), self.base)
+
+
+def _value_game(run: Run, batch: Samples, name: str, base: int) -> ValueGame:
+    part = run.parts[0]
+
+    def fresh(index: int) -> MemoizedGame:
+        generator = torch.Generator().manual_seed((run.settings.seed << 32) + index)
+        return _game(run, part.take(torch.randperm(len(part), generator=generator)[: len(batch)]), name)
+
+    return ValueGame(_game(run, batch, name), base, fresh)
+
 
 def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Table:
     """The table of any method."""
     settings = run.settings
-    game = ValueGame(_game(run, batch, f"contribute: {name}"), base)
+    game = _value_game(run, batch, name, base)
     if name in ESTIMATORS:
         return ESTIMATORS[name](game, stop, settings.seed)
     request = Request(
@@ -136,7 +158,7 @@ def _base_of(run: Run, contributions: Contributions) -> int:
 
 
 def _game(run: Run, batch: Samples, stage: str) -> MemoizedGame:
-    return evaluation_game(run, batch, lambda done, n: run.progress(stage, done, n))
+    return evaluation_game(run, batch, lambda done, n: run.progress(f"contribute: {stage}", done, n))
 
 
 def _what_is_scored(run: Run, batch: Samples) -> dict[str, object]:

@@ -1,0 +1,163 @@
+"""The search stage: which plan the race chooses, and what it may cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished
+from tiny_task import images, network, task
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Task
+from hwsmpq.pipeline import contribute as contributing
+from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.contribute import contribute, observed, scores
+from hwsmpq.pipeline.costs import costs_of, counted_costs
+from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.solve import search
+from hwsmpq.search.milp import solve
+from hwsmpq.search.problem import Problem
+from hwsmpq.types import Contributions, Cost, Plan, Settings
+
+
+def open_run(folder: Path, settings: Settings = QDQ_SETTINGS, **changes: object) -> Run:
+    return Run(folder, replace(settings, **changes), task())  # type: ignore[arg-type]
+
+
+def additive_choice(run: Run, contributions: Contributions, limit: float) -> dict[str, str]:
+    names, groups = run.ladder.names, run.network.group_names
+    value = Cost(np.array([[contributions.phi[g][p] for p in names] for g in groups]))
+    choice = solve(Problem(value, costs_of(run.network, run.ladder, None), {"bitops": limit})).choice
+    return {g: names[level] for g, level in zip(groups, choice, strict=True)}
+
+
+def test_additive_mode_is_the_solution_of_the_contributions_alone(tmp_path: Path) -> None:
+    run = open_run(tmp_path, additive=True)
+    budgets = resolve_budgets(run, bitops="int8")
+    plan = search(run, budgets)
+    assert plan.assignment == additive_choice(run, contribute(run), budgets[0].limit)
+    assert len(plan.candidates) == 1 and plan.status == "optimal" and plan.n_evaluations == 0
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_every_table_has_its_plans_in_the_race(qdq_run: Finished) -> None:
+    plan = qdq_run.open().read(Plan)
+    sources = {source for candidate in plan.candidates for source in candidate.sources}
+    assert {"antithetic permutations", "one-at-a-time", "fisher", "uniform"} <= sources
+    assignments = [tuple(sorted(c.assignment.items())) for c in plan.candidates]
+    assert len(assignments) == len(set(assignments))
+    chosen = next(c for c in plan.candidates if c.assignment == plan.assignment)
+    assert chosen.n_samples == len(qdq_run.open().parts[0])
+
+
+def test_the_race_keeps_its_allowance(tmp_path: Path) -> None:
+    run = open_run(tmp_path, search_evaluations=30)
+    few = search(run, resolve_budgets(run, bitops="int8"))
+    n_pool = sum("swap" not in c.sources for c in few.candidates)
+    assert few.n_evaluations <= max(30, n_pool)
+    assert any(c.n_samples < 48 for c in few.candidates)
+
+
+def test_nested_batches_are_the_search_part_in_order(tmp_path: Path) -> None:
+    run = open_run(tmp_path, n_score_samples=8)
+    contribute(run)
+    batches = NestedBatches(run)
+    assert batches.sizes == (8, 24, 16)
+    choice = np.ones(4, dtype=np.int64)
+    values, metrics = batches.up_to(choice, 48)
+    assert len(values) == len(metrics) == 48
+    with torch.no_grad():
+        correct = network()(run.parts[0].inputs[0]).argmax(1) == run.parts[0].targets
+    np.testing.assert_array_equal(batches.reference(48)[1], correct.numpy())
+    parts = [batches.values(choice[None], batch)[0] for batch in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), values)
+
+
+def test_observations_are_what_the_contributions_were_estimated_from(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    contributions = contribute(run)
+    levels, values = observed(run, contributions)
+    assert len(levels) == len(values) == contributions.n_evaluations
+    by_row = {tuple(row): value for row, value in zip(levels.tolist(), values, strict=True)}
+    assert by_row[(0,) * 4] == pytest.approx(contributions.floor_value)
+    assert by_row[(2,) * 4] == pytest.approx(contributions.top_value)
+
+
+def test_stability_of_the_plan_is_that_of_resampled_draws(qdq_run: Finished) -> None:
+    run = qdq_run.open()
+    plan, contributions = run.read(Plan), run.read(Contributions)
+    assert plan.stability is not None
+    draws = np.array(contributions.draws)
+    names, groups = run.ladder.names, run.network.group_names
+    mean = np.array([[contributions.phi[g][p] for p in names] for g in groups])
+    np.testing.assert_allclose(draws.mean(0), mean, atol=1e-12)
+    limit = qdq_run.budgets[0].limit
+    problem = Problem(Cost(mean), costs_of(run.network, run.ladder, None), {"bitops": limit})
+    expected = solve(problem).choice
+    rng = np.random.default_rng(contributions.seed)
+    same = []
+    for _ in range(plan.stability.n_resamples):
+        resampled = draws[rng.integers(len(draws), size=len(draws))].mean(0)
+        same.append(solve(replace(problem, value=Cost(resampled))).choice == expected)
+    assert plan.stability.share == pytest.approx(np.all(same, axis=1).mean())
+    assert list(plan.stability.certainty.values()) == pytest.approx(np.mean(same, axis=0).tolist())
+
+
+def test_sampling_goes_on_until_the_plan_is_stable(tmp_path: Path) -> None:
+    budgets = resolve_budgets(open_run(tmp_path / "a"), bitops="w4a4")
+    easy = open_run(tmp_path / "a", n_pairs=8, stability=0.9)
+    search(easy, budgets)
+    assert easy.read(Contributions).n_permutations == 4  # one plan only keeps the budget: two pairs suffice
+    hard = open_run(tmp_path / "b", n_pairs=4, stability=1.0)
+    plan = search(hard, resolve_budgets(hard, bitops=str(budgets[0].limit * 4)))
+    assert plan.stability is not None
+    assert hard.read(Contributions).n_permutations == 8 or plan.stability.share == 1.0
+
+
+def test_a_loss_without_gradient_only_costs_the_plans_of_fisher(tmp_path: Path) -> None:
+    plain = task()
+    rounded = Task(
+        network(), images(16, seed=2), (plain.evaluation.inputs, plain.evaluation.targets),
+        loss=lambda outputs, targets: (outputs.argmax(1) != targets).float(),
+    )
+    heard: list[str] = []
+    run = Run(tmp_path, replace(QDQ_SETTINGS, value="loss"), rounded, notify=heard.append)
+    plan = search(run, resolve_budgets(run, bitops="int8"))
+    assert any("fisher" in message and "gradient" in message for message in heard)
+    assert list(scores(run, contribute(run)).skipped) == ["fisher"]
+    assert plan.bitops <= counted_costs(run.network, run.network.uniform("int8"))[0]
+
+
+def test_every_estimator_and_sensitivity_gives_a_plan(tmp_path: Path) -> None:
+    names = (*contributing.ESTIMATORS, *contributing.SENSITIVITIES)
+    limit = None
+    for name in names:
+        ladder = ("int8", "fp32") if name == "regression" else ("w4a4", "int8", "fp32")
+        run = open_run(tmp_path / name, estimator=name, ladder=ladder, additive=True)
+        limit = limit or resolve_budgets(run, bitops="int8")[0].limit
+        plan = search(run, resolve_budgets(run, bitops=str(2 * limit)))
+        assert plan.bitops <= 2 * limit, name
+        assert run.read(Contributions).n_evaluations > 0
+
+
+def test_unknown_estimator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HwsmpqError, match="unknown estimator 'guess'"):
+        contribute(open_run(tmp_path, estimator="guess"))
+
+
+def test_engines_may_score_in_place_of_the_simulator(tmp_path: Path) -> None:
+    simulated = contribute(open_run(tmp_path / "simulator", OPENVINO_SETTINGS))
+    measured = contribute(open_run(tmp_path / "engine", OPENVINO_SETTINGS, evaluate="engine"))
+    assert measured.phi != simulated.phi
+    for group, row in simulated.phi.items():
+        assert measured.phi[group]["fp32"] == pytest.approx(row["fp32"], abs=0.2 * abs(simulated.top_value) + 0.02)
+
+
+def test_engines_cannot_score_where_none_runs(tmp_path: Path) -> None:
+    with pytest.raises(HwsmpqError, match="builds no engine that runs here"):
+        open_run(tmp_path, evaluate="engine")
