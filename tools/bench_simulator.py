@@ -14,6 +14,7 @@ shares most over that in the order given.
 from __future__ import annotations
 
 import copy
+import ctypes
 import statistics
 import subprocess
 import sys
@@ -183,6 +184,7 @@ def peak_mb(network: Network, memory_mb: int, seed: int) -> float:
     simulator, walk = prepared.simulator(memory_mb), prepared.walk(seed)[:4]
     for _ in simulator.outputs(walk, tuple(x[:1] for x in prepared.inputs)):
         pass  # quantize the weights, load the kernels
+    ctypes.CDLL(None).malloc_trim(0)  # else the walk reuses what calibration freed, and nothing grows
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status_kib("VmRSS")
     prepared.outputs(simulator, walk)

@@ -15,8 +15,8 @@ def sobol(game: Game, stop: Stop, seed: int, progress: Progress | None = None) -
     """Contributions from antithetic pairs whose orders sort the points of a scrambled Sobol sequence.
 
     Every order by itself is uniform, so that the estimate is unbiased; together they cover positions more evenly than
-    independent ones (Mitchell et al. 2022). Standard errors treat the pairs as independent, which is on the
-    safe side where the sequence does its work.
+    independent ones (Mitchell et al. 2022). Standard errors treat the pairs as independent, which they are not: with
+    few pairs of few groups they were measured too small, with many too large.
 
     Raises:
         HwsmpqError: a value is not finite.

@@ -27,6 +27,10 @@ CHEAP = ("one-at-a-time", "fisher")
 """Sensitivity methods whose plans are raced beside those of the contributions."""
 
 
+DRAWS_PER_PAIR = {"permutation": 2, "paper-like": 2, "regression": 4}
+"""Draws that take the place of one antithetic pair, where a draw is a single walk, or one coalition of every size."""
+
+
 @dataclass(frozen=True)
 class Enough:
     """When draws suffice: ``suffice`` says so of (n_draws, n_groups, n_precisions); ``budgets`` is what it rests on."""
@@ -58,8 +62,11 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
 
     def make() -> Contributions:
         stop = Stop(
-            settings.n_pairs, settings.max_evaluations, settings.max_seconds, settings.target_error,
-            enough.suffice if enough else None,
+            n_draws=settings.n_pairs * DRAWS_PER_PAIR.get(settings.estimator, 1),
+            n_evaluations=settings.max_evaluations,
+            seconds=settings.max_seconds,
+            error=settings.target_error,
+            stable=enough.suffice if enough else None,
         )
         base = live_base(run, batch, _game(run, batch, "floor check"))
         return _by_name(run, batch, _estimate(run, batch, settings.estimator, base, stop), base)

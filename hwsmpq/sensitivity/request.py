@@ -70,7 +70,7 @@ class Request:
     def loss(self) -> Loss:
         """The differentiable loss whose expected curvature is that of the negative value.
 
-        Value ``loss`` (and ``metric``, which has no gradient): the task's loss at the labels. ``kl``: cross-entropy at
+        Value ``loss`` (and ``soft`` and ``metric``): the task's loss at the labels. ``kl``: cross-entropy at
         labels drawn from the network's own softmax. ``mse``: outputs times a standard normal draw, scaled so that half
         the expected squared derivative is the mean squared change of the outputs.
 
