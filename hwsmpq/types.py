@@ -246,7 +246,7 @@ class Settings:
     n_mixtures: int = 8
     n_candidates: int = 8
     additive: bool = False
-    search_evaluations: int = 200
+    search_evaluations: int = 180
     search_seconds: float | None = None
     timing_seconds: float = 30.0
     memory_mb: int = 1024

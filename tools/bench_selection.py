@@ -281,7 +281,9 @@ def _default(chooser: Chooser, run: Any) -> None:
     contributions = contribute(run)
     cheap = scores(run, contributions)
     shared = time.process_time() - before
-    n_shared = contributions.n_evaluations + sum(table.n_evaluations for table in cheap.tables)
+    # The floor check evaluates every uniform network and the reference.
+    n_floor = len(run.ladder.names) + 1
+    n_shared = n_floor + contributions.n_evaluations + sum(table.n_evaluations for table in cheap.tables)
     names = list(run.ladder.names)
     for name, problem in chooser.problems.items():
         ((kind, limit),) = problem.limits.items()
