@@ -1,0 +1,61 @@
+"""The words of the project as frozen dataclasses: everything that crosses a module boundary.
+
+Units are in the names. Every type here is plain data (no torch, no runtime), validates itself, and
+round-trips through JSON (see :mod:`hwsmpq.artifacts`).
+"""
+
+from __future__ import annotations
+
+from hwsmpq.types.certificate import (
+    AccuracyOutcome,
+    Audit,
+    BudgetOutcome,
+    Certificate,
+    EngineResult,
+    LatencyOutcome,
+    LayerAudit,
+    Manifest,
+    Round,
+)
+from hwsmpq.types.measured import Contributions, CostTable, EngineTiming, Measurement, Ranges, Scores, TensorRange
+from hwsmpq.types.network import Edge, Group, Layer, Network
+from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
+from hwsmpq.types.precision import FLOAT_BITS, MAX_BITS, MIN_BITS, REFERENCE, Assignment, Ladder, Precision
+from hwsmpq.types.settings import Budget, BudgetKind, Settings
+
+__all__ = [
+    "FLOAT_BITS",
+    "MAX_BITS",
+    "MIN_BITS",
+    "REFERENCE",
+    "AccuracyOutcome",
+    "Assignment",
+    "Audit",
+    "Budget",
+    "BudgetKind",
+    "BudgetOutcome",
+    "Candidate",
+    "Certificate",
+    "Contributions",
+    "Cost",
+    "CostTable",
+    "Edge",
+    "EngineResult",
+    "EngineTiming",
+    "Group",
+    "Ladder",
+    "LatencyOutcome",
+    "Layer",
+    "LayerAudit",
+    "Manifest",
+    "Measurement",
+    "Network",
+    "Plan",
+    "Precision",
+    "Ranges",
+    "Round",
+    "Scores",
+    "Settings",
+    "Stability",
+    "TensorRange",
+]

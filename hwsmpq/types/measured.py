@@ -1,0 +1,110 @@
+"""What was measured on network and target: ranges, costs and contributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwsmpq.types.precision import Assignment
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """Activation range of one layer's input: raw extremes, and the chosen clip per bit-width."""
+
+    minimum: float
+    maximum: float
+    clip: dict[int, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Calibrated activation ranges, one a layer."""
+
+    model_sha256: str
+    data_sha256: str
+    scheme: str
+    observer: str
+    n_samples: int
+    layers: dict[str, TensorRange]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Repeated timings of one thing: median with a spread (half the 10..90 percentile range)."""
+
+    median_ms: float
+    spread_ms: float
+    n_repeats: int
+
+
+@dataclass(frozen=True)
+class EngineTiming:
+    """A built mixture, what it measured, and what the same interleaved block measured for the reference."""
+
+    assignment: Assignment
+    measured: Measurement
+    reference: Measurement
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Measured cost of a target: T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements.
+
+    ``group_ms`` is p: per-layer counters summed over a group, in the uniform engine of that precision.
+    ``engines`` holds every whole-engine measurement the fit used. A table without latency
+    (``group_ms`` empty) makes no latency claim.
+    """
+
+    target: str
+    machine: dict[str, str]
+    model_sha256: str
+    ladder: tuple[str, ...]
+    group_ms: dict[str, dict[str, float]]
+    scale: float
+    offset_ms: float
+    switch_ms: float
+    switch_element_ms: float
+    uniform_ms: dict[str, Measurement]
+    engines: tuple[EngineTiming, ...] = ()
+    fit_error_ms: float = 0.0
+
+    @property
+    def has_latency(self) -> bool:
+        return bool(self.group_ms)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Phi[group, precision] with standard errors, over one fixed batch.
+
+    ``floor_value`` is the value with every group at ``base``, the level that backgrounds rest at, where Phi is 0:
+    the floor of the ladder, or the lowest level that leaves the network alive. ``draws`` are the independent samples
+    whose mean is Phi, (n_draws, n_groups, n_precisions) in the order of network and ladder; empty where an
+    estimator does not sample.
+    """
+
+    estimator: str
+    value: str
+    model_sha256: str
+    ladder: tuple[str, ...]
+    phi: dict[str, dict[str, float]]
+    stderr: dict[str, dict[str, float]]
+    floor_value: float
+    top_value: float
+    n_evaluations: int
+    n_permutations: int
+    n_samples: int
+    seed: int
+    base: str | None = None
+    draws: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Tables of the cheap sensitivity methods, which propose plans beside the contributions.
+
+    ``skipped`` says, by method, why it gives no table for this task.
+    """
+
+    tables: tuple[Contributions, ...]
+    skipped: dict[str, str]

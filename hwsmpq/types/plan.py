@@ -1,0 +1,89 @@
+"""What is solved, and the plan that is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.types.precision import Assignment
+from hwsmpq.types.settings import Budget
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """A cost the solver adds up: constant + sum_g unary[g, x_g] + sum over pairs (i, j) of table[x_i, x_j].
+
+    ``unary`` is float64 (n_groups, n_precisions); each pair table is (n_precisions, n_precisions).
+    Rows follow ``Network.group_names``, columns follow ``Ladder.names``.
+    """
+
+    unary: NDArray[np.float64]
+    pairs: tuple[tuple[int, int, NDArray[np.float64]], ...] = ()
+    constant: float = 0.0
+
+    def __call__(self, choice: NDArray[np.int64]) -> float:
+        """Cost of one assignment given as a column index per group."""
+        total = self.constant + float(self.unary[np.arange(len(choice)), choice].sum())
+        return total + sum(float(table[choice[i], choice[j]]) for i, j, table in self.pairs)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much of a plan hangs on the sampling of the contributions.
+
+    ``share`` of ``n_resamples`` bootstrap resamples of the draws gave the same plan from the contributions alone;
+    ``certainty`` is the share that gave a group the same precision.
+    """
+
+    share: float
+    certainty: dict[str, float]
+    n_resamples: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One assignment of the pool that was truly evaluated, on ``n_samples`` of the search part.
+
+    ``sources`` names the tables (or moves) that proposed it. Standard errors are those of the paired differences from
+    the reference.
+    """
+
+    assignment: Assignment
+    predicted_value: float
+    value: float
+    stderr: float
+    drop_points: float
+    drop_stderr_points: float
+    latency_ms: float | None
+    bitops: float
+    size_mb: float
+    sources: tuple[str, ...] = ()
+    n_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from.
+
+    ``n_evaluations`` is what the race spent, in evaluations of the score batch.
+    """
+
+    assignment: Assignment
+    budgets: tuple[Budget, ...]
+    objective: Literal["value", "latency"]
+    status: Literal["optimal", "feasible"]
+    gap: float
+    predicted_value: float
+    predicted_drop_points: float
+    predicted_latency_ms: float | None
+    bitops: float
+    size_mb: float
+    candidates: tuple[Candidate, ...]
+    ladder: tuple[str, ...]
+    model_sha256: str
+    seed: int
+    stability: Stability | None = None
+    n_evaluations: float = 0.0

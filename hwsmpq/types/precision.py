@@ -1,0 +1,106 @@
+"""Precisions, and the ladder of candidates that one search chooses from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hwsmpq.errors import HwsmpqError
+
+FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
+MIN_BITS, MAX_BITS = 2, 8
+REFERENCE = "fp32"
+"""The precision that drops and divergences are measured against, whether or not it is in the ladder."""
+Assignment = dict[str, str]
+"""Group name -> precision name."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A (weight format, activation format) pair, e.g. ``w4a8``, ``int8`` (= w8a8) or ``fp32``."""
+
+    name: str
+    weight_bits: int
+    activation_bits: int
+
+    @property
+    def is_float(self) -> bool:
+        return self.name in FLOAT_BITS
+
+    @property
+    def bitops_per_mac(self) -> int:
+        """Weight bits times activation bits: the usual BitOps proxy."""
+        return self.weight_bits * self.activation_bits
+
+    @staticmethod
+    def parse(name: str) -> Precision:
+        """Read a precision name.
+
+        Raises:
+            HwsmpqError: the name is not a known precision or its bits are outside 2..8.
+        """
+        name = name.strip().lower()
+        if name in FLOAT_BITS:
+            return Precision(name, FLOAT_BITS[name], FLOAT_BITS[name])
+        match = re.fullmatch(r"w([0-9]+)a([0-9]+)", "w8a8" if name == "int8" else name)
+        if match:
+            weight, activation = int(match[1]), int(match[2])
+            if all(MIN_BITS <= bits <= MAX_BITS for bits in (weight, activation)):
+                canonical = "int8" if weight == activation == 8 else f"w{weight}a{activation}"
+                return Precision(canonical, weight, activation)
+        raise HwsmpqError(
+            f"unknown precision {name!r}",
+            f"a precision is wXaY with {MIN_BITS} to {MAX_BITS} bits, int8, or one of {', '.join(FLOAT_BITS)}",
+            "for example --ladder w4a4,w8a8,fp32",
+        )
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The ordered candidates of one search, from floor (fewest BitOps a MAC) to reference (top)."""
+
+    precisions: tuple[Precision, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.precisions) < 2:
+            raise HwsmpqError(
+                f"a ladder of {len(self.precisions)} precision(s) leaves nothing to choose",
+                fix="give at least two, for example --ladder int8,fp32",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.precisions)
+
+    @property
+    def floor(self) -> str:
+        return self.names[0]
+
+    @property
+    def top(self) -> str:
+        return self.names[-1]
+
+    def __getitem__(self, name: str) -> Precision:
+        return self.precisions[self.names.index(name)]
+
+    @staticmethod
+    def parse(text: str) -> Ladder:
+        """Read a comma-separated list; ``w3a3..w8a8`` expands to equal bits between the two ends."""
+        found: dict[str, Precision] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            low, dots, high = part.partition("..")
+            if not dots:
+                names = [part]
+            else:
+                first, last = Precision.parse(low), Precision.parse(high)
+                names = [f"w{b}a{b}" for b in range(first.weight_bits, last.weight_bits + 1)]
+                if first.weight_bits != first.activation_bits or last.weight_bits != last.activation_bits:
+                    raise HwsmpqError(
+                        f"cannot expand {part!r}", "a range needs equal weight and activation bits",
+                        "list unequal precisions one by one",
+                    )
+            for name in names:
+                precision = Precision.parse(name)
+                found[precision.name] = precision
+        ordered = sorted(found.values(), key=lambda p: (p.bitops_per_mac, p.weight_bits))
+        return Ladder(tuple(ordered))

@@ -1,0 +1,87 @@
+"""What the user asks for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.types.precision import Precision
+
+BudgetKind = Literal["latency_ms", "bitops", "size_mb", "max_drop"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit the chosen assignment must keep. ``max_drop`` is in points (hundredths) of the metric."""
+
+    kind: BudgetKind
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.limit) or self.limit < 0 or (self.limit == 0 and self.kind != "max_drop"):
+            raise HwsmpqError(f"{self.kind} budget of {self.limit}", "a budget is a positive number", "correct it")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run folder is about: everything that decides its results, except the budgets of one search.
+
+    ``value`` scores assignments (by default ``soft`` for classification with cross-entropy, else ``loss``);
+    ``evaluate`` says what they are run on. ``n_score_samples`` of the search part score contributions.
+    ``estimator`` takes ``n_pairs`` antithetic pairs of
+    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
+    relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
+    level that contributions start from (by default the lowest that leaves the network alive). ``n_mixtures`` random
+    engines fit the cost model. ``n_candidates`` plans of every table enter the race, which may spend
+    ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
+    contributions alone, as the paper does.
+    """
+
+    task: str
+    data: str | None = None
+    weights: str | None = None
+    target: str = "openvino-cpu"
+    ladder: tuple[str, ...] = ("int8", "fp32")
+    observer: str = "mse"
+    value: str | None = None
+    seed: int = 0
+    evaluate: Literal["simulator", "engine"] = "simulator"
+    estimator: str = "antithetic"
+    base: str | None = None
+    n_score_samples: int = 256
+    n_pairs: int = 2
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    target_error: float | None = None
+    stability: float | None = None
+    n_mixtures: int = 8
+    n_candidates: int = 8
+    additive: bool = False
+    search_evaluations: int = 180
+    search_seconds: float | None = None
+    timing_seconds: float = 30.0
+    memory_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.evaluate not in ("simulator", "engine"):
+            raise HwsmpqError(f"cannot evaluate by {self.evaluate!r}", fix="take simulator or engine")
+        least = {
+            "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
+            "max_evaluations": 1, "search_evaluations": 0,
+        }
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise HwsmpqError(f"{name} is {value}", f"it must be at least {minimum}", "raise it")
+        for name in ("timing_seconds", "max_seconds", "target_error", "stability", "search_seconds"):
+            value = getattr(self, name)
+            if value is not None and (not math.isfinite(value) or value <= 0):
+                raise HwsmpqError(f"{name} is {value}", "it must be a positive number", "raise it")
+        if self.stability is not None and self.stability > 1:
+            raise HwsmpqError(f"stability is {self.stability}", "it is a share of resamples", "give at most 1")
+        if self.base is not None and Precision.parse(self.base).name not in self.ladder:
+            raise HwsmpqError(
+                f"base {self.base} is not in the ladder", f"the ladder is {', '.join(self.ladder)}", "name one of these"
+            )
