@@ -50,6 +50,11 @@ class NestedBatches:
         values, metrics = (np.concatenate([row[i] for row in rows]) for i in (0, 1))
         return values, metrics
 
+    def drop_points(self, choice: NDArray[np.int64], n_samples: int) -> tuple[float, float]:
+        """Points of the metric that a choice loses on the first ``n_samples``, and their paired standard error."""
+        lost = 100 * (self.reference(n_samples)[1] - self.up_to(choice, n_samples)[1])
+        return float(lost.mean()), float(lost.std(ddof=1) / np.sqrt(n_samples))
+
     def _both(self, choices: NDArray[np.int64], batch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         values, metrics = np.split(self._games[batch].samples(choices).astype(np.float64), 2, axis=1)
         return values, metrics

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.contribution import stability
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.pipeline.candidates import Measured, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import costs_of
 from hwsmpq.pipeline.measure import profile
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
-from hwsmpq.search.frontier import frontier
-from hwsmpq.search.k_best import k_best
 from hwsmpq.search.milp import solve
-from hwsmpq.search.moves import neighbours
-from hwsmpq.search.pool import Proposal, merge, pool
-from hwsmpq.search.problem import Problem, Solution
-from hwsmpq.search.race import Choice, Race, Standing
-from hwsmpq.search.surrogate import fit_surrogate
+from hwsmpq.search.pool import merge
+from hwsmpq.search.problem import Problem
 from hwsmpq.types import Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
 MIN_MODEL_ERROR = 0.01
 """Share of the reference latency that the cost model is at least trusted to miss by."""
-N_NEIGHBOURS = 24
-"""Swaps and shifts of the leader that are tried together."""
-PAIRS_PER_GROUP = 2
-"""Pairs of the surrogate that the solver is given, for every group."""
 N_RESAMPLES = 50
 
 
@@ -86,14 +78,6 @@ def _enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> En
     return Enough(suffice, [least, sorted(solved.items())])
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A choice, where it came from, and the samples it was measured on."""
-
-    proposal: Proposal
-    n_samples: int
-
-
 class _Search:
     """One search: the problem, its measurements and the choice."""
 
@@ -101,32 +85,28 @@ class _Search:
         self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions,
         n_misses: int,
     ) -> None:
-        self.run, self.budgets, self.contributions = run, budgets, contributions
-        self.max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
+        self._run, self._budgets, self._contributions = run, budgets, contributions
+        self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
-        self.problem = Problem(value, costs_of(run.network, run.ladder, table), limits)
+        self._problem = Problem(value, costs_of(run.network, run.ladder, table), limits)
         if table is not None and n_misses:
-            self.problem = _with_margin(self.problem, n_misses * _model_error_ms(table))
-        self.cheapest = None
-        if self.max_drop is not None and "latency_ms" not in limits:
-            self.cheapest = "latency_ms" if table else "bitops"
-        self.batches = NestedBatches(run)
-        self.n_evaluations = 0.0
+            self._problem = _with_margin(self._problem, n_misses * _model_error_ms(table))
+        self._cheapest = None
+        if self._max_drop is not None and "latency_ms" not in limits:
+            self._cheapest = "latency_ms" if table else "bitops"
+        self._batches = NestedBatches(run)
 
     def plan(self) -> Plan:
-        values = {self.contributions.estimator: self.problem.value}
-        if not self.run.settings.additive:
-            cheap = scores(self.run, self.contributions).tables
-            values |= {one.estimator: Cost(_matrix(self.run, one)) for one in cheap}
-        found = self._cheapest(values) if self.cheapest else self._most_valuable(values)
-        candidates = [self._candidate(one) for one in found]
+        run = self._run
+        measured, n_evaluations = self._measured()
+        candidates = [self._candidate(one) for one in measured]
         chosen = self._choose(candidates)
-        solution = found[candidates.index(chosen)].proposal.solution
+        solution = measured[candidates.index(chosen)].proposal.solution
         return Plan(
             assignment=chosen.assignment,
-            budgets=self.budgets,
-            objective="latency" if self.cheapest else "value",
+            budgets=self._budgets,
+            objective="latency" if self._cheapest else "value",
             status=solution.status,
             gap=solution.gap,
             predicted_value=chosen.predicted_value,
@@ -135,99 +115,36 @@ class _Search:
             bitops=chosen.bitops,
             size_mb=chosen.size_mb,
             candidates=tuple(candidates),
-            ladder=self.run.ladder.names,
-            model_sha256=self.run.network.model_sha256,
-            seed=self.run.settings.seed,
-            stability=None if self.cheapest else _stability(self.run, self.problem, self.contributions),
-            n_evaluations=self.n_evaluations,
+            ladder=run.ladder.names,
+            model_sha256=run.network.model_sha256,
+            seed=run.settings.seed,
+            stability=None if self._cheapest else _stability(run, self._problem, self._contributions),
+            n_evaluations=n_evaluations,
         )
 
-    def _most_valuable(self, values: dict[str, Cost]) -> list[_Found]:
-        settings = self.run.settings
-        whole = sum(self.batches.sizes)
-        if settings.additive:
-            solutions = k_best(self.problem, 1)
-            return [_Found(p, whole) for p in merge([(self.contributions.estimator, s) for s in solutions])]
-        levels, observed_values = observed(self.run, self.contributions)
-        model = self._surrogate(levels, observed_values)
-        if model is not None:
-            values = {**values, "surrogate": model}
-        proposals = pool(self.problem, values, settings.n_candidates)
-        race = Race(
-            self.batches.values, self.batches.sizes, settings.search_evaluations, settings.search_seconds
-        )
-        standings = race.best([p.solution.choice for p in proposals])
+    def _measured(self) -> tuple[list[Measured], float]:
+        """Candidates in order of preference, and the evaluations of the race."""
+        run, problem, contributions = self._run, self._problem, self._contributions
+        values = {contributions.estimator: problem.value}
+        if run.settings.additive and not self._cheapest:
+            proposals = merge([(contributions.estimator, solve(problem))])
+            return [Measured(p, sum(self._batches.sizes)) for p in proposals], 0.0
+        if not run.settings.additive:
+            values |= {one.estimator: Cost(_matrix(run, one)) for one in scores(run, contributions).tables}
+        if self._cheapest:
+            assert self._max_drop is not None
+            return screen_for_cost(problem, values, self._cheapest, self._max_drop, self._batches)
+        return race_for_value(problem, values, observed(run, contributions), self._batches, run.settings)
 
-        def propose(leader: Standing, proposed: list[Choice]) -> list[Choice]:
-            # What the race measured lies near the budget, where walks seldom are: the model learns from it.
-            known = race.measured
-            n_first = self.batches.sizes[0]
-            guide = self._surrogate(
-                np.vstack([levels, [s.choice for s in known]]),
-                np.concatenate([observed_values, [s.values[:n_first].mean() for s in known]]),
-            )
-            problem = replace(self.problem, value=guide or self.problem.value)
-            return neighbours(problem, leader.choice, N_NEIGHBOURS, [*(s.choice for s in known), *proposed])
-
-        winner = race.improve(standings[0], propose)
-        self.n_evaluations = race.n_evaluations
-        known = {tuple(p.solution.choice.tolist()): p for p in proposals}
-        others = [s for s in race.measured if not np.array_equal(s.choice, winner.choice)]
-        ranked = [winner, *sorted(others, key=lambda s: (-len(s.values), -s.mean))]
-        return [_Found(known.get(tuple(s.choice.tolist())) or self._moved(s.choice), len(s.values)) for s in ranked]
-
-    def _surrogate(self, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
-        # A walk changes one group from row to row; where more change, another begins.
-        walks = np.cumsum(np.r_[True, (np.diff(levels, axis=0) != 0).sum(1) > 1][: len(levels)])
-        table = self.problem.value.unary
-        return fit_surrogate(levels, values, walks, table, PAIRS_PER_GROUP * len(table))
-
-    def _cheapest(self, values: dict[str, Cost]) -> list[_Found]:
-        """Frontiers of every table, those dropped early that surely lose too much; the rest on all batches."""
-        assert self.cheapest is not None and self.max_drop is not None
-        found = [
-            (name, solution)
-            for name, value in values.items()
-            for solution in frontier(replace(self.problem, value=value), self.cheapest)
-        ]
-        reference = np.full(len(self.run.network.groups), len(self.run.ladder.names) - 1)
-        if self.problem.keeps_limits(reference):
-            found.append(("uniform", self._solution(reference)))
-        alive, result = merge(found), []
-        for n_samples in np.cumsum(self.batches.sizes):
-            n = int(n_samples)
-            result = [one for one in result if one.proposal not in alive] + [_Found(p, n) for p in alive]
-            choices = np.array([p.solution.choice for p in alive])
-            self.batches.values(choices, int(np.searchsorted(np.cumsum(self.batches.sizes), n)))
-            judged = [(p, *self._drop(p.solution.choice, n)) for p in alive]
-            alive = [p for p, drop, error in judged if drop - 2 * error <= self.max_drop]
-            if not alive:
-                break
-        return result
-
-    def _drop(self, choice: Choice, n_samples: int) -> tuple[float, float]:
-        """Points of the metric lost on the first ``n_samples``, with their paired standard error."""
-        lost = self.batches.reference(n_samples)[1] - self.batches.up_to(choice, n_samples)[1]
-        return 100 * float(lost.mean()), 100 * float(lost.std(ddof=1)) / float(np.sqrt(n_samples))
-
-    def _solution(self, choice: Choice) -> Solution:
-        costs = {kind: cost(choice) for kind, cost in self.problem.costs.items()}
-        return Solution(choice, self.problem.value(choice), "feasible", 0.0, costs)
-
-    def _moved(self, choice: Choice) -> Proposal:
-        return Proposal(self._solution(choice), ("swap",))
-
-    def _candidate(self, found: _Found) -> Candidate:
-        solution, n = found.proposal.solution, found.n_samples
-        values, _ = self.batches.up_to(solution.choice, n)
-        reference, _ = self.batches.reference(n)
-        drop, drop_error = self._drop(solution.choice, n)
-        run = self.run
+    def _candidate(self, one: Measured) -> Candidate:
+        run, solution, n = self._run, one.proposal.solution, one.n_samples
+        values, reference = self._batches.up_to(solution.choice, n)[0], self._batches.reference(n)[0]
+        drop, drop_error = self._batches.drop_points(solution.choice, n)
         return Candidate(
             assignment={
                 g: run.ladder.names[level] for g, level in zip(run.network.group_names, solution.choice, strict=True)
             },
-            predicted_value=self.problem.value(solution.choice),
+            predicted_value=self._problem.value(solution.choice),
             value=float(values.mean()),
             stderr=float((values - reference).std(ddof=1) / np.sqrt(n)),
             drop_points=drop,
@@ -235,7 +152,7 @@ class _Search:
             latency_ms=solution.costs.get("latency_ms"),
             bitops=solution.costs["bitops"],
             size_mb=solution.costs["size_mb"],
-            sources=found.proposal.sources,
+            sources=one.proposal.sources,
             n_samples=n,
         )
 
@@ -247,20 +164,21 @@ class _Search:
         part is small, and the promise is about unseen data.
         """
         largest = max(c.n_samples for c in candidates)
-        finalists = [c for c in candidates if c.n_samples == largest]
         kept = [
-            c for c in finalists if self.max_drop is None or c.drop_points + c.drop_stderr_points <= self.max_drop
+            c for c in candidates
+            if c.n_samples == largest
+            and (self._max_drop is None or c.drop_points + c.drop_stderr_points <= self._max_drop)
         ]
         if not kept:
             least = min(candidates, key=lambda c: c.drop_points + c.drop_stderr_points)
             raise HwsmpqError(
-                f"no candidate keeps max_drop {self.max_drop:g} points on the search part",
+                f"no candidate keeps max_drop {self._max_drop:g} points on the search part",
                 f"the least reached is {least.drop_points:.2f} +- {least.drop_stderr_points:.2f} points",
                 "raise --max-drop or the other budgets, or add a precision to the ladder",
             )
-        if self.cheapest == "latency_ms":
+        if self._cheapest == "latency_ms":
             return min(kept, key=lambda c: c.latency_ms or 0.0)
-        if self.cheapest == "bitops":
+        if self._cheapest == "bitops":
             return min(kept, key=lambda c: c.bitops)
         return kept[0]
 

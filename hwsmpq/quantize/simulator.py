@@ -30,16 +30,18 @@ class Simulator:
 
     Args:
         memory_mb: bound on the tensors that one chunk of samples needs (weights come on top).
-        device: where to run, ``cpu`` or ``cuda``. Inputs may lie anywhere, results come back on the CPU.
+        device: where to run; by default a CUDA device where there is one, else the CPU. Inputs may lie anywhere,
+            results come back on the CPU.
 
     Attributes:
         chunk_size: samples run together, from ``memory_mb`` and, on a CPU, the size of its cache.
     """
 
     def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024, device: str = "cpu"
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024,
+        device: str | None = None,
     ) -> None:
-        self._operands, self._device = Operands(ranges, scheme), torch.device(device)
+        self._operands, self._device = Operands(ranges, scheme), torch.device(device or _best_device())
         graph = captured.graph
         self._inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
         self._output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
@@ -132,6 +134,10 @@ class Simulator:
 
     def _place(self, x: Tensor) -> Tensor:
         return channels_last(x.to(self._device))
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _resolve(args: Any, env: dict[fx.Node, Any]) -> Any:

@@ -36,7 +36,7 @@ def pool(problem: Problem, values: Mapping[str, Cost], k: int) -> list[Proposal]
         found += [(name, solution) for solution in k_best(replace(problem, value=value), k)]
     n_groups, n_levels = problem.value.unary.shape
     uniform = [np.full(n_groups, level) for level in range(n_levels)]
-    found += [("uniform", _unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
+    found += [("uniform", unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
     return merge(found)
 
 
@@ -51,7 +51,7 @@ def merge(found: Sequence[tuple[str, Solution]]) -> list[Proposal]:
     return list(merged.values())
 
 
-def _unsolved(problem: Problem, choice: NDArray[np.int64]) -> Solution:
-    """A choice that no solver proved anything about."""
+def unsolved(problem: Problem, choice: NDArray[np.int64]) -> Solution:
+    """A choice that no solver proved anything about, as a solution."""
     costs = {kind: cost(choice) for kind, cost in problem.costs.items()}
     return Solution(choice, problem.objective(choice), "feasible", 0.0, costs)

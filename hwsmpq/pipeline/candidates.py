@@ -1,0 +1,116 @@
+"""From tables to candidates that were truly measured: by a race for value, or by a screening for cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.search.frontier import frontier
+from hwsmpq.search.moves import neighbours
+from hwsmpq.search.pool import Proposal, merge, pool, unsolved
+from hwsmpq.search.problem import Problem
+from hwsmpq.search.race import Choice, Race, Standing
+from hwsmpq.search.surrogate import fit_surrogate
+from hwsmpq.types import Cost, Settings
+
+N_NEIGHBOURS = 24
+"""Swaps and shifts of the leader that are tried together."""
+PAIRS_PER_GROUP = 2
+"""Pairs of the surrogate that the solver is given, for every group."""
+Z_HOPELESS = 2.0
+"""Standard errors beyond the largest drop at which a candidate is measured no further."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A proposal, and how many samples of the search part it was measured on."""
+
+    proposal: Proposal
+    n_samples: int
+
+
+def race_for_value(
+    problem: Problem, values: Mapping[str, Cost], observed: tuple[NDArray[np.int64], NDArray[np.float64]],
+    batches: NestedBatches, settings: Settings,
+) -> tuple[list[Measured], float]:
+    """Race the best solutions of all tables and of a surrogate, and improve the winner by its neighbours.
+
+    Args:
+        problem: the budgets, with the contributions as its value.
+        values: tables by name.
+        observed: assignments and their values on the first batch, which the surrogate is fitted on.
+
+    Returns:
+        All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
+    """
+    model = _surrogate(problem, *observed)
+    proposals = pool(problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates)
+    race = Race(batches.values, batches.sizes, settings.search_evaluations, settings.search_seconds)
+    standings = race.best([p.solution.choice for p in proposals])
+
+    def propose(leader: Standing, proposed: list[Choice]) -> list[Choice]:
+        # What the race measured lies near the budget, where walks seldom are: the model learns from it.
+        measured = race.measured
+        guide = _surrogate(
+            problem,
+            np.vstack([observed[0], [s.choice for s in measured]]),
+            np.concatenate([observed[1], [s.values[: batches.sizes[0]].mean() for s in measured]]),
+        )
+        guided = problem if guide is None else replace(problem, value=guide)
+        return neighbours(guided, leader.choice, N_NEIGHBOURS, [*(s.choice for s in measured), *proposed])
+
+    winner = race.improve(standings[0], propose)
+    others = [s for s in race.measured if not np.array_equal(s.choice, winner.choice)]
+    ranked = [winner, *sorted(others, key=lambda s: (-len(s.values), -s.mean))]
+    known = {tuple(p.solution.choice.tolist()): p for p in proposals}
+    candidates = [
+        Measured(
+            known.get(tuple(s.choice.tolist())) or Proposal(unsolved(problem, s.choice), ("swap",)), len(s.values)
+        )
+        for s in ranked
+    ]
+    return candidates, race.n_evaluations
+
+
+def screen_for_cost(
+    problem: Problem, values: Mapping[str, Cost], cheapest: str, max_drop: float, batches: NestedBatches
+) -> tuple[list[Measured], float]:
+    """The cheapest solutions at several predicted losses under every table, measured on growing batches.
+
+    What surely loses more than ``max_drop`` points of the metric is measured no further.
+
+    Returns:
+        All candidates, and the evaluations spent, in first batches.
+    """
+    found = [
+        (name, solution)
+        for name, value in values.items()
+        for solution in frontier(replace(problem, value=value), cheapest)
+    ]
+    n_groups, n_levels = problem.value.unary.shape
+    top = np.full(n_groups, n_levels - 1)
+    if problem.keeps_limits(top):
+        found.append(("uniform", unsolved(problem, top)))
+    alive, n_evaluations = merge(found), 0.0
+    n_samples = dict.fromkeys(alive, 0)
+    for batch, end in enumerate(np.cumsum(batches.sizes)):
+        batches.values(np.array([p.solution.choice for p in alive]), batch)
+        n_samples |= dict.fromkeys(alive, int(end))
+        n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
+        drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
+        alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
+        if not alive:
+            break
+    return [Measured(proposal, n) for proposal, n in n_samples.items()], n_evaluations
+
+
+def _surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
+    # A walk changes one group from row to row; where more change, another begins.
+    walks = np.cumsum(np.r_[True, (np.diff(levels, axis=0) != 0).sum(1) > 1][: len(levels)])
+    table = problem.value.unary
+    return fit_surrogate(levels, values, walks, table, PAIRS_PER_GROUP * len(table))
+
