@@ -35,7 +35,9 @@ MAX_LOSSES = 3
 START_SECONDS = 300.0
 """How long to wait for a worker while none is at work."""
 
-QUIET = {
+ENVIRONMENT = {
+    # Ray starts workers at niceness 15, where any other process on the machine starves them.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Every line that Ray would print about dead workers, to standard output.
@@ -241,7 +243,7 @@ class Workers:
 
 def _connect(n_workers: int, address: str | None) -> Any:
     """The ``ray`` module, connected; what it says goes to its own log files, not into the output of a run."""
-    for name, setting in QUIET.items():
+    for name, setting in ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
     try:
         import ray

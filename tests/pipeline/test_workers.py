@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from hwsmpq.pipeline import measure, workers
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.types import Budget, Settings
+
+# The tasks of the workers have a loss of their own, with the loss's values.
+SETTINGS = replace(QDQ_SETTINGS, value="loss")
 
 TESTS = Path(TASK_FILE).parent
 
@@ -110,7 +114,7 @@ def open_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 def settings(folder: Path, code: str) -> Settings:
     path = folder / "changed_task.py"
     path.write_text(TASK.format(tests=str(TESTS), folder=str(folder), driver=os.getpid(), code=code))
-    return Settings(**{**vars(QDQ_SETTINGS), "task": str(path)})
+    return replace(SETTINGS, task=str(path))
 
 
 def open_game(run: Run, progress: Callable[[int, int], None] = lambda done, n: None) -> MemoizedGame:
@@ -126,7 +130,7 @@ def contributions(game: MemoizedGame) -> Table:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, int]:
     """Contributions measured in one process, and what they took."""
-    game = open_game(Run(tmp_path_factory.mktemp("serial") / "run", QDQ_SETTINGS, task()))
+    game = open_game(Run(tmp_path_factory.mktemp("serial") / "run", SETTINGS, task()))
     return contributions(game), game.memo.count()
 
 
