@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,16 @@ from hwsmpq.report.collect import collect
 from hwsmpq.report.formats import bitops, clean, shorten, signed_points
 from hwsmpq.report.render import render
 from hwsmpq.report.verdict import judge
-from hwsmpq.types import AccuracyOutcome, Certificate, CostTable, LatencyOutcome, Network, Plan
+from hwsmpq.types import (
+    AccuracyOutcome,
+    Certificate,
+    Contributions,
+    CostTable,
+    LatencyOutcome,
+    Network,
+    Plan,
+    Stability,
+)
 from tests.report.factory import FILES, make_run
 
 HOSTILE = '<script>alert(1)</script> $\\frac{x$ & "quoted" \x01 ]]> {{ 7 * 7 }}'
@@ -220,3 +230,36 @@ def test_formats() -> None:
     assert len(shorten("x" * 100)) == 26
     assert signed_points(-0.001) == "0.00"
     assert (bitops(999), bitops(1.5e9), bitops(2.34567e12)) == ("999", "1.50 G", "2.35 T")
+
+
+def test_stability_of_the_plan_and_of_every_group(complete: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(complete, tmp_path / "run"))
+    network, plan, _ = load(folder)
+    certainty = {group: 0.5 + 0.05 * i for i, group in enumerate(network.group_names)}
+    assert "no value" in Page(render(folder)).text
+    artifacts.write(folder / "plan.json", replace(plan, stability=Stability(0.42, certainty, 50)))
+    text = Page(render(folder)).text
+    assert "42% of 50 resamples" in text
+    assert all(f"{100 * share:.0f} %" in text for share in certainty.values())
+
+
+def test_contributions_above_a_dead_floor_say_so(complete: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(complete, tmp_path / "run"))
+    contributions = artifacts.read(folder / "contributions.json", Contributions)
+    raised = {g: {"w4a4": -1.25, "fp32": row["fp32"]} for g, row in contributions.phi.items()}
+    artifacts.write(folder / "contributions.json", replace(contributions, base="int8", phi=raised))
+    page = Page(render(folder))
+    assert "w4a4 in every layer destroys the network, so contributions start from int8" in page.text
+    assert "goes from int8 to that precision" in re.sub(r"\s+", " ", page.text)
+    assert "Contribution at w4a4" in page.text and "Contribution at int8" not in page.text
+    assert "-1.2500" in page.text
+
+
+def test_only_candidates_of_the_largest_batch_are_compared(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, ladder="w4a4,int8", latency=False)
+    plan = artifacts.read(folder / "plan.json", Plan)
+    some = tuple(replace(c, n_samples=500 if i < 5 else 100) for i, c in enumerate(plan.candidates))
+    artifacts.write(folder / "plan.json", replace(plan, candidates=some))
+    view = collect(folder)
+    assert view.tradeoff is not None
+    assert len(view.tradeoff.points) <= 5 < len(plan.candidates)
