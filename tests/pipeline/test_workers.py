@@ -140,8 +140,8 @@ def assert_same(table: Table, expected: Table) -> None:
 
 
 def test_same_as_serial_for_a_task_object_on_several_batches(tmp_path: Path, serial: tuple[Table, int]) -> None:
-    alone = Run(tmp_path / "alone", QDQ_SETTINGS, task())
-    shared = Run(tmp_path / "shared", QDQ_SETTINGS, task(), workers=2)
+    alone = Run(tmp_path / "alone", SETTINGS, task())
+    shared = Run(tmp_path / "shared", SETTINGS, task(), workers=2)
     told: list[tuple[int, int]] = []
     assert_same(contributions(open_game(shared, lambda *step: told.append(step))), serial[0])
     assert told[-1] == (serial[1], serial[1]) and told == sorted(told)
