@@ -26,6 +26,7 @@ QUICKSTART = "hwsmpq.quickstart.task:task"
 FLEXIBLE_TARGET = "onnx-qdq"
 SETTINGS_FILE = "settings.json"
 
+
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
     path = folder / SETTINGS_FILE
@@ -183,20 +184,18 @@ def run(values: dict[str, Any]) -> None:
 
 
 @app.command()
-def quickstart(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("runs/quickstart"),
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-) -> None:
+@takes("out", "json", "seed", out=Path("runs/quickstart"))
+def quickstart(values: dict[str, Any]) -> None:
     """The whole of it on a small network that comes with the package, in under two minutes."""
     _run({
-        **dict.fromkeys(BUDGETS), "task": QUICKSTART, "out": out, "json": json, "seed": seed, "n_pairs": 4,
-        "timing_seconds": 10.0, "speedup": 1.2, "max_drop": 1.0,
+        **dict.fromkeys(BUDGETS), **values, "task": QUICKSTART, "n_pairs": 4, "timing_seconds": 10.0, "speedup": 1.2,
+        "max_drop": 1.0,
     })
 
 
 @app.command()
-def targets(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+@takes("json")
+def targets(values: dict[str, Any]) -> None:
     """What this machine can do, and why not."""
     from rich.markup import escape
 
@@ -207,7 +206,7 @@ def targets(json: Annotated[bool, typer.Option("--json", help="Print as JSON.")]
                "machine": {} if t.unavailable() else t.machine()}
         for name, t in known().items()
     }
-    if json:
+    if values["json"]:
         display.show_json(rows)
         return
     for name, row in rows.items():

@@ -98,7 +98,7 @@ def show_cost_table(table: CostTable) -> None:
 
 
 def show_contributions(contributions: Contributions) -> None:
-    shown = [p for p in contributions.ladder if p != (contributions.base or contributions.ladder[0])]
+    shown = [p for p in contributions.ladder if p != contributions.start]
     table = Table("group", *shown, title=f"Contributions to {contributions.value} (+- standard error)")
     for group, row in contributions.phi.items():
         table.add_row(
@@ -107,7 +107,7 @@ def show_contributions(contributions: Contributions) -> None:
     console.print(table)
     console.print(
         f"{contributions.estimator}: value {contributions.floor_value:.4g} at"
-        f" {contributions.base or 'the floor'}, {contributions.top_value:.4g} at the top;"
+        f" {contributions.start}, {contributions.top_value:.4g} at the top;"
         f" {contributions.n_evaluations} evaluations on {contributions.n_samples} samples"
     )
 

@@ -81,8 +81,8 @@ BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
 SEARCH = ("stability", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
 
 
-def takes(*names: str) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
-    """Make a function of the parsed values into a verb with the named options."""
+def takes(*names: str, **defaults: Any) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
+    """Make a function of the parsed values into a verb with the named options, some with a default of its own."""
 
     def decorate(verb: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
@@ -96,7 +96,9 @@ def takes(*names: str) -> Callable[[Callable[[dict[str, Any]], None]], Callable[
                 kind, text = _OPTIONAL[name]
                 annotation, default = Annotated[kind | None, typer.Option(help=text, show_default=False)], None
             parameters.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name, default), annotation=annotation
+                )
             )
         command.__name__, command.__doc__ = verb.__name__, verb.__doc__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

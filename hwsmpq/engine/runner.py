@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hwsmpq.engine.build import Builder
+from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.types import Assignment
 
 
@@ -40,11 +41,8 @@ class EngineRunner:
         scores = []
         for done, assignment in enumerate(assignments, 1):
             with self._builder.temporary(assignment) as engine:
-                rows = [
-                    torch.from_numpy(engine.infer([x[i : i + 1].numpy() for x in inputs])[0].copy())
-                    for i in range(len(inputs[0]))
-                ]
-            scores.append(score(torch.cat(rows), slice(0, len(rows))))
+                outputs = engine_outputs(engine, inputs)
+            scores.append(score(outputs, slice(0, len(outputs))))
             if progress:
                 progress(done, len(assignments))
         return torch.stack(scores)

@@ -17,15 +17,15 @@ from hwsmpq.types import AccuracyOutcome
 
 
 def engine_outputs(
-    engine: Engine, samples: Samples, progress: Callable[[int, int], None] | None = None
+    engine: Engine, inputs: tuple[Tensor, ...], progress: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Outputs of an engine of batch size 1 for every sample, (n, ...)."""
-    rows = []
-    for i in range(len(samples)):
-        outputs = engine.infer([x[i : i + 1].numpy() for x in samples.inputs])
+    """Outputs of an engine of batch size 1 for every row of ``inputs``, (n, ...)."""
+    rows, n = [], len(inputs[0])
+    for i in range(n):
+        outputs = engine.infer([x[i : i + 1].numpy() for x in inputs])
         rows.append(torch.from_numpy(np.array(outputs[0])))
         if progress:
-            progress(i + 1, len(samples))
+            progress(i + 1, n)
     return torch.cat(rows)
 
 

@@ -12,8 +12,8 @@ from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
-from hwsmpq.search.problem import Problem
-from hwsmpq.search.race import Choice, Race, Standing
+from hwsmpq.search.problem import Choice, Problem, identity
+from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
 from hwsmpq.types import Cost, Settings
 
@@ -66,11 +66,9 @@ def race_for_value(
     winner = race.improve(standings[0], propose)
     others = [s for s in race.measured if not np.array_equal(s.choice, winner.choice)]
     ranked = [winner, *sorted(others, key=lambda s: (-len(s.values), -s.mean))]
-    known = {tuple(p.solution.choice.tolist()): p for p in proposals}
+    known = {identity(p.solution.choice): p for p in proposals}
     candidates = [
-        Measured(
-            known.get(tuple(s.choice.tolist())) or Proposal(unsolved(problem, s.choice), ("swap",)), len(s.values)
-        )
+        Measured(known.get(identity(s.choice)) or Proposal(unsolved(problem, s.choice), ("swap",)), len(s.values))
         for s in ranked
     ]
     return candidates, race.n_evaluations

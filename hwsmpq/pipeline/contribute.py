@@ -25,8 +25,6 @@ from hwsmpq.types import Contributions, Ranges, Scores
 
 CHEAP = ("one-at-a-time", "fisher")
 """Sensitivity methods whose plans are raced beside those of the contributions."""
-
-
 DRAWS_PER_PAIR = {"permutation": 2, "paper-like": 2, "regression": 4}
 """Draws that take the place of one antithetic pair, where a draw is a single walk, or one coalition of every size."""
 
@@ -161,7 +159,7 @@ def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Tab
 
 
 def _base_of(run: Run, contributions: Contributions) -> int:
-    return run.ladder.names.index(contributions.base or run.ladder.floor)
+    return run.ladder.names.index(contributions.start)
 
 
 def _game(run: Run, batch: Samples, stage: str) -> MemoizedGame:

@@ -49,7 +49,7 @@ def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
             f"metric of the uniform networks: {listed}; chance is {100 * chance:.1f}",
             "add a higher precision to the ladder, or check the calibration samples",
         )
-    base = int(np.flatnonzero(np.array(shares) >= LEAST_SHARE)[0])
+    base = int(np.flatnonzero(shares >= LEAST_SHARE)[0])
     run.notify(
         f"uniform {names[0]} destroys the network (metric {listed}; chance {100 * chance:.1f}): contributions start"
         f" from {names[base]}, and lower precisions are measured for single groups"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.measure import evaluation_game
 from hwsmpq.pipeline.run import Run
@@ -20,7 +21,7 @@ class NestedBatches:
         part, n = run.parts[0], run.settings.n_score_samples
         ends = sorted({min(end, len(part)) for end in (n, GROWTH * n, len(part))})
         starts = [0, *ends[:-1]]
-        self._run, self._n_done = run, 0
+        self._run = run
         self._samples: list[Samples] = [part.take(slice(a, b)) for a, b in zip(starts, ends, strict=True)]
         self._games = [evaluation_game(run, samples, self._progress) for samples in self._samples]
         self._reference: list[NDArray[np.float32]] = []
@@ -53,7 +54,7 @@ class NestedBatches:
     def drop_points(self, choice: NDArray[np.int64], n_samples: int) -> tuple[float, float]:
         """Points of the metric that a choice loses on the first ``n_samples``, and their paired standard error."""
         lost = 100 * (self.reference(n_samples)[1] - self.up_to(choice, n_samples)[1])
-        return float(lost.mean()), float(lost.std(ddof=1) / np.sqrt(n_samples))
+        return float(lost.mean()), paired_stderr(lost)
 
     def _both(self, choices: NDArray[np.int64], batch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         values, metrics = np.split(self._games[batch].samples(choices).astype(np.float64), 2, axis=1)

@@ -126,7 +126,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         )
         outputs = {
             name: engine_outputs(
-                engine, report_part, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
+                engine, report_part.inputs, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
             )
             for name, engine in engines.items()
         }

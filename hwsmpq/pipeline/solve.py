@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.contribution import stability
+from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.candidates import Measured, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
@@ -61,7 +62,7 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
         "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
         "n_misses": [n_misses],
     }
-    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, contributions, n_misses).plan())
+    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_misses).plan())
 
 
 def _enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
@@ -82,14 +83,14 @@ class _Search:
     """One search: the problem, its measurements and the choice."""
 
     def __init__(
-        self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, contributions: Contributions,
-        n_misses: int,
+        self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, costs: dict[str, Cost],
+        contributions: Contributions, n_misses: int,
     ) -> None:
         self._run, self._budgets, self._contributions = run, budgets, contributions
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
-        self._problem = Problem(value, costs_of(run.network, run.ladder, table), limits)
+        self._problem = Problem(value, costs, limits)
         if table is not None and n_misses:
             self._problem = _with_margin(self._problem, n_misses * _model_error_ms(table))
         self._cheapest = None
@@ -138,17 +139,18 @@ class _Search:
 
     def _candidate(self, one: Measured) -> Candidate:
         run, solution, n = self._run, one.proposal.solution, one.n_samples
-        values, reference = self._batches.up_to(solution.choice, n)[0], self._batches.reference(n)[0]
-        drop, drop_error = self._batches.drop_points(solution.choice, n)
+        values, metrics = self._batches.up_to(solution.choice, n)
+        reference_values, reference_metrics = self._batches.reference(n)
+        lost = 100 * (reference_metrics - metrics)
         return Candidate(
             assignment={
                 g: run.ladder.names[level] for g, level in zip(run.network.group_names, solution.choice, strict=True)
             },
             predicted_value=self._problem.value(solution.choice),
             value=float(values.mean()),
-            stderr=float((values - reference).std(ddof=1) / np.sqrt(n)),
-            drop_points=drop,
-            drop_stderr_points=drop_error,
+            stderr=paired_stderr(values - reference_values),
+            drop_points=float(lost.mean()),
+            drop_stderr_points=paired_stderr(lost),
             latency_ms=solution.costs.get("latency_ms"),
             bitops=solution.costs["bitops"],
             size_mb=solution.costs["size_mb"],

@@ -82,6 +82,8 @@ def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
         if node in layer_of:
             last_readers[node.args[0]] = node
 
+    final_readers = set(last_readers.values())
+
     def function_of(node: fx.Node) -> Callable[..., Any]:
         operand = node.args[0] if node.args else None
         if node.target in IN_PLACE and isinstance(operand, fx.Node) and _same_tensor(operand, node):
@@ -99,7 +101,7 @@ def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
             layer=layer_of.get(node),
             group=group_of.get(node),
             dead=tuple(dead[node]),
-            is_last_reader=node in last_readers.values(),
+            is_last_reader=node in final_readers,
         )
         for node in nodes
     )

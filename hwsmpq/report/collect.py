@@ -108,7 +108,7 @@ def collect(folder: Path) -> View:
         tradeoff=_tradeoff(run),
         groups=tuple(_groups(run)),
         value=clean(run.contributions.value) if run.contributions else None,
-        base=clean(_base(run.contributions)) if run.contributions else None,
+        base=clean(run.contributions.start) if run.contributions else None,
         timings=timings,
         timing_summaries=tuple(_summaries(timings)),
         rounds=tuple(RoundRow(n, r.predicted_ms, r.measured_ms, r.met)
@@ -140,9 +140,9 @@ def _notices(run: Run) -> Iterator[str]:
         yield f"The target {clean(run.cost.target)} makes no latency claim: costs are BitOps and size."
     if run.certificate and run.certificate.accuracy.source == "simulator":
         yield "Accuracy comes from the simulator, not from a built engine."
-    if run.contributions and _base(run.contributions) != run.contributions.ladder[0]:
+    if run.contributions and run.contributions.start != run.contributions.ladder[0]:
         yield clean(f"{run.contributions.ladder[0]} in every layer destroys the network, so contributions start from "
-                    f"{_base(run.contributions)}; lower precisions were measured for single groups.")
+                    f"{run.contributions.start}; lower precisions were measured for single groups.")
 
 
 def _facts(run: Run) -> Iterator[Fact]:
@@ -268,11 +268,6 @@ def _bitops_points(plan: Plan) -> Iterator[Point]:
                     None, candidate.stderr)
 
 
-def _base(contributions: Contributions) -> str:
-    """The precision that contributions start from."""
-    return contributions.base or contributions.ladder[0]
-
-
 def _finalists(plan: Plan) -> list[Candidate]:
     """Candidates measured on the largest batch: values on smaller ones are not comparable with theirs."""
     largest = max((c.n_samples for c in plan.candidates), default=0)
@@ -287,7 +282,7 @@ def _groups(run: Run) -> Iterator[GroupRow]:
         if contributions and group.name in contributions.phi:
             means, errors = contributions.phi[group.name], contributions.stderr.get(group.name, {})
             phi = tuple((level, means[level], errors.get(level)) for level in contributions.ladder
-                        if level in means and level != _base(contributions))
+                        if level in means and level != contributions.start)
         yield GroupRow(
             clean(group.name),
             tuple(map(clean, group.layers)),

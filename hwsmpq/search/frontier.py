@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hwsmpq.errors import InfeasibleError
 from hwsmpq.search.milp import solve
-from hwsmpq.search.problem import Problem, Solution
+from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.types import Cost
 
 LOSS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
@@ -33,5 +33,5 @@ def frontier(problem: Problem, cheapest: str) -> list[Solution]:
             if not found:
                 raise
             break
-        found.setdefault(tuple(solution.choice.tolist()), solution)
+        found.setdefault(identity(solution.choice), solution)
     return list(found.values())

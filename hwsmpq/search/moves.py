@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.search.problem import Problem
+from hwsmpq.search.problem import Problem, identity
 
 MAX_CHANGES = 2000
 """Single changes that are combined into swaps: the square of this bounds the memory."""
@@ -25,7 +25,7 @@ def neighbours(
         exclude: choices that are not proposed again.
     """
     n_levels = problem.value.unary.shape[1]
-    seen = {tuple(c.tolist()) for c in (choice, *exclude)}
+    seen = {identity(c) for c in (choice, *exclude)}
     changes = np.argwhere(np.arange(n_levels) != choice[:, None])
     gain = _gain(problem, choice, changes)
     if len(changes) > MAX_CHANGES:
@@ -45,7 +45,7 @@ def neighbours(
         candidate = choice.copy()
         for change in {first[index], second[index]}:
             candidate[changes[change, 0]] = changes[change, 1]
-        if tuple(candidate.tolist()) not in seen and problem.keeps_limits(candidate):
+        if identity(candidate) not in seen and problem.keeps_limits(candidate):
             found.append(candidate)
             if len(found) == n:
                 break

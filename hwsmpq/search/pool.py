@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.search.k_best import k_best
-from hwsmpq.search.problem import Problem, Solution
+from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.types import Cost
 
 
@@ -44,7 +44,7 @@ def merge(found: Sequence[tuple[str, Solution]]) -> list[Proposal]:
     """One proposal for every distinct choice, in order of first appearance."""
     merged: dict[tuple[int, ...], Proposal] = {}
     for name, solution in found:
-        key = tuple(int(level) for level in solution.choice)
+        key = identity(solution.choice)
         known = merged.get(key)
         sources = dict.fromkeys((*known.sources, name) if known else (name,))
         merged[key] = Proposal(known.solution if known else solution, tuple(sources))

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Cost
 
+Choice = NDArray[np.int64]
+"""A column index for every group, (n_groups,)."""
+
 RELATIVE_TOLERANCE = 1e-9
 """A limit counts as kept up to this fraction of it (or of the cost's range): rounding of sums stays below."""
+
+
+def identity(choice: Choice) -> tuple[int, ...]:
+    """What equal choices (n_groups,) share, to look them up by."""
+    return tuple(choice.tolist())
 
 
 @dataclass(frozen=True, eq=False)

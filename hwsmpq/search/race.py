@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Choice = NDArray[np.int64]
+from hwsmpq.search.problem import Choice, identity
+
 Measure = Callable[[NDArray[np.int64], int], NDArray[np.floating]]
 """(choices (n, n_groups), batch) -> per-sample values (n, n_samples) on the samples that this batch adds."""
 
@@ -113,7 +114,7 @@ class Race:
 
     def _on_batch(self, choices: Sequence[Choice], batch: int) -> list[Standing]:
         """Standings on all batches up to ``batch``, best first; ties go to the earlier choice."""
-        keys = [tuple(int(level) for level in choice) for choice in choices]
+        keys = [identity(choice) for choice in choices]
         new = [key for key in dict.fromkeys(keys) if len(self._values.get(key, ())) == batch]
         if new:
             for key, row in zip(new, self._measure(np.array(new), batch), strict=True):
@@ -123,7 +124,7 @@ class Race:
         return sorted(standings, key=lambda s: -s.mean)
 
     def _standing(self, choice: Choice, n_batches: int) -> Standing:
-        parts = self._values[tuple(int(level) for level in choice)][:n_batches]
+        parts = self._values[identity(choice)][:n_batches]
         return Standing(choice.astype(np.int64), np.concatenate(parts).astype(np.float64))
 
 

@@ -98,6 +98,11 @@ class Contributions:
     base: str | None = None
     draws: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
+    @property
+    def start(self) -> str:
+        """The precision that contributions start from: the base, which older files leave to be the floor."""
+        return self.base or self.ladder[0]
+
 
 @dataclass(frozen=True)
 class Scores:

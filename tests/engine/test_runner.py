@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 import torch
 
-from hwsmpq.engine.build import Builder
 from hwsmpq.engine.runner import EngineRunner
-from hwsmpq.hardware.target import get_target
-from hwsmpq.model.capture import capture
 from hwsmpq.quantize.evaluate import Evaluator
-from hwsmpq.quantize.ranges import calibrate
-from hwsmpq.quantize.scheme import get_scheme
-from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.quickstart.task import task as quickstart_task
+
+if TYPE_CHECKING:
+    from .conftest import Prepared
 
 
-def test_engines_score_like_the_simulator_and_are_removed() -> None:
-    target, task = get_target("openvino-cpu"), quickstart_task()
-    reason = target.unavailable()
-    if reason:
-        pytest.skip(reason)
-    captured = capture(task.model, task.calibration)
-    scheme = get_scheme(target.scheme_name)
-    ranges = calibrate(captured, task.calibration, scheme, [8])
-    network, samples = captured.network, task.evaluation.take(slice(0, 24))
-    builder = Builder(captured, ranges, scheme, target)
-    mixed = {g: "int8" if i % 2 else "fp32" for i, g in enumerate(network.group_names)}
-    assignments = [network.uniform("int8"), mixed, network.uniform("fp32")]
+def test_engines_score_like_the_simulator_and_are_removed(prepared: Prepared) -> None:
+    network, task, builder = prepared.network, prepared.task, prepared.builder
+    samples = task.evaluation.take(slice(0, 24))
+    assignments = [network.uniform("int8"), prepared.every_second, network.uniform("fp32")]
     told: list[tuple[int, int]] = []
 
-    simulator = Simulator(captured, ranges, scheme)
-    expected = Evaluator(simulator, task, samples, "soft", network.uniform("fp32"))(assignments)
+    expected = Evaluator(prepared.simulator, task, samples, "soft", network.uniform("fp32"))(assignments)
     runner = Evaluator(EngineRunner(builder), task, samples, "soft", network.uniform("fp32"),
                        lambda done, n: told.append((done, n)))
     told.clear()  # the reference outputs of ``soft`` were run first
