@@ -15,6 +15,7 @@ from hwsmpq.types import (
     BudgetOutcome,
     Certificate,
     Cost,
+    Format,
     Group,
     Ladder,
     Layer,
@@ -26,17 +27,23 @@ from hwsmpq.types import (
 
 
 @pytest.mark.parametrize(
-    ("name", "canonical", "weight_bits", "activation_bits"),
+    ("name", "canonical", "weight", "activation"),
     [
-        ("w4a8", "w4a8", 4, 8), ("W2A2", "w2a2", 2, 2), ("int8", "int8", 8, 8), (" w8a8 ", "int8", 8, 8),
-        ("fp32", "fp32", 32, 32), ("BF16", "bf16", 16, 16),
+        ("w4a8", "w4a8", ("int", 4), ("int", 8)), ("W2A2", "w2a2", ("int", 2), ("int", 2)),
+        ("int8", "int8", ("int", 8), ("int", 8)), (" w8a8 ", "int8", ("int", 8), ("int", 8)),
+        ("fp32", "fp32", ("fp32", 32), ("fp32", 32)), ("BF16", "bf16", ("bf16", 16), ("bf16", 16)),
+        ("fp8", "fp8", ("fp8", 8), ("fp8", 8)), ("w8a16", "w8a16", ("int", 8), ("fp16", 16)),
+        ("W4A16", "w4a16", ("int", 4), ("fp16", 16)),
     ],
 )
-def test_precision_names(name: str, canonical: str, weight_bits: int, activation_bits: int) -> None:
+def test_precision_names(
+    name: str, canonical: str, weight: tuple[Format, int], activation: tuple[Format, int]
+) -> None:
     precision = Precision.parse(name)
-    assert precision == Precision(canonical, weight_bits, activation_bits)
+    assert precision == Precision(canonical, *weight, *activation)
     assert Precision.parse(precision.name) == precision
-    assert precision.bitops_per_mac == weight_bits * activation_bits
+    assert precision.bitops_per_mac == weight[1] * activation[1]
+    assert precision.is_float == (name.lower() in ("fp32", "bf16"))
 
 
 @pytest.mark.parametrize("name", ["", "w1a8", "w9a9", "w8", "a8w8", "int4", "fp64", "w4a4x", "w-4a4", "w\uff14a4"])

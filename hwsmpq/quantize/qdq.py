@@ -11,20 +11,27 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import fold_constants
+from torch import Tensor
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.scheme import Grid, Scheme
+from hwsmpq.quantize.operands import HALF_TYPES
+from hwsmpq.quantize.residual import residuals
+from hwsmpq.quantize.scheme import FP8, Grid, Scheme, fp8_scale
 from hwsmpq.types import Assignment, Layer, Precision, Ranges
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 PRECISION_KEY = "hwsmpq.precision"
+OPSET = 22
+"""The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
+FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
-    """The captured network in full precision as ONNX (opset 20), every layer's node named by the layer.
+    """The captured network in full precision as ONNX, every layer's node named by the layer.
 
     Raises:
         HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
@@ -34,7 +41,7 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                captured.graph, rows, dynamo=True, optimize=False, opset_version=20, verbose=False
+                captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
             )
     except Exception as error:
         cause = str(error.__cause__ or error).strip().splitlines()
@@ -44,6 +51,8 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
         ) from error
     assert program is not None
     model = program.model
+    # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
+    fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
     _name_layers(model, captured)
     return ir.serde.serialize_model(model).SerializeToString()
 
@@ -85,83 +94,186 @@ def write_qdq(
 ) -> None:
     """Write the network under an assignment.
 
-    Activations: Clip to the grid (below 8 bits), QuantizeLinear, DequantizeLinear, once a tensor and precision.
-    Weights: int8 initializer with one scale a channel behind DequantizeLinear; b-bit weights use b-bit levels.
-    Each layer's node carries its precision as metadata.
+    Activations in integers or fp8: Clip to the grid (below 8 bits), QuantizeLinear, DequantizeLinear, once a tensor and
+    format; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer behind DequantizeLinear, with one
+    scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have bias and result of that type, and a
+    Cast back behind them. Each layer's node carries its precision as metadata.
     """
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
-    nodes = {node.name: node for node in model.graph}
-    activations: dict[tuple[str, str], ir.Value] = {}
-    weights: dict[str, ir.Value] = {}
-    for layer in captured.network.layers:
-        precision = Precision.parse(assignment[captured.network.group_of(layer.name)])
-        node = nodes[layer.name]
-        node.metadata_props[PRECISION_KEY] = precision.name
-        if precision.is_float:
-            if precision.name != "fp32":
-                raise HwsmpqError(
-                    f"{precision.name} cannot be written as a Q/DQ model", fix="use fp32 and integer precisions"
-                )
-            continue
-        source = node.inputs[0]
-        assert source is not None
-        key = (str(source.name), precision.name)
-        if key not in activations:
-            bits = precision.activation_bits
-            grid = scheme.activation_grid(ranges.layers[layer.name].clip[bits], bits)
-            activations[key] = _activation_qdq(model.graph, node, source, grid, f"{layer.name}.in", scheme)
-        node.replace_input_with(0, activations[key])
-        if layer.weight_name not in weights:
-            weights[layer.weight_name] = _weight_dq(model.graph, captured, layer, precision, scheme)
-        _replace_weight(node, weights[layer.weight_name])
-    _drop_unused(model.graph)
+    _Writer(model, captured, assignment, ranges, scheme).write()
     write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(
-        name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-    )
-    graph.register_initializer(value)
-    return value
+class _Writer:
+    """Rewrites the float model in place."""
 
+    def __init__(
+        self, model: ir.Model, captured: Captured, assignment: Assignment, ranges: Ranges, scheme: Scheme
+    ) -> None:
+        self._model, self._graph = model, model.graph
+        self._captured, self._ranges, self._scheme = captured, ranges, scheme
+        self._nodes = {node.name: node for node in model.graph}
+        network = captured.network
+        self._precisions = {
+            layer.name: Precision.parse(network.runs(group, assignment[group]))
+            for layer in network.layers
+            for group in [network.group_of(layer.name)]
+        }
+        self._activations: dict[tuple[str, str, int], ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
 
-def _activation_qdq(graph: ir.Graph, before: ir.Node, x: ir.Value, grid: Grid, name: str, scheme: Scheme) -> ir.Value:
-    dtype = np.int8 if scheme.signed_activations else np.uint8
-    scale = _constant(graph, f"{name}.scale", np.asarray(grid.scale, np.float32))
-    zero = _constant(graph, f"{name}.zero_point", np.asarray(grid.zero_point, dtype))
-    new: list[ir.Node] = []
-    if (grid.low, grid.high) != (np.iinfo(dtype).min, np.iinfo(dtype).max):
+    def write(self) -> None:
+        layers = self._captured.network.layers
+        # Before layers get other inputs and results: additions are found by them.
+        additions = self._quantized_additions() if self._scheme.quantizes_residuals else []
+        for layer in layers:
+            precision, node = self._precisions[layer.name], self._nodes[layer.name]
+            node.metadata_props[PRECISION_KEY] = precision.name
+            if precision.name == "fp32":
+                continue
+            source = node.inputs[0]
+            assert source is not None
+            node.replace_input_with(0, self._activation(layer, precision, source, before=node))
+            if layer.weight_name not in self._weights:
+                self._weights[layer.weight_name] = self._weight(layer, precision)
+            _replace_weight(node, self._weights[layer.weight_name])
+            if precision.activation_format in FLOATS:
+                self._compute_in(node, FLOATS[precision.activation_format])
+        for addition, argument, source, reader in additions:
+            operand = self._activation(reader, self._precisions[reader.name], source, before=addition)
+            addition.replace_input_with(argument, operand)
+        _drop_unused(self._graph)
+
+    def _quantized_additions(self) -> list[tuple[ir.Node, int, ir.Value, Layer]]:
+        """(node, argument, tensor it reads, layer whose quantized copy it is to read instead)."""
+        found = []
+        for residual in residuals(self._captured).values():
+            reader, partner = residual.reader, residual.partner
+            if not residual.is_quantized(self._precisions[reader.name], self._precisions[partner.name]):
+                continue
+            source = self._nodes[reader.name].inputs[0]
+            assert source is not None
+            found += [
+                (addition, residual.argument, source, reader)
+                for addition, argument in self._nodes[partner.name].outputs[0].uses()
+                if addition.op_type == "Add" and argument == 1 - residual.argument
+                and addition.inputs[residual.argument] is source
+            ]
+        return found
+
+    def _activation(self, layer: Layer, precision: Precision, x: ir.Value, before: ir.Node) -> ir.Value:
+        """What a layer reads for ``x``; made once a tensor and format, before its first reader."""
+        key = (str(x.name), precision.activation_format, precision.activation_bits)
+        if key not in self._activations:
+            name = f"{layer.name}.in"
+            if precision.activation_format in FLOATS:
+                new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
+            elif precision.activation_format == "fp8":
+                observed = self._ranges.layers[layer.name]
+                scale = np.asarray(fp8_scale(observed.minimum, observed.maximum), np.float32)
+                new = self._qdq(x, scale, torch.zeros((), dtype=FP8), name)
+            else:
+                bits = precision.activation_bits
+                grid = self._scheme.activation_grid(self._ranges.layers[layer.name].clip[bits], bits)
+                dtype = torch.int8 if self._scheme.signed_activations else torch.uint8
+                new = self._clip(x, grid, dtype, name)
+                x = new[-1].outputs[0] if new else x
+                scale = np.asarray(grid.scale, np.float32)
+                new += self._qdq(x, scale, torch.tensor(grid.zero_point, dtype=dtype), name)
+            self._graph.insert_before(before, new)
+            self._activations[key] = new[-1].outputs[0]
+        return self._activations[key]
+
+    def _clip(self, x: ir.Value, grid: Grid, dtype: torch.dtype, name: str) -> list[ir.Node]:
+        """Clip to a grid that is narrower than its type."""
+        limits = torch.iinfo(dtype)
+        if (grid.low, grid.high) == (limits.min, limits.max):
+            return []
         ends = [
-            _constant(graph, f"{name}.{end}", np.asarray((q - grid.zero_point) * grid.scale, np.float32))
+            self._constant(f"{name}.{end}", np.asarray((q - grid.zero_point) * grid.scale, np.float32))
             for end, q in (("low", grid.low), ("high", grid.high))
         ]
-        new.append(ir.node("Clip", [x, *ends], name=f"{name}.clip"))
-        x = new[-1].outputs[0]
-    new.append(ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}.quantize"))
-    new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], scale, zero], name=f"{name}.dequantize"))
-    for node in new:
-        node.outputs[0].name = f"{node.name}.out"
-    graph.insert_before(before, new)
-    return new[-1].outputs[0]
+        return [_named("Clip", [x, *ends], f"{name}.clip")]
+
+    def _qdq(self, x: ir.Value, scale: np.ndarray, zero_point: Tensor, name: str) -> list[ir.Node]:
+        parameters = [self._constant(f"{name}.scale", scale), self._constant(f"{name}.zero_point", zero_point)]
+        quantize = _named("QuantizeLinear", [x, *parameters], f"{name}.quantize")
+        return [quantize, _named("DequantizeLinear", [quantize.outputs[0], *parameters], f"{name}.dequantize")]
+
+    def _weight(self, layer: Layer, precision: Precision) -> ir.Value:
+        """The weight that the layer's product reads: an initializer, or one behind DequantizeLinear."""
+        name, weight = layer.weight_name, get_tensor(self._captured.graph, layer.weight_name).detach()
+        if precision.is_float:
+            return self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
+        block_size = layer.block_size if precision.is_blockwise else None
+        stored = self._scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
+        values = _int4(stored.values) if precision.is_blockwise else stored.values
+        kind = "fp8" if precision.weight_format == "fp8" else "int4" if precision.is_blockwise else "int8"
+        inputs = [self._constant(f"{name}.{kind}", values), self._constant(f"{name}.scale", stored.scales)]
+        attributes = {"axis": stored.axis}
+        if block_size:
+            # Without a zero point: TensorRT knows four-bit weights as symmetric.
+            attributes["block_size"] = block_size
+        else:
+            zeros = torch.zeros(len(stored.scales), dtype=stored.values.dtype)
+            inputs.append(self._constant(f"{name}.zero_point", zeros))
+        node = _named("DequantizeLinear", inputs, f"{name}.dequantize", attributes)
+        self._graph.insert_before(self._graph[0], node)
+        return node.outputs[0]
+
+    def _compute_in(self, node: ir.Node, dtype: ir.DataType) -> None:
+        """Give a layer a bias and a result of 16 bits, and cast the result back for the rest of the network."""
+        last = _bias_addition(node) or node
+        for index, value in enumerate(last.inputs):
+            if value is not None and value.is_initializer() and (last is not node or index == 2):
+                bias = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=f"{value.name}.{node.name}")
+                last.replace_input_with(index, self._constant(bias.name, bias))
+        result = last.outputs[0]
+        cast = _cast(result, ir.DataType.FLOAT, f"{node.name}.out.cast")
+        back = cast.outputs[0]
+        back.shape, back.type = result.shape, result.type
+        for reader, index in list(result.uses()):
+            if reader is not cast:
+                reader.replace_input_with(index, back)
+        for index, output in enumerate(self._graph.outputs):
+            if output is result:
+                result.name, back.name = f"{node.name}.out", result.name
+                self._graph.outputs[index] = back
+        for value in {node.outputs[0], result}:
+            value.type = ir.TensorType(dtype)
+        self._graph.insert_after(last, cast)
+
+    def _constant(self, name: str, data: np.ndarray | Tensor | ir.TensorProtocol) -> ir.Value:
+        tensor = data if isinstance(data, ir.TensorProtocol) else ir.tensor(data, name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        self._graph.register_initializer(value)
+        return value
 
 
-def _weight_dq(graph: ir.Graph, captured: Captured, layer: Layer, precision: Precision, scheme: Scheme) -> ir.Value:
-    weight = get_tensor(captured.graph, layer.weight_name).detach()
-    axis, bits = layer.channel_axis, precision.weight_bits
-    scales = scheme.weight_scales(weight, bits, axis, layer.is_depthwise)
-    integers = scheme.weight_integers(weight, scales, bits, axis, layer.is_depthwise).to(torch.int8)
-    name = layer.weight_name
-    inputs = [
-        _constant(graph, f"{name}.int8", integers.numpy()),
-        _constant(graph, f"{name}.scale", scales.numpy().astype(np.float32)),
-        _constant(graph, f"{name}.zero_point", np.zeros(len(scales), np.int8)),
-    ]
-    node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
-    node.outputs[0].name = f"{node.name}.out"
-    graph.insert_before(graph[0], node)
-    return node.outputs[0]
+def _named(
+    operation: str, inputs: list[ir.Value], name: str, attributes: dict[str, int] | None = None
+) -> ir.Node:
+    node = ir.node(operation, inputs, attributes or {}, name=name)
+    node.outputs[0].name = f"{name}.out"
+    return node
+
+
+def _cast(x: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+    return _named("Cast", [x], name, {"to": int(dtype)})
+
+
+def _bias_addition(node: ir.Node) -> ir.Node | None:
+    """The addition of a constant right after a matrix product: the bias of a linear layer on sequences."""
+    readers = list(node.outputs[0].uses())
+    if node.op_type != "MatMul" or len(readers) != 1 or readers[0][0].op_type != "Add":
+        return None
+    addition, index = readers[0]
+    other = addition.inputs[1 - index]
+    return addition if other is not None and other.is_initializer() else None
+
+
+def _int4(values: Tensor) -> ir.TensorProtocol:
+    return ir.tensor(values.numpy().astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4)
 
 
 def _replace_weight(layer: ir.Node, dequantized: ir.Value) -> None:

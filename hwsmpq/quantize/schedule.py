@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.residual import Residual, residuals
 from hwsmpq.types import Layer
 
 ATEN = torch.ops.aten
@@ -38,7 +39,8 @@ class Step:
 
     Attributes:
         groups: names of the groups whose precision its result depends on.
-        layer, group: set if it is a layer.
+        layer: set if it is a layer.
+        residual: set if it is an addition that may read an operand in quantized form.
         function: what to call; an in-place operation where the operand is needed nowhere else.
         dead: nodes whose tensors nobody needs after this step, neither in this evaluation nor in a later one.
         is_last_reader: a layer after which no other one reads its input tensor.
@@ -49,12 +51,12 @@ class Step:
     kwargs: dict[str, Any]
     groups: frozenset[str]
     layer: Layer | None
-    group: str | None
+    residual: Residual | None
     dead: tuple[fx.Node, ...]
     is_last_reader: bool
 
 
-def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
+def schedule(captured: Captured, device: torch.device, quantizes_residuals: bool = False) -> tuple[Step, ...]:
     """The operations of a network in order.
 
     A tensor is needed later only if a user of it may run again while it does not: if the user depends on a group
@@ -63,9 +65,12 @@ def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
     layer_of = {captured.layer_nodes[layer.name]: layer for layer in captured.network.layers}
     group_of = {node: captured.network.group_of(layer.name) for node, layer in layer_of.items()}
     nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function"]
+    residual_of = residuals(captured) if quantizes_residuals else {}
     groups: dict[fx.Node, frozenset[str]] = {}
     for node in captured.graph.graph.nodes:
         own = {group_of[node]} if node in group_of else set()
+        if node in residual_of:
+            own.add(captured.network.group_of(residual_of[node].reader.name))
         groups[node] = frozenset(own).union(*(groups[n] for n in node.all_input_nodes))
     position = {node: i for i, node in enumerate(nodes)}
 
@@ -99,7 +104,7 @@ def schedule(captured: Captured, device: torch.device) -> tuple[Step, ...]:
             kwargs={**node.kwargs, "device": device} if node.kwargs.get("device") else dict(node.kwargs),
             groups=groups[node],
             layer=layer_of.get(node),
-            group=group_of.get(node),
+            residual=residual_of.get(node),
             dead=tuple(dead[node]),
             is_last_reader=node in final_readers,
         )
@@ -134,7 +139,10 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]
     live: set[int] = set()
     peak = 0
     for step in steps:
-        operands = shapes.of.get(step.node.args[0], frozenset()) if step.layer is not None else frozenset()
+        operands: frozenset[int] = frozenset()
+        if step.layer is not None or step.residual is not None:
+            argument = step.residual.argument if step.residual is not None else 0
+            operands = shapes.of.get(step.node.args[argument], frozenset())
         live |= storage[step.node]
         copies = sum(shapes.n_bytes[key] for key in operands)
         replaced = sum(shapes.n_bytes[key] for key in storage[step.node] & kept)

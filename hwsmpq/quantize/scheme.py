@@ -1,4 +1,4 @@
-"""Quantization schemes: one definition of the integer grids, for the simulator and the Q/DQ writer alike."""
+"""Quantization schemes: one definition of grids and stored weights, for the simulator and the Q/DQ writer alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.types import Precision
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+SMALLEST_HALF = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,49 @@ class Grid:
     high: int
 
 
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """A quantized weight as engines store it: real = values * scales.
+
+    Attributes:
+        values: int8, or float8 (e4m3), in the shape of the weight.
+        scales: float32, or float16 where the layer computes in fp16. One a channel, (n_channels,) along ``axis``; with
+            a ``block_size``, one a block of that many entries along ``axis``.
+    """
+
+    values: Tensor
+    scales: Tensor
+    axis: int
+    block_size: int | None = None
+
+    def dequantize(self) -> Tensor:
+        """The weight that the layer computes with, float32."""
+        scales = self.scales.float()
+        if self.block_size is not None:
+            scales = scales.repeat_interleave(self.block_size, self.axis)
+        else:
+            scales = _along(scales, self.values.ndim, self.axis)
+        real = self.values.float() * scales
+        return real.to(self.scales.dtype).float()
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How a target represents quantized tensors.
 
-    Weights are symmetric, one scale an output channel, levels -n .. n with n = 2^(b-1)-1, at most
-    ``max_weight_level``. Activations have one scale a tensor: unsigned with a zero point, or
-    (``signed_activations``) symmetric with zero point 0.
+    Integer weights are symmetric, one scale an output channel, levels -n .. n with n = 2^(b-1)-1, at most
+    ``max_weight_level``. Integer activations have one scale a tensor: unsigned with a zero point, or
+    (``signed_activations``) symmetric with zero point 0. In fp8 (e4m3) both have the scale that takes the largest
+    magnitude to 448.
+
+    With ``quantizes_residuals`` an addition after a quantized convolution reads its other operand as the quantized
+    layers beside it do, so that the tensor need not be kept in floating point (see :mod:`hwsmpq.quantize.residual`).
     """
 
     name: str
     signed_activations: bool
     max_weight_level: int = 127
+    quantizes_residuals: bool = False
 
     def activation_grid(self, clip: tuple[float, float], bits: int) -> Grid:
         """Grid that covers ``clip`` (which is widened to hold 0, so that zero padding is exact)."""
@@ -83,10 +119,46 @@ class Scheme:
         levels = self.weight_levels(bits, depthwise)
         return torch.round(weight / _along(scales, weight.ndim, axis)).clamp_(-levels, levels)
 
-    def quantize_weight(self, weight: Tensor, bits: int, axis: int, depthwise: bool = False) -> Tensor:
-        """Quantize and dequantize a weight."""
-        scales = self.weight_scales(weight, bits, axis, depthwise)
-        return self.weight_integers(weight, scales, bits, axis, depthwise) * _along(scales, weight.ndim, axis)
+    def store_weight(
+        self, weight: Tensor, precision: Precision, axis: int, depthwise: bool = False, block_size: int | None = None
+    ) -> StoredWeight:
+        """The weight of a layer as ``precision`` stores it.
+
+        Args:
+            axis: the output channels.
+            depthwise: see :meth:`weight_levels`.
+            block_size: entries of the axis after ``axis`` that share a scale, for blockwise precisions.
+        """
+        weight, bits = weight.detach().float(), precision.weight_bits
+        if precision.weight_format == "fp8":
+            peak = weight.movedim(axis, 0).flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+            scales = peak / FP8_MAX
+            return StoredWeight(to_fp8(weight / _along(scales, weight.ndim, axis)), scales, axis)
+        rows = weight.reshape(-1, block_size) if block_size else weight
+        rows_axis = 0 if block_size else axis
+        scales = self.weight_scales(rows, bits, rows_axis, depthwise)
+        if not precision.quantizes_activations:
+            # The scale of a weight-only layer has the type that the layer computes in.
+            scales = scales.clamp_min(SMALLEST_HALF).half()
+        values = self.weight_integers(rows, scales.float(), bits, rows_axis, depthwise).to(torch.int8)
+        if block_size:
+            return StoredWeight(values.view_as(weight), scales.view(len(weight), -1), axis + 1, block_size)
+        return StoredWeight(values, scales, axis)
+
+
+def fp8_scale(low: float, high: float) -> float:
+    """The scale that takes the larger magnitude of a range to the largest fp8 number."""
+    return _float32(max(-low, high) / FP8_MAX) or 1.0
+
+
+def quantize_fp8(x: Tensor, scale: float) -> Tensor:
+    """Quantize and dequantize, saturating."""
+    return to_fp8(torch.div(x, scale)).float().mul_(scale)
+
+
+def to_fp8(x: Tensor) -> Tensor:
+    """Nearest fp8 numbers, saturating; as ``QuantizeLinear`` rounds."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)
 
 
 def _float32(value: float) -> float:
@@ -106,7 +178,8 @@ SCHEMES = {
         Scheme("unsigned_activations", signed_activations=False),
         # x86 without VNNI adds two u8*s8 products in saturating int16 (vpmaddubsw): 2 * 255 * 64 still fits.
         Scheme("unsigned_activations_no_vnni", signed_activations=False, max_weight_level=64),
-        Scheme("signed_symmetric", signed_activations=True),
+        # TensorRT. Additions fused with a convolution want both operands in its type.
+        Scheme("signed_symmetric", signed_activations=True, quantizes_residuals=True),
     )
 }
 

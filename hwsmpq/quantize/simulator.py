@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.quantize.operands import Operands, channels_last
+from hwsmpq.quantize.operands import Operands, channels_last, rounded
+from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, Precision, Ranges
+from hwsmpq.types import Assignment, Layer, Precision, Ranges
 
 CACHED_TENSOR_BYTES = 10 * 2**20
 """Largest tensor of a chunk on a CPU: measured best between small batches and tensors that leave the cache."""
@@ -50,9 +51,10 @@ class Simulator:
             for n in graph.graph.nodes
             if n.op == "get_attr"
         }
-        self._steps = schedule(captured, self._device)
-        self._groups = captured.network.group_names
-        self._precisions: dict[str, Precision] = {}
+        self._steps = schedule(captured, self._device, scheme.quantizes_residuals)
+        self._network = captured.network
+        self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
+        self._precisions: dict[tuple[str, str], Precision] = {}
         n_bytes, n_largest = sample_bytes(self._steps, captured)
         self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
         if self._device.type == "cpu":
@@ -103,34 +105,57 @@ class Simulator:
 
     def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> None:
         """Bring every tensor of ``env`` that later steps or evaluations need up to date with ``assignment``."""
-        changed = {g for g in self._groups if previous is None or assignment[g] != previous[g]}
+        changed = {g for g in self._network.group_names if previous is None or assignment[g] != previous[g]}
         quantized: dict[tuple[Any, str], Tensor] = {}
         for step in self._steps:
             if previous is not None and step.groups.isdisjoint(changed):
                 continue
             args = _resolve(step.node.args, env)
-            if step.group is not None:
-                args = self._quantized(step, args, assignment[step.group], quantized)
-            env[step.node] = step.function(*args, **_resolve(step.kwargs, env))
+            if step.layer is not None:
+                precision = self._precision(step.layer, assignment)
+                args = self._operands_of(step, step.layer, precision, args, quantized)
+                result = step.function(*args, **_resolve(step.kwargs, env))
+                env[step.node] = rounded(result, precision)
+            else:
+                if step.residual is not None:
+                    args = self._with_residual(step, step.residual, assignment, args, quantized)
+                env[step.node] = step.function(*args, **_resolve(step.kwargs, env))
             for node in step.dead:
                 del env[node]
 
-    def _quantized(
-        self, step: Step, args: tuple[Any, ...], name: str, quantized: dict[tuple[Any, str], Tensor]
+    def _precision(self, layer: Layer, assignment: Assignment) -> Precision:
+        group = self._group_of[layer.name]
+        key = (group, assignment[group])
+        if key not in self._precisions:
+            self._precisions[key] = Precision.parse(self._network.runs(*key))
+        return self._precisions[key]
+
+    def _operands_of(
+        self, step: Step, layer: Layer, precision: Precision, args: tuple[Any, ...],
+        quantized: dict[tuple[Any, str], Tensor],
     ) -> tuple[Any, ...]:
         """Operands of a layer at one precision; an input that several layers read is quantized once."""
-        layer = step.layer
-        assert layer is not None
-        if name not in self._precisions:
-            self._precisions[name] = Precision.parse(name)
-        precision = self._precisions[name]
         key = (step.node.args[0], precision.name)
         x = quantized[key] if key in quantized else self._operands.activation(layer, args[0], precision)
         if step.is_last_reader:
             quantized.pop(key, None)
         else:
             quantized[key] = x
-        return (x, self._operands.weight(layer, args[1], precision), *args[2:])
+        others = [rounded(a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
+        return (x, self._operands.weight(layer, args[1], precision), *others)
+
+    def _with_residual(
+        self, step: Step, residual: Residual, assignment: Assignment, args: tuple[Any, ...],
+        quantized: dict[tuple[Any, str], Tensor],
+    ) -> tuple[Any, ...]:
+        """Operands of an addition that reads a tensor as the quantized layers beside it do."""
+        reader = self._precision(residual.reader, assignment)
+        if not residual.is_quantized(reader, self._precision(residual.partner, assignment)):
+            return args
+        index = residual.argument
+        key = (step.node.args[index], reader.name)
+        x = quantized[key] if key in quantized else self._operands.activation(residual.reader, args[index], reader)
+        return (*args[:index], x, *args[index + 1 :])
 
     def _place(self, x: Tensor) -> Tensor:
         return channels_last(x.to(self._device))

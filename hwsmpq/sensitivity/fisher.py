@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.quantize.operands import Operands
 from hwsmpq.sensitivity.request import Request, contributions, first_output
-from hwsmpq.types import REFERENCE
+from hwsmpq.types import REFERENCE, Precision
 
 
 def fisher(request: Request) -> Table:
@@ -81,7 +81,8 @@ def _squared_derivatives(
             continue
         layer = layer_of[node]
         group = network.group_names.index(network.group_of(layer.name))
-        for level, precision in enumerate(ladder.precisions):
+        for level, name in enumerate(ladder.names):
+            precision = Precision.parse(network.runs(network.group_names[group], name))
             if precision.name == REFERENCE:
                 continue
             x = operands.activation(layer, args[0], precision)

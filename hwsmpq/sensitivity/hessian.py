@@ -16,7 +16,7 @@ from hwsmpq.model.fold import get_tensor
 from hwsmpq.quantize.operands import Operands
 from hwsmpq.quantize.schedule import LAYOUT_FREE
 from hwsmpq.sensitivity.request import Request, contributions, first_output
-from hwsmpq.types import Layer
+from hwsmpq.types import Layer, Precision
 
 N_PRODUCTS = 12
 
@@ -97,10 +97,11 @@ def _rademacher(weights: list[Tensor], seed: int) -> list[Tensor]:
 
 def _squared_errors(request: Request, operands: Operands, layer: Layer) -> NDArray[np.float64]:
     """||Q(W) - W||^2 at every precision of the ladder, (n_levels,)."""
-    weight = get_tensor(request.captured.graph, layer.weight_name).detach()
+    weight, network = get_tensor(request.captured.graph, layer.weight_name).detach(), request.captured.network
+    precisions = [Precision.parse(network.runs(network.group_of(layer.name), name)) for name in request.ladder.names]
     return np.array(
         [
             float((operands.weight(layer, weight, precision) - weight).double().square().sum())
-            for precision in request.ladder.precisions
+            for precision in precisions
         ]
     )

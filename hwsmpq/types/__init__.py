@@ -12,6 +12,7 @@ from hwsmpq.types.certificate import (
     BudgetOutcome,
     Certificate,
     EngineResult,
+    Fallbacks,
     LatencyOutcome,
     LayerAudit,
     Manifest,
@@ -20,11 +21,20 @@ from hwsmpq.types.certificate import (
 from hwsmpq.types.measured import Contributions, CostTable, EngineTiming, Measurement, Ranges, Scores, TensorRange
 from hwsmpq.types.network import Edge, Group, Layer, Network
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
-from hwsmpq.types.precision import FLOAT_BITS, MAX_BITS, MIN_BITS, REFERENCE, Assignment, Ladder, Precision
+from hwsmpq.types.precision import (
+    HALF_FORMATS,
+    MAX_BITS,
+    MIN_BITS,
+    REFERENCE,
+    Assignment,
+    Format,
+    Ladder,
+    Precision,
+)
 from hwsmpq.types.settings import Budget, BudgetKind, Settings
 
 __all__ = [
-    "FLOAT_BITS",
+    "HALF_FORMATS",
     "MAX_BITS",
     "MIN_BITS",
     "REFERENCE",
@@ -42,6 +52,8 @@ __all__ = [
     "Edge",
     "EngineResult",
     "EngineTiming",
+    "Fallbacks",
+    "Format",
     "Group",
     "Ladder",
     "LatencyOutcome",

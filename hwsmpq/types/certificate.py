@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hwsmpq.types.precision import Assignment
@@ -23,21 +23,32 @@ class LayerAudit:
 
 
 @dataclass(frozen=True)
+class Fallbacks:
+    """What built engines ran instead of what was asked for: group -> precision asked for -> precision that runs."""
+
+    found: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What was built: files with their hashes, and the audit of every layer."""
+    """What was built: files with their hashes, the audit of every layer, and what the build took."""
 
     target: str
     assignment: Assignment
     files: dict[str, str]
     layers: tuple[LayerAudit, ...]
+    build_seconds: float = 0.0
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class BudgetOutcome:
+    """A budget against what was reached. ``measured`` is None where it could not be measured; then it is not met."""
+
     kind: BudgetKind
     limit: float
     predicted: float
-    measured: float
+    measured: float | None
     met: bool
 
 
@@ -95,7 +106,11 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Predicted against measured. ``latency_ms`` is None where the target makes no latency claim."""
+    """Predicted against measured. ``latency_ms`` is None where the target makes no latency claim.
+
+    ``fallbacks`` are layers that engines ran otherwise than asked, and that the plan took as they ran. ``conditions``
+    is the state of the device while it was timed.
+    """
 
     target: str
     machine: dict[str, str]
@@ -108,6 +123,8 @@ class Certificate:
     rounds: tuple[Round, ...]
     engines: tuple[EngineResult, ...] = ()
     n_timing_blocks: int = 0
+    fallbacks: dict[str, dict[str, str]] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
 
     @property
     def verified(self) -> bool:

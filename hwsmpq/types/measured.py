@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hwsmpq.types.precision import Assignment
 
@@ -51,8 +51,8 @@ class CostTable:
     """Measured cost of a target: T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements.
 
     ``group_ms`` is p: per-layer counters summed over a group, in the uniform engine of that precision.
-    ``engines`` holds every whole-engine measurement the fit used. A table without latency
-    (``group_ms`` empty) makes no latency claim.
+    ``engines`` holds every whole-engine measurement the fit used, ``conditions`` the state of the device (clocks,
+    power) when it was measured. A table without latency (``group_ms`` empty) makes no latency claim.
     """
 
     target: str
@@ -67,6 +67,7 @@ class CostTable:
     uniform_ms: dict[str, Measurement]
     engines: tuple[EngineTiming, ...] = ()
     fit_error_ms: float = 0.0
+    conditions: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_latency(self) -> bool:

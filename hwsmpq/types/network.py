@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from hwsmpq.types.precision import Assignment, Precision
+from hwsmpq.types.precision import HALF_FORMATS, Assignment, Precision
+
+BLOCK_SIZES = (128, 64)
+"""Blocks that TensorRT's kernels for weight-only matrix products take, largest first."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Layer:
         """One input and one output channel a filter."""
         return self.kind == "conv" and self.weight_shape[1] == 1 and self.weight_shape[0] == self.input_shape[0]
 
+    @property
+    def block_size(self) -> int | None:
+        """Inputs that share a scale in a blockwise precision; None where it does not apply to the layer."""
+        if self.kind != "linear":
+            return None
+        return next((size for size in BLOCK_SIZES if self.weight_shape[1] % size == 0), None)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -50,13 +60,18 @@ class Edge:
 
 @dataclass(frozen=True)
 class Network:
-    """What capture found: layers, groups (in execution order) and the data flow between groups."""
+    """What capture found: layers, groups (in execution order) and the data flow between groups.
+
+    ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
+    one asked for.
+    """
 
     model_sha256: str
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
     edges: tuple[Edge, ...]
     n_other_params: int
+    substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -69,19 +84,33 @@ class Network:
     def group_of(self, layer: str) -> str:
         return next(g.name for g in self.groups if layer in g.layers)
 
+    def runs(self, group: str, precision: str) -> str:
+        """The precision that a group runs in when ``precision`` is asked for: another one where it is substituted."""
+        return self.substitutes.get(group, {}).get(precision, precision)
+
+    def canonical(self, assignment: Assignment) -> Assignment:
+        """What an assignment comes to on the target."""
+        return {group: self.runs(group, precision) for group, precision in assignment.items()}
+
     def uniform(self, precision: str) -> Assignment:
-        return dict.fromkeys(self.group_names, precision)
+        """Every group at ``precision``, or at what it runs instead."""
+        return {group: self.runs(group, precision) for group in self.group_names}
 
     def bitops(self, group: str, precision: Precision) -> int:
         """BitOps of one group: MACs times weight bits times activation bits."""
         return sum(layer.n_macs for layer in self.layers_of(group)) * precision.bitops_per_mac
 
     def size_bytes(self, group: str, precision: Precision) -> float:
-        """Bytes of one group: weights at their bits, one fp32 scale a channel if quantized, fp32 biases."""
-        total = 0.0
+        """Bytes of one group: weights at their bits, one scale a channel (or block) if quantized, biases.
+
+        Scales and biases have two bytes where activations have 16 bits, else four.
+        """
+        total, per_value = 0.0, 2 if precision.activation_format in HALF_FORMATS else 4
         for layer in self.layers_of(group):
-            scales = 0 if precision.is_float else 4 * layer.weight_shape[layer.channel_axis]
-            total += layer.n_weights * precision.weight_bits / 8 + scales + 4 * layer.n_biases
+            n_scales = 0 if precision.is_float else layer.weight_shape[layer.channel_axis]
+            if precision.is_blockwise and layer.block_size:
+                n_scales *= layer.weight_shape[1] // layer.block_size
+            total += layer.n_weights * precision.weight_bits / 8 + per_value * (n_scales + layer.n_biases)
         return total
 
     def n_configurations(self, n_precisions: int) -> float:

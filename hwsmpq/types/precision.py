@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from hwsmpq.errors import HwsmpqError
 
-FLOAT_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
+Format = Literal["int", "fp8", "fp16", "bf16", "fp32"]
 MIN_BITS, MAX_BITS = 2, 8
+HALF_FORMATS: tuple[Format, ...] = ("fp16", "bf16")
 REFERENCE = "fp32"
 """The precision that drops and divergences are measured against, whether or not it is in the ladder."""
 Assignment = dict[str, str]
@@ -17,15 +19,32 @@ Assignment = dict[str, str]
 
 @dataclass(frozen=True)
 class Precision:
-    """A (weight format, activation format) pair, e.g. ``w4a8``, ``int8`` (= w8a8) or ``fp32``."""
+    """A (weight format, activation format) pair, e.g. ``w4a8``, ``int8`` (= w8a8), ``fp8``, ``w4a16`` or ``fp32``.
+
+    ``w8a16`` and ``w4a16`` are weight-only: integer weights times fp16 activations. Those of ``w4a16`` have one scale
+    a block of inputs, all other quantized weights one an output channel.
+    """
 
     name: str
+    weight_format: Format
     weight_bits: int
+    activation_format: Format
     activation_bits: int
 
     @property
     def is_float(self) -> bool:
-        return self.name in FLOAT_BITS
+        """Whether weights and activations are floats without a scale."""
+        return self.weight_format not in ("int", "fp8")
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether activations have a scale."""
+        return self.activation_format in ("int", "fp8")
+
+    @property
+    def is_blockwise(self) -> bool:
+        """Whether weights have a scale a block of inputs rather than an output channel."""
+        return self.name == "w4a16"
 
     @property
     def bitops_per_mac(self) -> int:
@@ -40,19 +59,32 @@ class Precision:
             HwsmpqError: the name is not a known precision or its bits are outside 2..8.
         """
         name = name.strip().lower()
-        if name in FLOAT_BITS:
-            return Precision(name, FLOAT_BITS[name], FLOAT_BITS[name])
+        if name in NAMED:
+            return NAMED[name]
         match = re.fullmatch(r"w([0-9]+)a([0-9]+)", "w8a8" if name == "int8" else name)
         if match:
             weight, activation = int(match[1]), int(match[2])
             if all(MIN_BITS <= bits <= MAX_BITS for bits in (weight, activation)):
                 canonical = "int8" if weight == activation == 8 else f"w{weight}a{activation}"
-                return Precision(canonical, weight, activation)
+                return Precision(canonical, "int", weight, "int", activation)
         raise HwsmpqError(
             f"unknown precision {name!r}",
-            f"a precision is wXaY with {MIN_BITS} to {MAX_BITS} bits, int8, or one of {', '.join(FLOAT_BITS)}",
+            f"a precision is wXaY with {MIN_BITS} to {MAX_BITS} bits, int8, or one of {', '.join(NAMED)}",
             "for example --ladder w4a4,w8a8,fp32",
         )
+
+
+NAMED = {
+    precision.name: precision
+    for precision in (
+        Precision("w4a16", "int", 4, "fp16", 16),
+        Precision("w8a16", "int", 8, "fp16", 16),
+        Precision("fp8", "fp8", 8, "fp8", 8),
+        Precision("bf16", "bf16", 16, "bf16", 16),
+        Precision("fp16", "fp16", 16, "fp16", 16),
+        Precision("fp32", "fp32", 32, "fp32", 32),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -102,5 +134,10 @@ class Ladder:
             for name in names:
                 precision = Precision.parse(name)
                 found[precision.name] = precision
-        ordered = sorted(found.values(), key=lambda p: (p.bitops_per_mac, p.weight_bits))
+        # Of equal cost: fewer bits of weight, then what is less exact (int8 before fp8, bf16 before fp16).
+        rank = ["int8", *NAMED]
+        ordered = sorted(
+            found.values(),
+            key=lambda p: (p.bitops_per_mac, p.weight_bits, rank.index(p.name) if p.name in rank else -1),
+        )
         return Ladder(tuple(ordered))

@@ -29,7 +29,8 @@ class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
     ``value`` scores assignments (by default ``soft`` for classification with cross-entropy, else ``loss``);
-    ``evaluate`` says what they are run on. ``n_score_samples`` of the search part score contributions.
+    ``evaluate`` says what they are run on. ``cost`` is what precisions cost: latency where the target is measured, or
+    ``bitops``, with which nothing is timed. ``n_score_samples`` of the search part score contributions.
     ``estimator`` takes ``n_pairs`` antithetic pairs of
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
     relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
@@ -48,6 +49,7 @@ class Settings:
     value: str | None = None
     seed: int = 0
     evaluate: Literal["simulator", "engine"] = "simulator"
+    cost: Literal["latency", "bitops"] | None = None
     estimator: str = "antithetic"
     base: str | None = None
     n_score_samples: int = 256
@@ -67,6 +69,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.evaluate not in ("simulator", "engine"):
             raise HwsmpqError(f"cannot evaluate by {self.evaluate!r}", fix="take simulator or engine")
+        if self.cost not in (None, "latency", "bitops"):
+            raise HwsmpqError(f"unknown cost {self.cost!r}", fix="take latency or bitops")
         least = {
             "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
             "max_evaluations": 1, "search_evaluations": 0,

@@ -16,11 +16,12 @@ from hwsmpq.types import Ladder, Ranges
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give
 
-LADDER = Ladder.parse("w2a2,w3a5,w4a8,int8,fp32")
+LADDER = Ladder.parse("w2a2,w3a5,w4a8,int8,w8a16,fp8,bf16,fp16,fp32")
 
 
 class Residual(nn.Module):
-    """A residual DAG: shared inputs, a depthwise convolution, a norm that cannot be folded, a wide flatten."""
+    """A residual DAG: shared inputs, an identity branch around a convolution, a depthwise convolution, a norm that
+    cannot be folded, a wide flatten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.stem(x)
-        y = self.norm(nn.functional.silu(self.depthwise(y)) + self.short(y) + y)
+        y = self.norm(nn.functional.silu(self.depthwise(y)) + (self.short(y) + y))
         y = nn.functional.max_pool2d(self.up(y).relu(), 2)
         return self.head(torch.flatten(y, 1))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.quantize.scheme import SCHEMES, Scheme, get_scheme
+from hwsmpq.quantize.scheme import FP8, FP8_MAX, SCHEMES, Scheme, fp8_scale, get_scheme, quantize_fp8
+from hwsmpq.types import Precision
 
 CLIPS = [(0.0, 1.0), (-0.3, 2.7), (-5.0, -1.0), (2.0, 5.0), (-1e-3, 1e3), (-1.0, 1.0), (0.0, 0.0)]
 BITS = range(2, 9)
@@ -64,7 +65,9 @@ def test_weights(scheme: Scheme, bits: int, axis: int) -> None:
     assert levels == min(2 ** (bits - 1) - 1, scheme.max_weight_level)
     integers = scheme.weight_integers(weight, scales, bits, axis)
     assert torch.equal(integers, integers.round()) and integers.abs().max() == levels
-    found = scheme.quantize_weight(weight, bits, axis)
+    stored = scheme.store_weight(weight, Precision.parse(f"w{bits}a8"), axis)
+    assert torch.equal(stored.values.float(), integers) and torch.equal(stored.scales, scales)
+    found = stored.dequantize()
     assert torch.isfinite(found).all() and not found.movedim(axis, 0)[2].any()
     again = scheme.weight_integers(found, scales, bits, axis)
     assert torch.equal(again, integers), "quantizing a quantized weight on its own grid moves nothing"
@@ -85,6 +88,54 @@ def _max_scaled(weight: torch.Tensor, levels: int, axis: int) -> torch.Tensor:
         if peak > 0:
             target.copy_(torch.round(source / (peak / levels)) * (peak / levels))
     return out
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_fp8_weights_are_the_nearest_fp8_numbers(axis: int) -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight.movedim(axis, 0)[1] *= 1e4
+    weight.movedim(axis, 0)[2] = 0
+    stored = get_scheme("signed_symmetric").store_weight(weight, Precision.parse("fp8"), axis)
+    assert stored.values.dtype == FP8 and stored.scales.shape == (weight.shape[axis],)
+    numbers = torch.arange(256, dtype=torch.uint8).view(FP8).float()
+    numbers = numbers[numbers.isfinite()]
+    for channel, found, scale in zip(
+        weight.movedim(axis, 0), stored.dequantize().movedim(axis, 0), stored.scales, strict=True
+    ):
+        nearest = (channel.flatten()[:, None] / scale - numbers).abs().amin(1) * scale
+        torch.testing.assert_close((channel - found).abs().flatten(), nearest, rtol=1e-4, atol=1e-3 * float(scale))
+        torch.testing.assert_close(found.abs().amax(), channel.abs().amax())
+
+
+def test_fp8_activations_saturate() -> None:
+    x = torch.tensor([-9.0, -1.0, 0.0, 0.5, 2.0, 3.0])
+    scale = fp8_scale(-1.0, 2.0)
+    assert scale * FP8_MAX == pytest.approx(2.0)
+    assert quantize_fp8(x, scale).tolist() == pytest.approx([-2.0, -1.0, 0.0, 0.5, 2.0, 2.0])
+    assert fp8_scale(0.0, 0.0) == 1.0
+
+
+def test_blockwise_weights_have_a_scale_a_block() -> None:
+    scheme, precision = get_scheme("signed_symmetric"), Precision.parse("w4a16")
+    weight = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    weight[1, 128:] *= 1e3
+    stored = scheme.store_weight(weight, precision, 0, block_size=128)
+    assert stored.scales.shape == (3, 2) and stored.scales.dtype == torch.float16 and stored.axis == 1
+    assert stored.values.abs().max() == 7
+    # Oracle: every block as a channel of its own, in the type that the layer computes in.
+    for row in range(3):
+        for block in range(2):
+            part = weight[row : row + 1, 128 * block : 128 * (block + 1)]
+            alone = scheme.weight_scales(part, 4, 0).half()
+            integers = scheme.weight_integers(part, alone.float(), 4, 0)
+            expected = (integers * alone.float()).half().float()
+            assert torch.equal(stored.dequantize()[row : row + 1, 128 * block : 128 * (block + 1)], expected)
+
+
+def test_scales_of_weight_only_layers_do_not_vanish_in_fp16() -> None:
+    weight = torch.full((2, 4), 1e-9)
+    stored = get_scheme("signed_symmetric").store_weight(weight, Precision.parse("w8a16"), 0)
+    assert stored.scales.dtype == torch.float16 and (stored.scales > 0).all()
 
 
 def test_without_vnni_two_products_fit_int16() -> None:

@@ -59,7 +59,7 @@ def quantized(request: Request, layer: nn.Linear, name: str, x: Tensor, precisio
         return layer(x)
     p = LADDER[precision]
     grid = SCHEME.activation_grid(request.ranges.layers[name].clip[p.activation_bits], p.activation_bits)
-    weight = SCHEME.quantize_weight(layer.weight.detach(), p.weight_bits, 0)
+    weight = SCHEME.store_weight(layer.weight, p, 0).dequantize()
     return nn.functional.linear(SCHEME.quantize_activation(x, grid), weight, layer.bias)
 
 
@@ -160,7 +160,7 @@ def test_hessian_of_a_quadratic_is_exact_with_any_vector() -> None:
     weight = model[0].weight.detach()
     # Every input is on in a quarter of the samples, so each of the 20 weights has curvature 1/4.
     errors = [
-        0.0 if p.is_float else float((SCHEME.quantize_weight(weight, p.weight_bits, 0) - weight).square().sum())
+        0.0 if p.is_float else float((SCHEME.store_weight(weight, p, 0).dequantize() - weight).square().sum())
         for p in LADDER.precisions
     ]
     np.testing.assert_allclose(table.phi[0], (errors[0] - np.array(errors)) * 0.25 / 2, rtol=1e-4, atol=1e-8)
