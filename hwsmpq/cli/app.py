@@ -31,12 +31,14 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings
     """What the folder remembers, changed by what the command line says."""
     path = folder / SETTINGS_FILE
     changes = {name: value for name, value in given.items() if value is not None}
+    known = artifacts.read(path, Settings) if path.exists() else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
-        if "target" not in changes and not set(changes["ladder"]) <= {"int8", "fp32"}:
+        by_default = known is None or known.target == Settings.target
+        if "target" not in changes and by_default and not set(changes["ladder"]) <= {"int8", "fp32"}:
             changes["target"] = FLEXIBLE_TARGET
-    if path.exists():
-        return replace(artifacts.read(path, Settings), **({"task": task} if task else {}), **changes)
+    if known is not None:
+        return replace(known, **({"task": task} if task else {}), **changes)
     if task is None:
         raise HwsmpqError(
             f"no task given, and {folder} remembers none",
@@ -147,14 +149,7 @@ def build(values: dict[str, Any]) -> None:
     """Build the plan's engine and audit the precision of every layer."""
     from hwsmpq.pipeline.prove import build as stage
 
-    def show(manifest: Any) -> None:
-        as_requested = sum(layer.as_requested for layer in manifest.layers)
-        display.console.print(
-            f"engine in {values['out'] / 'engine'}: {as_requested} of {len(manifest.layers)} layers as requested",
-            markup=False, soft_wrap=True,
-        )
-
-    _stage(values, stage, show)
+    _stage(values, stage, lambda manifest: display.show_manifest(manifest, values["out"] / "engine"))
 
 
 @app.command()

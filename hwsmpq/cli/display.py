@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -22,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwsmpq.types import Certificate, Contributions, CostTable, Network, Plan
+from hwsmpq.types import Certificate, Contributions, CostTable, Manifest, Network, Plan
 
 console = Console()
 errors = Console(stderr=True)
@@ -113,7 +114,8 @@ def show_contributions(contributions: Contributions) -> None:
 
 
 def show_plan(plan: Plan) -> None:
-    counts = {p: sum(v == p for v in plan.assignment.values()) for p in plan.ladder}
+    names = dict.fromkeys((*plan.ladder, *plan.assignment.values()))
+    counts = {p: sum(v == p for v in plan.assignment.values()) for p in names}
     parts = [f"{n} x {p}" for p, n in counts.items()]
     latency = f", {plan.predicted_latency_ms:.4g} ms" if plan.predicted_latency_ms is not None else ""
     console.print(
@@ -131,10 +133,22 @@ def show_plan(plan: Plan) -> None:
         )
 
 
+def show_manifest(manifest: Manifest, folder: Path) -> None:
+    others = [layer for layer in manifest.layers if not layer.as_requested]
+    console.print(
+        f"engine in {folder}: {len(manifest.layers) - len(others)} of {len(manifest.layers)} layers as requested,"
+        f" {manifest.n_bytes / 1e6:.4g} MB, built in {manifest.build_seconds:.2g} s",
+        markup=False, soft_wrap=True,
+    )
+    for layer in others:
+        console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+
+
 def show_certificate(certificate: Certificate) -> None:
     table = Table("budget", "limit", "predicted", "measured", "met", title=certificate.claim)
     for b in certificate.budgets:
-        table.add_row(b.kind, f"{b.limit:.5g}", f"{b.predicted:.5g}", f"{b.measured:.5g}", "yes" if b.met else "NO")
+        measured = "not here" if b.measured is None else f"{b.measured:.5g}"
+        table.add_row(b.kind, f"{b.limit:.5g}", f"{b.predicted:.5g}", measured, "yes" if b.met else "NO")
     console.print(table)
     accuracy, latency, audit = certificate.accuracy, certificate.latency_ms, certificate.audit
     if latency:
@@ -147,4 +161,7 @@ def show_certificate(certificate: Certificate) -> None:
         f" (paired standard error {100 * accuracy.paired_stderr:.2f} points, {accuracy.n_samples} unseen samples)"
     )
     console.print(f"audit: {audit.n_as_requested} of {audit.n_layers} layers run as requested")
+    for group, found in certificate.fallbacks.items():
+        for asked, realised in found.items():
+            console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
     console.print("[bold]every budget met[/]" if certificate.verified else "[bold]NOT every budget met[/]")

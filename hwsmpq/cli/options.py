@@ -18,6 +18,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "value": (str, "What scores an assignment: soft (default for classification), loss, metric, kl or mse."),
     "seed": (int, "Seed of everything random."),
     "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
+    "cost": (str, "What precisions cost: latency (default where it is measured) or bitops, which times nothing."),
     "memory_mb": (int, "Memory for intermediate tensors of the simulator."),
     "estimator": (str, "Estimator of the contributions, or another sensitivity method; see README."),
     "base": (str, "Precision that contributions start from; by default the lowest that leaves the network alive."),
@@ -71,7 +72,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "ladder")
 CALIBRATION = (*MODEL, "observer")
-PROFILING = ("n_mixtures", "timing_seconds")
+PROFILING = ("cost", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
     "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds",

@@ -77,17 +77,18 @@ class MemoizedGame:
         context: SHA-256 of everything besides the assignment that a value depends on.
         groups: names of the players.
         precisions: names of the levels, floor first.
+        canonical: what an assignment comes to, where several mean the same.
         n_workers: tasks that ``execute`` works on at once.
         base: the level that groups rest at.
     """
 
     def __init__(
         self, execute: Executor, memo: Memo, context: str, groups: Sequence[str], precisions: Sequence[str],
-        n_workers: int = 1, base: int = 0,
+        canonical: Callable[[Assignment], Assignment] = dict, n_workers: int = 1, base: int = 0,
     ) -> None:
         self.memo, self.context = memo, context
         self.groups, self.precisions, self.base = tuple(groups), tuple(precisions), base
-        self._execute, self._n_workers = execute, n_workers
+        self._execute, self._canonical, self._n_workers = execute, canonical, n_workers
         self.n_evaluations = 0
         """Assignments measured by this object, as opposed to found in the memo."""
 
@@ -115,6 +116,7 @@ class MemoizedGame:
         Raises:
             ValueError: the executor returned another number of rows than it was asked for, or left a task out.
         """
+        assignments = [self._canonical(assignment) for assignment in assignments]
         keys = [assignment_key(assignment) for assignment in assignments]
         known = self.memo.get_many(self.context, list(dict.fromkeys(keys)))
         missing = {k: a for k, a in zip(keys, assignments, strict=True) if k not in known}

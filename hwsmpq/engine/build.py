@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,9 @@ class Builder:
         """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""
         with tempfile.TemporaryDirectory(prefix=".building-", dir=_existing(folder.parent)) as name:
             fresh = Path(name) / folder.name
+            start = time.perf_counter()
             self.write(assignment, fresh)
+            seconds = time.perf_counter() - start
             realised = self._target.load(fresh).realised([layer.name for layer in self._captured.network.layers])
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
@@ -62,6 +65,8 @@ class Builder:
         return Manifest(
             target=self._target.name,
             assignment=assignment,
+            build_seconds=seconds,
+            n_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != ONNX_FILE),
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
             layers=tuple(
                 LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])

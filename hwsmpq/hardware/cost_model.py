@@ -32,6 +32,7 @@ def fit(
     *,
     target: str,
     machine: Mapping[str, str],
+    conditions: Mapping[str, str] | None = None,
 ) -> CostTable:
     """Fit the four coefficients.
 
@@ -57,21 +58,20 @@ def fit(
     sums = np.array([sum(group_ms[g][name] for g in network.group_names) for name in ladder.names])
     totals = np.array([uniform_ms[name].median_ms for name in ladder.names])
     scale, offset, stretch = _anchor(sums, totals)
+    factors = dict(zip(ladder.names, stretch, strict=True))
     table = CostTable(
         target=target,
         machine=dict(machine),
         model_sha256=network.model_sha256,
         ladder=ladder.names,
-        group_ms={
-            g: {name: float(group_ms[g][name] * factor) for name, factor in zip(ladder.names, stretch, strict=True)}
-            for g in network.group_names
-        },
+        group_ms={g: _stretched(network, g, group_ms[g], factors) for g in network.group_names},
         scale=scale,
         offset_ms=offset,
         switch_ms=0.0,
         switch_element_ms=0.0,
         uniform_ms={name: uniform_ms[name] for name in ladder.names},
         engines=tuple(mixtures),
+        conditions=dict(conditions or {}),
     )
     if not mixtures:
         return table
@@ -113,14 +113,16 @@ def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:
         )
     row = {group: i for i, group in enumerate(network.group_names)}
     unary = np.array([[table.scale * table.group_ms[g][name] for name in ladder.names] for g in network.group_names])
-    differ = 1.0 - np.eye(len(ladder.names))
+    realised = [np.array([network.runs(group, name) for name in ladder.names]) for group in network.group_names]
     pair_ms: dict[tuple[int, int], float] = {}
     for edge in network.edges:
         i, j = sorted((row[edge.source], row[edge.target]))
         cost = table.switch_ms + table.switch_element_ms * edge.n_elements
         if i != j and cost > 0:
             pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
-    pairs = tuple((i, j, cost * differ) for (i, j), cost in sorted(pair_ms.items()))
+    pairs = tuple(
+        (i, j, cost * (realised[i][:, None] != realised[j])) for (i, j), cost in sorted(pair_ms.items())
+    )
     return Cost(unary=unary, pairs=pairs, constant=table.offset_ms)
 
 
@@ -131,7 +133,7 @@ def refit(table: CostTable, network: Network, timing: EngineTiming) -> CostTable
     explain all engines measured so far. The new engine and the uniform ones weigh by their measurement noise, the
     older mixtures by the table's fit error. Coefficients stay as they are.
     """
-    columns = [(g, name) for g in network.group_names for name in table.ladder]
+    columns = [(g, name) for g in network.group_names for name in table.group_ms[g]]
     index = {column: i for i, column in enumerate(columns)}
     prior = np.array([PRIOR_RELATIVE_STD * table.scale * table.group_ms[g][name] for g, name in columns])
     rows: list[NDArray[np.float64]] = []
@@ -155,7 +157,7 @@ def refit(table: CostTable, network: Network, timing: EngineTiming) -> CostTable
     covariance = (design * variance) @ design.T + np.diag(np.square(noises))
     delta = variance * (design.T @ np.linalg.solve(covariance, np.array(residuals)))
     group_ms = {
-        g: {name: table.group_ms[g][name] + float(delta[index[g, name]]) / table.scale for name in table.ladder}
+        g: {name: ms + float(delta[index[g, name]]) / table.scale for name, ms in table.group_ms[g].items()}
         for g in network.group_names
     }
     return replace(table, group_ms=group_ms, engines=(*table.engines, timing))
@@ -175,6 +177,14 @@ def _anchor(
         if scale > 0 and offset >= 0:
             return float(scale), float(offset), np.ones_like(sums)
     return 1.0, 0.0, totals / sums
+
+
+def _stretched(
+    network: Network, group: str, ms: Mapping[str, float], factors: Mapping[str, float]
+) -> dict[str, float]:
+    """A group's times by precision of the ladder, and by what it runs instead of one."""
+    stretched = {name: float(ms[name] * factor) for name, factor in factors.items()}
+    return {network.runs(group, name): t for name, t in stretched.items()} | stretched
 
 
 def _switches(network: Network, assignment: Assignment) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Engine, Target
-from hwsmpq.types import FLOAT_BITS, MAX_BITS, MIN_BITS, Precision
+from hwsmpq.types import MAX_BITS, MIN_BITS, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 WIDTHS = range(MIN_BITS, MAX_BITS + 1)
 NARROW_TYPES = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
-FLOAT_TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
+PRECISIONS = {
+    # (type of the activation, type of the weight) -> precision
+    ("FLOAT", "FLOAT"): "fp32",
+    ("FLOAT16", "FLOAT16"): "fp16",
+    ("BFLOAT16", "BFLOAT16"): "bf16",
+    ("FLOAT8E4M3FN", "FLOAT8E4M3FN"): "fp8",
+}
 
 
 class OnnxQdqTarget(Target):
@@ -32,6 +38,7 @@ class OnnxQdqTarget(Target):
     name = "onnx-qdq"
     native = (*(Precision.parse(f"w{w}a{a}").name for w, a in product(WIDTHS, WIDTHS)), "fp32")
     has_latency = False
+    claim = "simulated accuracy of a Q/DQ model; no latency claim"
 
     @property
     def scheme_name(self) -> str:
@@ -89,18 +96,40 @@ class OnnxQdqEngine(Engine):
             raise HwsmpqError(f"layer {layer!r} is not in the ONNX file", "no node carries its name", "export again")
         node = self._nodes[layer]
         activation, weight = (self._source(name) for name in node.input[:2])
-        quantized = [n is not None and n.op_type == "DequantizeLinear" for n in (activation, weight)]
-        if activation is None or weight is None or not all(quantized):
-            return "fp32" if not any(quantized) else "weight-only" if quantized[1] else "activation-only"
-        fewest, most = self._weight_bits(weight)
-        stated = self._stated(node)
-        weight_bits = min(max(stated.weight_bits, fewest), most) if stated else fewest
-        return Precision.parse(f"w{max(weight_bits, MIN_BITS)}a{self._activation_bits(activation)}").name
+        types = self._type(node.input[0]), self._type(node.input[1])
+        if types == ("INT", "INT"):
+            assert activation is not None and weight is not None
+            fewest, most = self._weight_bits(weight)
+            stated = self._stated(node)
+            weight_bits = min(max(stated.weight_bits, fewest), most) if stated else fewest
+            return Precision.parse(f"w{max(weight_bits, MIN_BITS)}a{self._activation_bits(activation)}").name
+        if types == ("FLOAT16", "INT"):
+            assert weight is not None
+            return "w4a16" if self._weight_bits(weight)[1] == 4 else "w8a16"
+        return PRECISIONS.get(types, " x ".join(types))
+
+    def _type(self, name: str) -> str:
+        """Type that an operand has before it is dequantized, or is computed in."""
+        import onnx
+
+        name = self._before_transposes(name)
+        source = self._producer.get(name)
+        if source is not None and source.op_type == "DequantizeLinear":
+            stored = source.input[0]
+            quantize = self._producer.get(stored)
+            data_type = self._initializers[quantize.input[2] if quantize is not None else stored].data_type
+            kind = onnx.TensorProto.DataType.Name(data_type)
+            return "INT" if kind.startswith(("INT", "UINT")) else kind
+        if source is not None and source.op_type == "Cast":
+            return onnx.TensorProto.DataType.Name(source.attribute[0].i)
+        tensor = self._initializers.get(name)
+        return "FLOAT" if tensor is None else onnx.TensorProto.DataType.Name(tensor.data_type)
 
     def _stated(self, node: onnx.NodeProto) -> Precision | None:
         metadata = {entry.key: entry.value for entry in node.metadata_props}
         name = metadata.get("hwsmpq.precision")
-        return None if name is None or name in FLOAT_BITS else Precision.parse(name)
+        precision = None if name is None else Precision.parse(name)
+        return None if precision is None or precision.is_float else precision
 
     def _weight_bits(self, dequantize: onnx.NodeProto) -> tuple[int, int]:
         """Fewest bits that hold the integers of a signed symmetric weight, and the bits of their storage type."""
@@ -126,10 +155,12 @@ class OnnxQdqEngine(Engine):
         return float(numpy_helper.to_array(self._initializers[name]))
 
     def _source(self, name: str) -> onnx.NodeProto | None:
-        node = self._producer.get(name)
-        while node is not None and node.op_type == "Transpose":
-            node = self._producer.get(node.input[0])
-        return node
+        return self._producer.get(self._before_transposes(name))
+
+    def _before_transposes(self, name: str) -> str:
+        while name in self._producer and self._producer[name].op_type == "Transpose":
+            name = self._producer[name].input[0]
+        return name
 
 
 def _storage_bits(data_type: int) -> int:

@@ -59,6 +59,7 @@ def profile(
         report("build", done, len(assignments))
 
     group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
+    conditions = target.conditions()  # now that the device is warm
     timing = measure(
         engines, inputs, seed, reference=ladder.top, seconds=seconds,
         progress=lambda done, n: report("timing", done, n),
@@ -71,6 +72,7 @@ def profile(
         [timing.engine_timing(name, x) for name, x in mixtures.items()],
         target=target.name,
         machine=target.machine(),
+        conditions=conditions,
     )
 
 
@@ -105,5 +107,7 @@ def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) 
         n_floor = int(np.clip(round(share * len(groups)), 1, max(1, len(groups) - 1)))
         at_floor = set(rng.permutation(len(groups))[:n_floor].tolist())
         others = rng.integers(1, len(ladder.names), size=len(groups))
-        drawn.append({g: ladder.names[0 if j in at_floor else others[j]] for j, g in enumerate(groups)})
+        drawn.append({
+            g: network.runs(g, ladder.names[0 if j in at_floor else others[j]]) for j, g in enumerate(groups)
+        })
     return drawn

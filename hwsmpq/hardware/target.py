@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.types import REFERENCE, Ladder, Layer, Network
 
 UNATTRIBUTED = ""
 """Key of :meth:`Engine.layer_ms` for the time that belongs to no layer (pooling, reorders, copies)."""
@@ -31,6 +32,12 @@ class Engine(ABC):
         Raises:
             HwsmpqError: the inputs do not fit the engine, or the target has no runtime.
         """
+
+    def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
+        """Time of one inference, in ms."""
+        start = self.clock()
+        self.infer(inputs)
+        return (self.clock() - start) * 1e3
 
     @abstractmethod
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
@@ -53,13 +60,16 @@ class Engine(ABC):
 class Target(ABC):
     """A kind of hardware with its runtime.
 
+    ``name`` is what the user calls it: the kind, and behind a colon what one of several devices or options it is.
     ``native`` are the precisions that it has kernels for, ``scheme_name`` the quantization scheme that its
-    engines compute, ``has_latency`` whether its engines can be timed.
+    engines compute, ``has_latency`` whether its engines can be timed here, ``claim`` what a certificate for it rests
+    on.
     """
 
-    name: ClassVar[str]
-    native: ClassVar[tuple[str, ...]]
-    has_latency: ClassVar[bool]
+    name: str
+    native: tuple[str, ...]
+    has_latency: bool
+    claim: str
 
     @property
     @abstractmethod
@@ -73,6 +83,17 @@ class Target(ABC):
     @abstractmethod
     def machine(self) -> dict[str, str]:
         """What a measurement on this target depends on: device, cores, threads, runtime version, capabilities."""
+
+    def runs(self, layer: Layer, precision: str) -> bool:
+        """Whether the target has a kernel for a layer at a precision."""
+        return precision in self.native
+
+    def conditions(self) -> dict[str, str]:
+        """What a measurement depends on and what changes by itself, such as clocks and power state, at this moment."""
+        return {}
+
+    def workspace(self, folder: Path) -> None:  # noqa: B027 - most targets keep nothing
+        """Name the run folder, where the target may keep what makes later builds choose alike."""
 
     @abstractmethod
     def build(self, onnx: Path, folder: Path) -> None:
@@ -91,21 +112,76 @@ class Target(ABC):
         """
 
 
-def targets() -> dict[str, Target]:
-    """All known targets by name, usable on this machine or not."""
+Maker = Callable[[str], Target]
+"""Makes a target from what stands behind the colon of its name."""
+
+
+def kinds() -> dict[str, Maker]:
+    """All known kinds of targets by name."""
     from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
     from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
+    from hwsmpq.hardware.tensorrt.target import TensorrtRtxTarget, TensorrtTarget
+    from hwsmpq.hardware.torch_cuda import TorchCudaTarget
 
-    return {target.name: target for target in (OpenvinoCpuTarget(), OnnxQdqTarget())}
+    def plain(kind: type[Target]) -> Maker:
+        def make(options: str) -> Target:
+            if options:
+                raise HwsmpqError(
+                    f"target {kind.name} takes no options", f"{options!r} was given", f"name it {kind.name}"
+                )
+            return kind()
+
+        return make
+
+    return {
+        "openvino-cpu": plain(OpenvinoCpuTarget),
+        "tensorrt": TensorrtTarget,
+        "tensorrt-rtx": TensorrtRtxTarget,
+        "torch-cuda": TorchCudaTarget,
+        "onnx-qdq": plain(OnnxQdqTarget),
+    }
+
+
+def targets() -> dict[str, Target]:
+    """One target of every kind by name, usable on this machine or not."""
+    return {name: make("") for name, make in kinds().items()}
 
 
 def get_target(name: str) -> Target:
-    """The target of that name.
+    """The target of that name, for example ``openvino-cpu`` or ``tensorrt-rtx:sm89``.
 
     Raises:
-        HwsmpqError: no such target (lists the known ones).
+        HwsmpqError: no such kind (lists the known ones), or options that it does not know.
     """
-    known = targets()
-    if name not in known:
+    known = kinds()
+    kind, _, options = name.partition(":")
+    if kind not in known:
         raise HwsmpqError(f"unknown target {name!r}", fix=f"one of {', '.join(sorted(known))}")
-    return known[name]
+    return known[kind](options)
+
+
+def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, dict[str, str]]:
+    """What groups run instead of precisions that the target has no kernels for: the next precision of the ladder that
+    all layers of the group run, or else the reference.
+
+    Raises:
+        HwsmpqError: no group runs in a precision of the ladder.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for group in network.groups:
+        layers = network.layers_of(group.name)
+        runs = [all(target.runs(layer, name) for layer in layers) for name in ladder.names]
+        missing = {
+            name: next((n for n, ok in zip(ladder.names[i:], runs[i:], strict=True) if ok), REFERENCE)
+            for i, (name, ok) in enumerate(zip(ladder.names, runs, strict=True)) if not ok
+        }
+        if missing:
+            found[group.name] = missing
+    idle = [name for name in ladder.names if all(name in found.get(g, {}) for g in network.group_names)]
+    if idle:
+        kinds_of_layers = ", ".join(sorted({layer.kind for layer in network.layers}))
+        raise HwsmpqError(
+            f"no layer of the network runs in {', '.join(idle)} on {target.name}",
+            f"its layers are of kind {kinds_of_layers}", "leave it out of --ladder",
+        )
+    return found

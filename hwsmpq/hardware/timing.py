@@ -69,8 +69,8 @@ def measure(
     n_slot: dict[str, int] = {}
     for name in names:
         for _ in range(3):
-            _milliseconds(engines[name], inputs)
-        once = min(_milliseconds(engines[name], inputs) for _ in range(3))
+            engines[name].milliseconds(inputs)
+        once = min(engines[name].milliseconds(inputs) for _ in range(3))
         n_slot[name] = min(MAX_SLOT_REPEATS, max(3, math.ceil(SLOT_MS / max(once, 1e-3))))
     rng = np.random.default_rng(seed)
     taken: dict[str, list[float]] = {name: [] for name in names}
@@ -79,8 +79,8 @@ def measure(
     while done < expected:
         for index in rng.permutation(len(names)):
             name = names[index]
-            _milliseconds(engines[name], inputs)
-            slot = [_milliseconds(engines[name], inputs) for _ in range(n_slot[name])]
+            engines[name].milliseconds(inputs)
+            slot = [engines[name].milliseconds(inputs) for _ in range(n_slot[name])]
             taken[name].append(float(np.median(slot)))
         done += 1
         if n_blocks is None:
@@ -102,9 +102,3 @@ def spread(samples: NDArray[np.float64]) -> float:
     """Half of the range from the 10th to the 90th percentile."""
     low, high = np.percentile(samples, (10, 90))
     return float(high - low) / 2
-
-
-def _milliseconds(engine: Engine, inputs: Sequence[NDArray[Any]]) -> float:
-    start = engine.clock()
-    engine.infer(inputs)
-    return (engine.clock() - start) * 1e3

@@ -50,6 +50,10 @@ class Captured:
     example: tuple[Tensor, ...]
     activation_bytes: int
 
+    def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
+        """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
+        return replace(self, network=replace(self.network, substitutes=substitutes))
+
 
 def capture(
     model: nn.Module, example: tuple[Tensor, ...], ties: Iterable[tuple[str, ...]] = ()

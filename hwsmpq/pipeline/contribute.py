@@ -17,7 +17,7 @@ from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.floor import live_base
-from hwsmpq.pipeline.measure import calibrate, evaluation_game, score_batch
+from hwsmpq.pipeline.measure import evaluation_game, score_batch, survey
 from hwsmpq.pipeline.run import Run
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request
@@ -48,7 +48,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
         raise HwsmpqError(
             f"unknown estimator {settings.estimator!r}", fix=f"one of {', '.join((*ESTIMATORS, *SENSITIVITIES))}"
         )
-    calibrate(run)
+    survey(run)
     batch = score_batch(run)
     inputs = {
         **_what_is_scored(run, batch),
@@ -171,6 +171,7 @@ def _what_is_scored(run: Run, batch: Samples) -> dict[str, object]:
     return {
         "ranges": run.sha256(Ranges),
         "ladder": list(run.ladder.names),
+        "substitutes": run.network.substitutes,
         "samples": batch.sha256(),
         "value": [run.value, settings.seed, settings.base],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwsmpq.hardware.cost_model import latency_cost
 from hwsmpq.types import Assignment, Cost, CostTable, Ladder, Network, Precision
@@ -26,7 +27,18 @@ def counted_costs(network: Network, assignment: Assignment) -> tuple[float, floa
     return costs["bitops"](choice), costs["size_mb"](choice)
 
 
+def allowed(network: Network, ladder: Ladder) -> NDArray[np.bool_]:
+    """Which levels each group may take, (n_groups, n_precisions): one for every precision that it really runs in."""
+    mask = np.zeros((len(network.groups), len(ladder.names)), dtype=bool)
+    for row, group in zip(mask, network.group_names, strict=True):
+        realised = [network.runs(group, name) for name in ladder.names]
+        for name in set(realised):
+            row[ladder.names.index(name) if name in ladder.names else realised.index(name)] = True
+    return mask
+
+
 def _counted(network: Network, precisions: Sequence[Precision]) -> dict[str, Cost]:
-    bitops = np.array([[float(network.bitops(g, p)) for p in precisions] for g in network.group_names])
-    size = np.array([[network.size_bytes(g, p) / 1e6 for p in precisions] for g in network.group_names])
+    realised = {g: [Precision.parse(network.runs(g, p.name)) for p in precisions] for g in network.group_names}
+    bitops = np.array([[float(network.bitops(g, p)) for p in row] for g, row in realised.items()])
+    size = np.array([[network.size_bytes(g, p) / 1e6 for p in row] for g, row in realised.items()])
     return {"bitops": Cost(bitops), "size_mb": Cost(size, constant=4 * network.n_other_params / 1e6)}

@@ -20,7 +20,8 @@ from hwsmpq.types import REFERENCE, Ranges, Settings
 class Job:
     """A task with its ranges: ``task`` itself, or None where any process can load what ``settings`` name.
 
-    ``scheme`` names the quantization scheme, ``model_sha256`` is that of the captured network.
+    ``scheme`` names the quantization scheme, ``model_sha256`` is that of the captured network, ``substitutes`` are its
+    own.
     """
 
     task: Task | None
@@ -28,6 +29,7 @@ class Job:
     ranges: Ranges
     scheme: str
     model_sha256: str
+    substitutes: dict[str, dict[str, str]]
 
     def prepare(self) -> Callable[[Samples], Evaluator]:
         """Load and capture the network here; returns what makes an evaluator for a sample set.
@@ -38,7 +40,7 @@ class Job:
         settings = self.settings
         weights = Path(settings.weights) if settings.weights else None
         task = self.task or load_task(settings.task, settings.data, weights)
-        captured = capture(task.model, task.calibration)
+        captured = capture(task.model, task.calibration).with_substitutes(self.substitutes)
         network = captured.network
         if network.model_sha256 != self.model_sha256:
             raise HwsmpqError(

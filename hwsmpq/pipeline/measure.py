@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
@@ -14,7 +15,10 @@ from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.pipeline.serial import Serial
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
-from hwsmpq.types import REFERENCE, CostTable, Network, Ranges
+from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Network, Ranges
+
+IMPORTED = "imported"
+"""Role of the files that an imported cost table was made from."""
 
 
 def inspect(run: Run) -> Network:
@@ -25,7 +29,7 @@ def inspect(run: Run) -> Network:
 def calibrate(run: Run) -> Ranges:
     """Activation ranges of every layer from the calibration samples."""
     settings = run.settings
-    bits = sorted({p.activation_bits for p in run.ladder.precisions if not p.is_float})
+    bits = sorted({p.activation_bits for p in run.ladder.precisions if p.activation_format == "int"})
     inputs = {
         "model": run.network.model_sha256,
         "data": run.calibration_sha256,
@@ -43,17 +47,60 @@ def calibrate(run: Run) -> Ranges:
     )
 
 
-def profile(run: Run) -> CostTable | None:
-    """The measured cost table; None where the target makes no latency claim."""
-    if not run.target.has_latency:
-        return None
-    settings = run.settings
+def survey(run: Run) -> Fallbacks:
+    """What the target really runs: the uniform engine of every precision, built and audited before anything is spent
+    on measuring a precision that a layer does not have. The run takes them as they run from here on."""
     calibrate(run)
+    inputs = {
+        "ranges": run.sha256(Ranges), "target": run.target.name, "machine": run.target.machine(),
+        "ladder": list(run.ladder.names),
+    }
+
+    def make() -> Fallbacks:
+        fallbacks, layers = Fallbacks({}), [layer.name for layer in run.network.layers]
+        for done, name in enumerate(run.ladder.names, 1):
+            assignment = run.network.uniform(name)
+            with run.builder.temporary(assignment) as engine:
+                fallbacks = with_observed(fallbacks, run, assignment, engine.realised(layers))
+            run.progress("survey", done, len(run.ladder.names))
+        return fallbacks
+
+    fallbacks = run.stage(Fallbacks, inputs, make)
+    run.take_as_realised(fallbacks)
+    return fallbacks
+
+
+def with_observed(
+    fallbacks: Fallbacks, run: Run, assignment: Assignment, realised: Mapping[str, str]
+) -> Fallbacks:
+    """The fallbacks, and those that an engine of ``assignment`` shows by what its layers run in. New ones are told to
+    the user.
+
+    Where a layer runs in no precision that the target offers (mixed types), the reference takes its place.
+    """
+    found = {group: dict(known) for group, known in fallbacks.found.items()}
+    for group, asked in assignment.items():
+        others = [(layer.name, realised[layer.name]) for layer in run.network.layers_of(group)]
+        others = [(layer, precision) for layer, precision in others if precision != asked]
+        if others and asked != REFERENCE and asked not in found.get(group, {}):
+            layer, precision = others[0]
+            found.setdefault(group, {})[asked] = precision if precision in run.target.native else REFERENCE
+            run.notify(f"{run.target.name} runs {layer} in {precision} where {asked} was asked for: taken as such")
+    return Fallbacks(found)
+
+
+def profile(run: Run) -> CostTable | None:
+    """The measured cost table; None where nothing is timed and none was imported."""
+    settings = run.settings
+    if not run.measures_latency:
+        return None if settings.cost == "bitops" else imported_table(run)
+    survey(run)
     inputs = {
         "ranges": run.sha256(Ranges),
         "target": run.target.name,
         "machine": run.target.machine(),
         "ladder": list(run.ladder.names),
+        "substitutes": run.network.substitutes,
         "seed": [settings.seed, settings.n_mixtures],
     }
     sample = [x[:1].numpy() for x in run.task.calibration]
@@ -66,6 +113,14 @@ def profile(run: Run) -> CostTable | None:
             progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),
         ),
     )
+
+
+def imported_table(run: Run) -> CostTable | None:
+    """The cost table that was made from a profile taken elsewhere, if the run folder holds one for this search."""
+    if not run.path(CostTable).exists():
+        return None
+    made_from = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
+    return run.read(CostTable) if IMPORTED in made_from else None
 
 
 def score_batch(run: Run) -> Samples:
@@ -90,5 +145,5 @@ def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], N
         execute = partial(workers.evaluate, samples, progress)
     return MemoizedGame(
         execute, Memo(run.folder / MEMO_FILE), context, run.network.group_names, run.ladder.names,
-        n_workers=workers.n_workers if workers else 1,
+        canonical=run.network.canonical, n_workers=workers.n_workers if workers else 1,
     )

@@ -11,6 +11,7 @@ from hwsmpq.hardware.cost_model import predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import Timing, measure
 from hwsmpq.pipeline.costs import counted_costs
+from hwsmpq.pipeline.measure import survey, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.types import (
@@ -23,6 +24,7 @@ from hwsmpq.types import (
     CostTable,
     EngineResult,
     EngineTiming,
+    Fallbacks,
     LatencyOutcome,
     Manifest,
     Measurement,
@@ -32,12 +34,12 @@ from hwsmpq.types import (
 
 CHOSEN = "chosen"
 MAX_ROUNDS = 4
-ENGINE_CLAIM = "latency and accuracy measured on the built engine"
-SIMULATED_CLAIM = "simulated accuracy of a Q/DQ model; no latency claim"
+UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 
 
 def build(run: Run) -> Manifest:
     """Build the plan's engine and audit every layer."""
+    survey(run)
     plan = run.read(Plan)
     folder = run.path(Manifest).parent
     inputs = {"plan": run.sha256(Plan), "target": run.target.name}
@@ -63,14 +65,16 @@ def verify(run: Run) -> Certificate:
     """Measure the built engine against the reference and write the certificate."""
     build(run)
     # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
-    table = run.sha256(CostTable) if run.target.has_latency else "none"
+    table = run.sha256(CostTable) if run.measures_latency else "none"
     inputs = {"manifest": run.sha256(Manifest), "plan": run.sha256(Plan), "cost_table": table}
     return run.stage(Certificate, inputs, lambda: _verify(run, _missed_rounds(run, run.read(Plan).budgets)))
 
 
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
-    """Search, build and verify; while a latency budget is missed, refit the cost model with what was measured and
-    solve again. The last certificate is returned whether or not it meets every budget."""
+    """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
+    a latency budget is missed, refit the cost model with what was measured and solve again. The last certificate is
+    returned whether or not it meets every budget."""
+    n_corrections = 0
     while True:
         n_misses = len(_missed_rounds(run, budgets))
         try:
@@ -80,9 +84,12 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
                 raise
             # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
             return run.read(Certificate)
+        if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
+            n_corrections += 1
+            continue
         certificate = verify(run)
         last = certificate.rounds[-1]
-        missed = any(not b.met and b.kind == "latency_ms" for b in certificate.budgets)
+        missed = any(not b.met and b.kind == "latency_ms" and b.measured is not None for b in certificate.budgets)
         if not missed or len(certificate.rounds) >= MAX_ROUNDS:
             return certificate
         assert certificate.latency_ms is not None
@@ -94,9 +101,22 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
 
 
+def _takes_as_built(run: Run, manifest: Manifest) -> bool:
+    """Record what the built engine runs otherwise than planned; whether anything was new."""
+    known = run.read(Fallbacks)
+    realised = {audit.layer: audit.realised for audit in manifest.layers}
+    fallbacks = with_observed(known, run, manifest.assignment, realised)
+    if fallbacks == known:
+        return False
+    inputs = artifacts.read_envelope(run.path(Fallbacks), Fallbacks)["inputs"]
+    artifacts.write(run.path(Fallbacks), fallbacks, inputs)
+    run.take_as_realised(fallbacks)
+    return True
+
+
 def _missed_rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
     """Rounds of the last certificate for the same budgets that missed and that the cost table was refitted with."""
-    if not run.target.has_latency or not run.path(Certificate).exists():
+    if not run.measures_latency or not run.path(Certificate).exists():
         return ()
     certificate = run.read(Certificate)
     if {(b.kind, b.limit) for b in certificate.budgets} != {(b.kind, b.limit) for b in budgets}:
@@ -111,11 +131,13 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     assignments = {name: run.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
     latencies: dict[str, float] = {}
+    conditions: dict[str, str] = {}
     n_blocks = 0
-    if run.target.has_latency:
+    engines = _engines(run, assignments) if run.target.has_latency else {}
+    if run.measures_latency:
         table = run.read(CostTable)
-        engines = _engines(run, assignments)
         timing = _time(run, engines)
+        conditions = run.target.conditions()
         n_blocks = timing.measured[CHOSEN].n_repeats
         latencies = {name: timing.ratio[name] * table.uniform_ms[run.ladder.top].median_ms for name in engines}
         latency = LatencyOutcome(
@@ -124,14 +146,12 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
             measured=latencies[CHOSEN],
             spread=timing.ratio_spread[CHOSEN] * latencies[run.ladder.top],
         )
-        outputs = {
-            name: engine_outputs(
-                engine, report_part.inputs, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
-            )
-            for name, engine in engines.items()
-        }
-    else:
-        outputs = _simulated(run, assignments)
+    outputs = {
+        name: engine_outputs(
+            engine, report_part.inputs, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
+        )
+        for name, engine in engines.items()
+    } or _simulated(run, assignments)
     accuracy = compare(
         run.task, report_part, outputs[REFERENCE], outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator",
@@ -158,7 +178,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         target=run.target.name,
         machine=run.target.machine(),
         model_sha256=run.network.model_sha256,
-        claim=ENGINE_CLAIM if run.target.has_latency else SIMULATED_CLAIM,
+        claim=UNTIMED_CLAIM if run.target.has_latency and not run.measures_latency else run.target.claim,
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
@@ -166,6 +186,8 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         rounds=(*rounds, this_round),
         engines=tuple(results),
         n_timing_blocks=n_blocks,
+        fallbacks=run.read(Fallbacks).found,
+        conditions=conditions,
     )
 
 
@@ -192,12 +214,16 @@ def _simulated(run: Run, assignments: dict[str, Assignment]) -> dict[str, Tensor
 
 
 def _outcome(budget: Budget, plan: Plan, latency: LatencyOutcome | None, drop: float) -> BudgetOutcome:
-    """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number."""
+    """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number. A latency
+    that was predicted from a profile taken elsewhere is not measured here."""
+    measured: float | None
     if budget.kind == "latency_ms":
-        assert latency is not None
-        predicted, measured = latency.predicted, latency.measured
+        assert plan.predicted_latency_ms is not None
+        predicted = latency.predicted if latency else plan.predicted_latency_ms
+        measured = latency.measured if latency else None
     elif budget.kind == "max_drop":
         predicted, measured = plan.predicted_drop_points, drop
     else:
         predicted = measured = plan.bitops if budget.kind == "bitops" else plan.size_mb
-    return BudgetOutcome(budget.kind, budget.limit, predicted, measured, measured <= budget.limit * (1 + 1e-9))
+    met = measured is not None and measured <= budget.limit * (1 + 1e-9)
+    return BudgetOutcome(budget.kind, budget.limit, predicted, measured, met)

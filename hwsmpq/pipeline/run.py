@@ -12,7 +12,7 @@ from hwsmpq import artifacts
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import Target, get_target
+from hwsmpq.hardware.target import Target, get_target, substitutes
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256
@@ -25,6 +25,7 @@ from hwsmpq.types import (
     Certificate,
     Contributions,
     CostTable,
+    Fallbacks,
     Ladder,
     Manifest,
     Network,
@@ -44,6 +45,7 @@ FILES: dict[type, str] = {
     CostTable: "cost_table.json",
     Contributions: "contributions.json",
     Scores: "scores.json",
+    Fallbacks: "fallbacks.json",
     Plan: "plan.json",
     Manifest: "engine/manifest.json",
     Certificate: "certificate.json",
@@ -92,12 +94,18 @@ class Run:
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self.target: Target = get_target(self.settings.target)
         self._task = task
+        self.target.workspace(folder)
         foreign = [name for name in self.ladder.names if name not in self.target.native]
         if foreign:
             raise HwsmpqError(
                 f"target {self.target.name} has no {', '.join(foreign)}",
                 f"it offers {', '.join(self.target.native[-8:])}",
                 "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
+            )
+        if self.settings.cost == "latency" and not self.target.has_latency:
+            raise HwsmpqError(
+                f"target {self.target.name} measures no latency here", "--cost latency needs it",
+                "take --cost bitops, or import a profile with `hwsmpq profile --from-trtexec`",
             )
         if self.settings.evaluate == "engine" and not self.target.has_latency:
             raise HwsmpqError(
@@ -142,11 +150,28 @@ class Run:
             artifacts.write(self.path(Network), captured.network)
         if not self.path(Settings).exists() or self.read(Settings) != self.settings:
             artifacts.write(self.path(Settings), self.settings)
-        return captured
+        return captured.with_substitutes(substitutes(self.target, captured.network, self.ladder))
 
     @property
     def network(self) -> Network:
         return self.captured.network
+
+    def take_as_realised(self, fallbacks: Fallbacks) -> None:
+        """From now on, take precisions that engines did not run as asked for what they ran."""
+        known = self.network.substitutes
+        merged = {g: known.get(g, {}) | fallbacks.found.get(g, {}) for g in known.keys() | fallbacks.found.keys()}
+        if merged == known:
+            return
+        changed = self.captured.with_substitutes(merged)
+        derived = [self.__dict__.pop(name, None) for name in ("captured", "simulator", "builder", "workers")]
+        if isinstance(derived[-1], Workers):
+            derived[-1].close()
+        self.captured = changed
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether engines are timed in this run."""
+        return self.target.has_latency and self.settings.cost != "bitops"
 
     @cached_property
     def parts(self) -> tuple[Samples, Samples]:
@@ -182,7 +207,10 @@ class Run:
         if self._ray_address is None and self._n_workers <= 1:
             return None
         settings = replace(self.settings, value=self.value)
-        job = Job(self._task, settings, self.read(Ranges), self.scheme.name, self.network.model_sha256)
+        network = self.network
+        job = Job(
+            self._task, settings, self.read(Ranges), self.scheme.name, network.model_sha256, network.substitutes
+        )
         return Workers(job, self._n_workers, self._ray_address)
 
     @cached_property

@@ -13,8 +13,8 @@ from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.candidates import Measured, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
-from hwsmpq.pipeline.costs import costs_of
-from hwsmpq.pipeline.measure import profile
+from hwsmpq.pipeline.costs import allowed, costs_of
+from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.milp import solve
@@ -47,16 +47,18 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
             "give --latency-ms, --speedup, --bitops, --size-mb or --max-drop",
         )
     limits = {budget.kind: budget.limit for budget in budgets}
-    if "latency_ms" in limits and not run.target.has_latency:
+    survey(run)
+    settings, table = run.settings, profile(run)
+    if "latency_ms" in limits and table is None:
         raise HwsmpqError(
             f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
-            "drop the latency budget or choose another --target",
+            "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
-    settings, table = run.settings, profile(run)
     costs = costs_of(run.network, run.ladder, table)
     contributions = contribute(run, _enough(run, costs, limits))
     inputs = {
         "contributions": run.sha256(Contributions),
+        "substitutes": run.network.substitutes,
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
         "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
@@ -73,7 +75,7 @@ def _enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> En
         return None
 
     def suffice(draws: NDArray[np.float64]) -> bool:
-        problem = Problem(Cost(draws.mean(0)), costs, solved)
+        problem = Problem(Cost(draws.mean(0)), costs, solved, allowed=allowed(run.network, run.ladder))
         return _resampled(problem, draws, run.settings.seed).share >= least
 
     return Enough(suffice, [least, sorted(solved.items())])
@@ -90,7 +92,7 @@ class _Search:
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
-        self._problem = Problem(value, costs, limits)
+        self._problem = Problem(value, costs, limits, allowed=allowed(run.network, run.ladder))
         if table is not None and n_misses:
             self._problem = _with_margin(self._problem, n_misses * _model_error_ms(table))
         self._cheapest = None
@@ -144,7 +146,8 @@ class _Search:
         lost = 100 * (reference_metrics - metrics)
         return Candidate(
             assignment={
-                g: run.ladder.names[level] for g, level in zip(run.network.group_names, solution.choice, strict=True)
+                g: run.network.runs(g, run.ladder.names[level])
+                for g, level in zip(run.network.group_names, solution.choice, strict=True)
             },
             predicted_value=self._problem.value(solution.choice),
             value=float(values.mean()),

@@ -167,7 +167,7 @@ def _facts(run: Run) -> Iterator[Fact]:
 def _budgets(run: Run) -> Iterator[BudgetRow]:
     if run.certificate:
         for outcome in run.certificate.budgets:
-            measured = quantity(outcome.kind, outcome.measured)
+            measured = "not measured" if outcome.measured is None else quantity(outcome.kind, outcome.measured)
             if outcome.kind == "max_drop":
                 measured += f" (± {100 * run.certificate.accuracy.paired_stderr:.2f})"
             yield BudgetRow(BUDGET_LABELS[outcome.kind], f"≤\u00a0{quantity(outcome.kind, outcome.limit)}",

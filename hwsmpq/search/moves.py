@@ -26,7 +26,7 @@ def neighbours(
     """
     n_levels = problem.value.unary.shape[1]
     seen = {identity(c) for c in (choice, *exclude)}
-    changes = np.argwhere(np.arange(n_levels) != choice[:, None])
+    changes = np.argwhere(problem.choices & (np.arange(n_levels) != choice[:, None]))
     gain = _gain(problem, choice, changes)
     if len(changes) > MAX_CHANGES:
         # A swap pairs a gain with a saving, so both ends of the order are kept.

@@ -39,6 +39,8 @@ def optimum(problem: Problem, exclude: Sequence[NDArray[np.int64]], time_limit_s
     fixed += [variables.at_most(problem.costs[kind], limit) for kind, limit in problem.limits.items()]
     integrality = np.zeros(variables.n)
     integrality[: variables.n_binaries] = 1
+    upper = np.ones(variables.n)
+    upper[: variables.n_binaries] = problem.choices.ravel()
 
     cuts = list(exclude)
     while True:
@@ -46,7 +48,7 @@ def optimum(problem: Problem, exclude: Sequence[NDArray[np.int64]], time_limit_s
             result = milp(
                 sign * factor * objective,
                 integrality=integrality,
-                bounds=Bounds(0, 1),
+                bounds=Bounds(0, upper),
                 constraints=[*fixed, variables.differ_from(cuts)] if cuts else fixed,
                 options={"time_limit": max(deadline - time.monotonic(), 0.01), "mip_rel_gap": RELATIVE_GAP},
             )

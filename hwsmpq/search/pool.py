@@ -34,10 +34,17 @@ def pool(problem: Problem, values: Mapping[str, Cost], k: int) -> list[Proposal]
     found: list[tuple[str, Solution]] = []
     for name, value in values.items():
         found += [(name, solution) for solution in k_best(replace(problem, value=value), k)]
-    n_groups, n_levels = problem.value.unary.shape
-    uniform = [np.full(n_groups, level) for level in range(n_levels)]
-    found += [("uniform", unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
+    found += [("uniform", unsolved(problem, choice)) for choice in _uniform(problem) if problem.keeps_limits(choice)]
     return merge(found)
+
+
+def _uniform(problem: Problem) -> list[NDArray[np.int64]]:
+    """Every group at one level, or at the next one above (else below) that it may take."""
+    n_levels = problem.value.unary.shape[1]
+    distance = np.arange(n_levels) - np.arange(n_levels)[:, None]  # (wanted, taken)
+    rank = np.where(distance >= 0, distance, n_levels - distance)
+    barred = np.where(problem.choices[:, None, :], 0, 2 * n_levels)  # (group, 1, taken)
+    return list((rank + barred).argmin(axis=2).T)
 
 
 def merge(found: Sequence[tuple[str, Solution]]) -> list[Proposal]:

@@ -29,7 +29,8 @@ class Problem:
     """Largest ``value`` with ``costs[k] <= limits[k]`` for every limit; or, where ``minimise`` names a cost, the
     least of that cost under the limits.
 
-    Costs without a limit are only reported. A largest predicted drop is a cost like any other.
+    Costs without a limit are only reported. A largest predicted drop is a cost like any other. ``allowed``
+    (n_groups, n_precisions) says which choices there are; all by default.
 
     Raises:
         HwsmpqError: a limit or ``minimise`` names no cost, or a table has entries that are not finite.
@@ -40,6 +41,7 @@ class Problem:
     costs: Mapping[str, Cost]
     limits: Mapping[str, float]
     minimise: str | None = None
+    allowed: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for kind in (*self.limits, *filter(None, [self.minimise])):
@@ -49,6 +51,8 @@ class Problem:
                     f"drop the {kind} budget, or choose a target that measures it",
                 )
         n, n_levels = self.value.unary.shape
+        if self.allowed is not None and self.allowed.shape != (n, n_levels):
+            raise ValueError(f"allowed choices do not fit {n} groups at {n_levels} precisions")
         for name, cost in {"value": self.value, **self.costs}.items():
             tables = [table for _, _, table in cost.pairs]
             if cost.unary.shape != (n, n_levels) or any(table.shape != (n_levels, n_levels) for table in tables):
@@ -58,6 +62,11 @@ class Problem:
                     f"the {name} table has entries that are not finite", "a measurement is missing or failed",
                     "run the stage that writes it again",
                 )
+
+    @property
+    def choices(self) -> NDArray[np.bool_]:
+        """Which choices there are, (n_groups, n_precisions)."""
+        return np.ones(self.value.unary.shape, dtype=bool) if self.allowed is None else self.allowed
 
     @property
     def objective(self) -> Cost:
