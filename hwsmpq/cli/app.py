@@ -13,7 +13,7 @@ import typer
 from hwsmpq import artifacts
 from hwsmpq._version import __version__
 from hwsmpq.cli import display
-from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, takes
+from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, ManyValues, takes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Ladder, Settings
 
@@ -110,13 +110,22 @@ def calibrate(values: dict[str, Any]) -> None:
     )
 
 
-@app.command()
-@takes(*CALIBRATION, "seed", *PROFILING)
+@app.command(cls=ManyValues)
+@takes(*CALIBRATION, "seed", *PROFILING, "from_trtexec", "emit_trtexec")
 def profile(values: dict[str, Any]) -> None:
-    """Measure what every precision costs on the target."""
-    from hwsmpq.pipeline.measure import profile as stage
+    """Measure what every precision costs on the target; or take what trtexec measured elsewhere."""
+    from hwsmpq.pipeline import elsewhere, measure
 
-    _stage(values, stage, display.show_cost_table)
+    folder, files = values["emit_trtexec"], values["from_trtexec"]
+    if folder:
+        _stage(
+            values, lambda run: str(elsewhere.emit_profile(run, folder)),
+            lambda folder: display.console.print(f"read {folder}/README.txt", markup=False, soft_wrap=True),
+        )
+    elif files:
+        _stage(values, lambda run: elsewhere.import_profile(run, files), display.show_cost_table)
+    else:
+        _stage(values, measure.profile, display.show_cost_table)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 _OPTIONAL: dict[str, tuple[type, str]] = {
     "data": (str, "imagefolder:DIR, for torchvision models."),
@@ -56,6 +57,24 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
         Path("runs/default"),
     ),
+    "from_trtexec": (
+        Annotated[
+            list[Path] | None,
+            typer.Option(
+                help="Layer information and profile that trtexec exported, of one engine after the other.",
+                metavar="LAYERS.json PROFILE.json ...", show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "emit_trtexec": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Write ONNX files and a script here, to profile with trtexec elsewhere.",
+                         metavar="DIR", show_default=False),
+        ],
+        None,
+    ),
     "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
     "additive": (
         Annotated[
@@ -80,6 +99,20 @@ SCORING = (
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
 SEARCH = ("stability", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
+
+
+class ManyValues(TyperCommand):
+    """A command one of whose options takes all values up to the next option, as the shell expands them."""
+
+    OPTION = "--from-trtexec"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread, is_open = [], False
+        for arg in args:
+            is_value = is_open and not arg.startswith("-")
+            spread += [self.OPTION, arg] if is_value else [arg] if arg != self.OPTION else []
+            is_open = is_value or arg == self.OPTION
+        return super().parse_args(ctx, spread)
 
 
 def takes(*names: str, **defaults: Any) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:

@@ -32,11 +32,15 @@ class Builder:
 
     def write(self, assignment: Assignment, folder: Path) -> None:
         """Write the Q/DQ ONNX file and the engine files of an assignment into ``folder``."""
+        onnx = folder / ONNX_FILE
+        self.write_onnx(assignment, onnx)
+        self._target.build(onnx, folder)
+
+    def write_onnx(self, assignment: Assignment, path: Path) -> None:
+        """Write the Q/DQ ONNX file of an assignment."""
         if self._fp32_onnx is None:
             self._fp32_onnx = export_onnx(self._captured)
-        onnx = folder / ONNX_FILE
-        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, onnx)
-        self._target.build(onnx, folder)
+        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path)
 
     def engine(self, assignment: Assignment) -> Engine:
         """A loaded engine whose files live as long as this builder."""

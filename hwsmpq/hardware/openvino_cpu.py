@@ -179,7 +179,7 @@ class OpenvinoEngine(Engine):
 
     @cached_property
     def _kernels(self) -> dict[str, dict[str, Any]]:
-        """Runtime information of every executed node, by node name; with (name, precision) of the constants it reads."""
+        """Runtime information of every executed node by name, with (name, precision) of the constants it reads."""
         keys = ("runtimePrecision", "layerType", "originalLayersNames")
         nodes = self._compiled.get_runtime_model().get_ops()
         found: dict[str, dict[str, Any]] = {

@@ -161,8 +161,8 @@ def get_target(name: str) -> Target:
 
 
 def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, dict[str, str]]:
-    """What groups run instead of precisions that the target has no kernels for: the next precision of the ladder that
-    all layers of the group run, or else the reference.
+    """What groups run instead of precisions that the target has no kernels for: of the ladder's precisions that all
+    layers of the group run, the next above, or else the next below; without any, the reference.
 
     Raises:
         HwsmpqError: no group runs in a precision of the ladder.
@@ -170,11 +170,12 @@ def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, d
     found: dict[str, dict[str, str]] = {}
     for group in network.groups:
         layers = network.layers_of(group.name)
-        runs = [all(target.runs(layer, name) for layer in layers) for name in ladder.names]
-        missing = {
-            name: next((n for n, ok in zip(ladder.names[i:], runs[i:], strict=True) if ok), REFERENCE)
-            for i, (name, ok) in enumerate(zip(ladder.names, runs, strict=True)) if not ok
-        }
+        runs = [name for name in ladder.names if all(target.runs(layer, name) for layer in layers)]
+        missing = {}
+        for i, name in enumerate(ladder.names):
+            if name not in runs:
+                nearest = [n for n in (*ladder.names[i:], *ladder.names[i::-1]) if n in runs]
+                missing[name] = nearest[0] if nearest else REFERENCE
         if missing:
             found[group.name] = missing
     idle = [name for name in ladder.names if all(name in found.get(g, {}) for g in network.group_names)]

@@ -9,6 +9,7 @@ from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
@@ -93,7 +94,13 @@ def profile(run: Run) -> CostTable | None:
     """The measured cost table; None where nothing is timed and none was imported."""
     settings = run.settings
     if not run.measures_latency:
-        return None if settings.cost == "bitops" else imported_table(run)
+        table = None if settings.cost == "bitops" else imported_table(run)
+        if table is None and settings.cost == "latency":
+            raise HwsmpqError(
+                f"target {run.target.name} measures no latency here", "--cost latency needs it",
+                "take --cost bitops, or import a profile with `hwsmpq profile --from-trtexec`",
+            )
+        return table
     survey(run)
     inputs = {
         "ranges": run.sha256(Ranges),
@@ -117,10 +124,11 @@ def profile(run: Run) -> CostTable | None:
 
 def imported_table(run: Run) -> CostTable | None:
     """The cost table that was made from a profile taken elsewhere, if the run folder holds one for this search."""
-    if not run.path(CostTable).exists():
+    path = run.path(CostTable)
+    if not path.exists() or IMPORTED not in artifacts.read_envelope(path, CostTable)["inputs"]:
         return None
-    made_from = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
-    return run.read(CostTable) if IMPORTED in made_from else None
+    table = run.read(CostTable)
+    return table if (table.target, table.ladder) == (run.target.name, run.ladder.names) else None
 
 
 def score_batch(run: Run) -> Samples:

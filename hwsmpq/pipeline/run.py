@@ -102,11 +102,6 @@ class Run:
                 f"it offers {', '.join(self.target.native[-8:])}",
                 "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
             )
-        if self.settings.cost == "latency" and not self.target.has_latency:
-            raise HwsmpqError(
-                f"target {self.target.name} measures no latency here", "--cost latency needs it",
-                "take --cost bitops, or import a profile with `hwsmpq profile --from-trtexec`",
-            )
         if self.settings.evaluate == "engine" and not self.target.has_latency:
             raise HwsmpqError(
                 f"target {self.target.name} builds no engine that runs here", "--evaluate engine needs one",

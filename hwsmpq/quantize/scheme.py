@@ -84,7 +84,7 @@ class Scheme:
     def quantize_activation(self, x: Tensor, grid: Grid) -> Tensor:
         """Quantize and dequantize, one tensor allocated: the memory traffic decides the speed here."""
         return (
-            torch.div(x, grid.scale).round_()
+            torch.div(x, _divisor(grid.scale, x)).round_()
             .clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
         )
 
@@ -153,12 +153,17 @@ def fp8_scale(low: float, high: float) -> float:
 
 def quantize_fp8(x: Tensor, scale: float) -> Tensor:
     """Quantize and dequantize, saturating."""
-    return to_fp8(torch.div(x, scale)).float().mul_(scale)
+    return to_fp8(torch.div(x, _divisor(scale, x))).float().mul_(scale)
 
 
 def to_fp8(x: Tensor) -> Tensor:
     """Nearest fp8 numbers, saturating; as ``QuantizeLinear`` rounds."""
     return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)
+
+
+def _divisor(scale: float, x: Tensor) -> Tensor:
+    """A tensor, since CUDA multiplies by the reciprocal of a number, which moves values at ties to other levels."""
+    return torch.tensor(scale, dtype=x.dtype, device=x.device)
 
 
 def _float32(value: float) -> float:
@@ -178,8 +183,8 @@ SCHEMES = {
         Scheme("unsigned_activations", signed_activations=False),
         # x86 without VNNI adds two u8*s8 products in saturating int16 (vpmaddubsw): 2 * 255 * 64 still fits.
         Scheme("unsigned_activations_no_vnni", signed_activations=False, max_weight_level=64),
-        # TensorRT. Additions fused with a convolution want both operands in its type.
-        Scheme("signed_symmetric", signed_activations=True, quantizes_residuals=True),
+        Scheme("signed_symmetric", signed_activations=True),
+        Scheme("tensorrt", signed_activations=True, quantizes_residuals=True),
     )
 }
 

@@ -43,6 +43,8 @@ class Simulator:
         device: str | None = None,
     ) -> None:
         self._operands, self._device = Operands(ranges, scheme), torch.device(device or _best_device())
+        if self._device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # on by default, and coarser than what is simulated
         graph = captured.graph
         self._inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
         self._output = next(n for n in graph.graph.nodes if n.op == "output").args[0]

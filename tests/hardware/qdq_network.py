@@ -37,6 +37,11 @@ OTHERS = {  # layer -> the nodes that follow it
     "up": [("Relu", ["t6"], "r6"), ("GlobalAveragePool", ["r6"], "pooled"), ("Flatten", ["pooled"], "flat")],
     "hidden": [("Add", ["t7", "hidden.bias"], "biased"), ("Relu", ["biased"], "r7")],
 }
+SHAPES = {  # of what layers read and write, without the batch
+    "x": (3, 12, 12), **dict.fromkeys(("t0", "r0", "t1", "r1", "t2", "r2"), (8, 12, 12)),
+    **dict.fromkeys(("t3", "t4", "r3", "t5", "r5"), (16, 12, 12)), "t6": (8, 24, 24), "flat": (8,), "t7": (12,),
+    "r7": (12,), "y": (10,),
+}
 NAMES = tuple(layer[0] for layer in LAYERS)
 GROUPS = (*(Group(n, (n,)) for n in NAMES[:3]), Group("left", ("left", "right")), *(Group(n, (n,)) for n in NAMES[5:]))
 
@@ -47,13 +52,13 @@ def zero_point(tensor: str) -> int:
 
 
 def network() -> Network:
-    """The network's description; shapes that no test reads are left empty."""
+    """The network's description."""
     layers = tuple(
         Layer(
             name, "linear" if len(shape) == 2 else "conv_transpose" if op == "ConvTranspose" else "conv",
-            f"{name}.weight", shape, axis, source, (), (), int(np.prod(shape)), int(np.prod(shape)), shape[axis],
+            f"{name}.weight", shape, axis, source, SHAPES[source], SHAPES[output], int(np.prod(shape)), int(np.prod(shape)), shape[axis],
         )
-        for name, op, shape, axis, source, _, _ in LAYERS
+        for name, op, shape, axis, source, output, _ in LAYERS
     )
     sizes = (
         ("stem.0", "block.conv1", 1152), ("stem.0", "left", 1152), ("block.conv1", "block.conv2", 1152),
@@ -64,9 +69,10 @@ def network() -> Network:
 
 
 def write(
-    path: Path, layer_precisions: Assignment, seed: int = 0, zero_points: Mapping[str, int] = MappingProxyType({})
+    path: Path, layer_precisions: Assignment, seed: int = 0, zero_points: Mapping[str, int] = MappingProxyType({}),
+    signed: bool = False,
 ) -> None:
-    """Write the network with Q/DQ on the inputs of the layers that are int8."""
+    """Write the network with Q/DQ on the inputs of the layers that are int8: unsigned with a zero point, or signed."""
     rng = np.random.default_rng(seed)
     nodes, tensors = [], []
 
@@ -92,7 +98,8 @@ def write(
             if source not in quantized:
                 quantized.add(source)
                 add(f"{source}.scale", np.float32(0.03))
-                add(f"{source}.zero", np.uint8(zero_points.get(source, zero_point(source))))
+                zero = np.int8(0) if signed else np.uint8(zero_points.get(source, zero_point(source)))
+                add(f"{source}.zero", zero)
                 parameters = [f"{source}.scale", f"{source}.zero"]
                 nodes.append(helper.make_node("QuantizeLinear", [source, *parameters], [f"{source}.q"]))
                 nodes.append(helper.make_node("DequantizeLinear", [f"{source}.q", *parameters], [data]))

@@ -70,7 +70,7 @@ def test_engine_file_equals_simulator(network: str, scheme: str, tmp_path: Path)
 
 
 @networks
-@pytest.mark.parametrize("scheme", ["unsigned_activations", "signed_symmetric"])
+@pytest.mark.parametrize("scheme", ["unsigned_activations", "tensorrt"])
 def test_layers_in_16_bits_agree_to_their_rounding(network: str, scheme: str, tmp_path: Path) -> None:
     """The evaluator rounds after the product and again after the bias, engines and simulator once."""
     case, rng = make_case(network, scheme, n=3), random.Random(0)
@@ -216,7 +216,7 @@ def test_batch_size_is_written() -> None:
 
 
 def test_an_identity_branch_is_read_in_eight_bits_where_both_sides_are(tmp_path: Path) -> None:
-    case = make_case("residual", "signed_symmetric")
+    case = make_case("residual", "tensorrt")
     network = case.captured.network
     reader, partner = network.group_of("depthwise"), network.group_of("short")
     assert reader == partner  # both read the tensor that the branch carries
@@ -228,8 +228,8 @@ def test_an_identity_branch_is_read_in_eight_bits_where_both_sides_are(tmp_path:
         addition = next(n for n in model.graph.node if n.op_type == "Add" and "short" in producers[n.input[0]].name)
         return producers[addition.input[1]].op_type
 
-    assert branch("int8", "signed_symmetric") == branch("fp8", "signed_symmetric") == "DequantizeLinear"
-    assert branch("int8", "unsigned_activations") == branch("fp16", "signed_symmetric") == "Relu"
+    assert branch("int8", "tensorrt") == branch("fp8", "tensorrt") == "DequantizeLinear"
+    assert branch("int8", "signed_symmetric") == branch("fp16", "tensorrt") == "Relu"
 
 
 def test_four_bit_weights_come_in_blocks(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What engines need of CUDA: device memory, and one stream with copies and times on it. Two packages offer it."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+
+
+class Buffer:
+    """Device memory at ``address``, freed with this object."""
+
+    def __init__(self, address: int, n_bytes: int, free: Callable[[], object]) -> None:
+        self.address, self.n_bytes = address, n_bytes
+        # Not when the process ends: the driver frees everything then, and the context may be gone already.
+        weakref.finalize(self, free).atexit = False
+
+
+class Cuda(ABC):
+    """The first visible GPU and one stream on it, by its handle ``stream``.
+
+    Every method raises HwsmpqError where CUDA fails, naming the call. Work that an earlier method enqueued may fail
+    in a later one.
+    """
+
+    stream: int
+
+    @abstractmethod
+    def allocate(self, n_bytes: int) -> Buffer:
+        """Device memory of that size, not cleared."""
+
+    @abstractmethod
+    def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Enqueue a copy of a C-contiguous array into the buffer; leave the array alone until :meth:`synchronize`."""
+
+    @abstractmethod
+    def copy_out(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Enqueue a copy of the buffer into a C-contiguous array, which is complete after :meth:`synchronize`."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait for everything enqueued on the stream."""
+
+    @abstractmethod
+    def elapsed_ms(self, enqueue: Callable[[], None]) -> float:
+        """Time between an event before and an event after what ``enqueue`` puts on the stream; waits for the end."""
+
+    @abstractmethod
+    def memory_bytes(self) -> tuple[int, int]:
+        """Free and total device memory."""
+
+
+@cache
+def get_cuda() -> Cuda:
+    """CUDA through the package that works here, cuda-bindings before pycuda; the same object in all of the process.
+
+    Raises:
+        HwsmpqError: neither package is installed, or there is no driver or no GPU.
+    """
+    from hwsmpq.hardware.tensorrt.cuda_bindings import CudaBindings
+    from hwsmpq.hardware.tensorrt.cuda_pycuda import PyCuda
+
+    reasons = []
+    for package in (CudaBindings, PyCuda):
+        try:
+            return package()
+        except HwsmpqError as error:
+            reasons.append(f"{error.what} ({error.why})")
+    raise HwsmpqError(
+        "engines cannot run here", "; ".join(reasons),
+        "use a machine with an NVIDIA GPU and its driver, and `pip install cuda-bindings` or `pip install pycuda`",
+    )

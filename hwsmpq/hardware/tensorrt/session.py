@@ -1,0 +1,170 @@
+"""An engine on the GPU: inputs and outputs in device memory, runs and times. Untested on a GPU, which this needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.tensorrt.cuda import Buffer, get_cuda
+from hwsmpq.hardware.tensorrt.loaded import LoadedEngine
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the engine."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    buffer: Buffer
+
+
+class Session:
+    """Runs one engine.
+
+    Args:
+        plan: file of the serialized engine.
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+
+    Raises:
+        HwsmpqError: there is no GPU, the runtime refuses the engine, or memory does not suffice.
+    """
+
+    def __init__(self, plan: Path, module: Any) -> None:
+        self._module = module
+        self._cuda = get_cuda()
+        try:
+            self._loaded = LoadedEngine(plan.read_bytes(), module)
+        except OSError as error:
+            raise HwsmpqError(f"cannot read {plan}", str(error), "build the engine again") from error
+        self._inputs = self._ports(module.TensorIOMode.INPUT)
+        self._outputs = self._ports(module.TensorIOMode.OUTPUT)
+        self._context = self._create_context()
+        # Engines are built to describe themselves in detail; that detail in every run's markers would cost time.
+        self._context.nvtx_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
+        self._is_warm = False
+
+    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs in order, as arrays that the caller owns.
+
+        Raises:
+            HwsmpqError: the inputs do not fit the engine, or the run fails.
+        """
+        self._load(inputs)
+        self._enqueue(self._context)
+        outputs = [np.empty(port.shape, port.dtype) for port in self._outputs]
+        for port, output in zip(self._outputs, outputs, strict=True):
+            self._cuda.copy_out(port.buffer, output)
+        self._cuda.synchronize()
+        return outputs
+
+    def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
+        """Time of one run on an idle stream, by CUDA events, with the inputs on the device already.
+
+        Raises:
+            HwsmpqError: as :meth:`infer`.
+        """
+        self._load(inputs)
+        return self._cuda.elapsed_ms(lambda: self._enqueue(self._context))
+
+    def kernel_ms(self, inputs: Sequence[NDArray[Any]], n_repeats: int) -> dict[str, float]:
+        """Milliseconds by the name of the kernel: the mean of the fastest third of ``n_repeats`` profiled runs.
+
+        Raises:
+            HwsmpqError: as :meth:`infer`, or the runtime reports no times.
+        """
+        self._load(inputs)
+        context, profiler = self._profiled
+        runs: list[dict[str, float]] = []
+        for _ in range(1 + n_repeats):
+            profiler.kernel_ms = {}
+            self._enqueue(context)
+            self._cuda.synchronize()
+            runs.append(profiler.kernel_ms)
+        warm = runs[1:]
+        if not warm[0]:
+            raise self._loaded.refusal("the runtime reports no times of kernels", "build the engine again")
+        n_fastest = max(1, n_repeats // 3)
+        return {
+            name: float(np.mean(sorted(run[name] for run in warm if name in run)[:n_fastest])) for name in warm[0]
+        }
+
+    def _ports(self, mode: Any) -> list[Port]:
+        engine = self._loaded.engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        ports = []
+        for name in names:
+            if engine.get_tensor_mode(name) == mode:
+                shape, dtype = tuple(engine.get_tensor_shape(name)), self._dtype(name)
+                buffer = self._cuda.allocate(int(np.prod(shape)) * dtype.itemsize)
+                ports.append(Port(name, shape, dtype, buffer))
+        return ports
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        runtime_type = self._loaded.engine.get_tensor_dtype(name)
+        try:
+            numpy_type: type = self._module.nptype(runtime_type)
+        except TypeError as error:
+            raise HwsmpqError(
+                f"{name!r} of the engine has a type that numpy lacks", str(error),
+                "give the model float32 inputs and outputs",
+            ) from error
+        return np.dtype(numpy_type)
+
+    def _create_context(self) -> Any:
+        """An execution context on the session's buffers."""
+        context = self._loaded.create_context()
+        for port in (*self._inputs, *self._outputs):
+            if not context.set_tensor_address(port.name, port.buffer.address):
+                raise self._loaded.refusal(f"the runtime refuses memory for {port.name!r}", "build the engine again")
+        return context
+
+    @cached_property
+    def _profiled(self) -> tuple[Any, Any]:
+        """A context of its own for profiling, which slows runs down, and its profiler."""
+        context, profiler = self._create_context(), _profiler(self._module)
+        context.profiler = profiler
+        return context, profiler
+
+    def _load(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """Copy the inputs to the device; the first time also run once."""
+        shapes = [tuple(array.shape) for array in inputs]
+        if shapes != [port.shape for port in self._inputs]:
+            raise HwsmpqError(
+                f"the engine refuses inputs of shapes {shapes}",
+                f"it was built for {', '.join(f'{port.name} {port.shape}' for port in self._inputs)}",
+                "pass batches of the size that it was built for",
+            )
+        arrays = [np.ascontiguousarray(x, port.dtype) for x, port in zip(inputs, self._inputs, strict=True)]
+        for port, array in zip(self._inputs, arrays, strict=True):
+            self._cuda.copy_in(port.buffer, array)
+        if not self._is_warm:
+            # The first run loads kernels, and TensorRT-RTX compiles them in it: no time of it is an inference's.
+            self._enqueue(self._context)
+            self._is_warm = True
+        self._cuda.synchronize()
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._cuda.stream):
+            raise self._loaded.refusal("the runtime cannot run the engine", "build it again")
+
+
+def _profiler(module: Any) -> Any:
+    class Profiler(module.IProfiler):  # type: ignore[misc]
+        """Adds up the times that the runtime reports, by kernel."""
+
+        def __init__(self) -> None:
+            module.IProfiler.__init__(self)
+            self.kernel_ms: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.kernel_ms[layer_name] = self.kernel_ms.get(layer_name, 0.0) + ms
+
+    return Profiler()

@@ -1,0 +1,60 @@
+"""Profiles taken on another machine, by ``trtexec`` alone: what to run there, and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hwsmpq import artifacts
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
+from hwsmpq.hardware.tensorrt.trtexec_kit import emit
+from hwsmpq.pipeline.measure import IMPORTED, survey
+from hwsmpq.pipeline.run import Run
+from hwsmpq.types import CostTable
+
+
+def emit_profile(run: Run, folder: Path) -> Path:
+    """Write a folder to profile the network with on a machine that has ``trtexec``.
+
+    Raises:
+        HwsmpqError: the target is no TensorRT, or the folder is not empty.
+    """
+    _require_tensorrt(run)
+    survey(run)
+    mixtures = draw_mixtures(run.network, run.ladder, run.settings.n_mixtures, run.settings.seed)
+    emit(folder, run.network, run.ladder, mixtures, run.builder.write_onnx)
+    return folder
+
+
+def import_profile(run: Run, files: Sequence[Path]) -> CostTable:
+    """Make the cost table of the run from profiles taken elsewhere.
+
+    Args:
+        files: layer information and profile of one engine after the other, as ``trtexec --exportLayerInfo
+            --exportProfile`` writes them: a uniform engine a precision of the ladder, and mixtures.
+
+    Raises:
+        HwsmpqError: the target is no TensorRT, a file cannot be read, or the files do not cover the ladder.
+    """
+    _require_tensorrt(run)
+    if len(files) % 2:
+        raise HwsmpqError(
+            f"{len(files)} file(s) are no pairs", "every engine has its layer information and its profile",
+            "give both of each engine, one engine after the other",
+        )
+    survey(run)
+    engines = [import_engine(layers, profile) for layers, profile in zip(files[::2], files[1::2], strict=True)]
+    machine = next((dict(engine.machine) for engine in engines if engine.machine), run.target.machine())
+    table = cost_table(engines, run.network, run.ladder, run.target.name, machine)
+    artifacts.write(run.path(CostTable), table, {IMPORTED: artifacts.digest([*map(artifacts.file_digest, files)])})
+    return table
+
+
+def _require_tensorrt(run: Run) -> None:
+    if not run.target.name.startswith("tensorrt"):
+        raise HwsmpqError(
+            f"target {run.target.name} is not profiled by trtexec", "trtexec times engines of TensorRT",
+            "name the device, for example --target tensorrt:sm87",
+        )
