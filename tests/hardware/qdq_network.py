@@ -56,7 +56,8 @@ def network() -> Network:
     layers = tuple(
         Layer(
             name, "linear" if len(shape) == 2 else "conv_transpose" if op == "ConvTranspose" else "conv",
-            f"{name}.weight", shape, axis, source, SHAPES[source], SHAPES[output], int(np.prod(shape)), int(np.prod(shape)), shape[axis],
+            f"{name}.weight", shape, axis, source, SHAPES[source], SHAPES[output], int(np.prod(shape)),
+            int(np.prod(shape)), shape[axis],
         )
         for name, op, shape, axis, source, output, _ in LAYERS
     )

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.onnx_qdq import OnnxQdqEngine
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.qdq import LAYER_OPS, OPSET, PRECISION_KEY, export_onnx, write_qdq
 from hwsmpq.quantize.ranges import calibrate
@@ -101,6 +102,8 @@ def test_nodes_carry_layer_names_and_precisions(network: str, precision: str, tm
     model = write(case, assignment, tmp_path)
     nodes = {node.name: node for node in model.graph.node}
     assert len(nodes) == len(model.graph.node), "names are unique"
+    of_layers = {la.name: assignment[case.captured.network.group_of(la.name)] for la in case.captured.network.layers}
+    assert OnnxQdqEngine(model).realised(list(of_layers)) == of_layers
     initializers = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     producers = {output: node for node in model.graph.node for output in node.output}
     for layer in case.captured.network.layers:
@@ -243,6 +246,7 @@ def test_four_bit_weights_come_in_blocks(tmp_path: Path) -> None:
     assignment = {"0": "w4a16", "2": "fp16"}
     written = write(case, assignment, tmp_path)
     initializers = {t.name: t for t in written.graph.initializer}
+    assert OnnxQdqEngine(written).realised(["0", "2"]) == assignment
     assert initializers["0.weight.int4"].data_type == onnx.TensorProto.INT4
     assert onnx.numpy_helper.to_array(initializers["0.weight.scale"]).shape == (8, 2)
     assert sqnr_db(simulate(case, assignment), run(written, x)) > 50

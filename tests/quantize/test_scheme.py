@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.quantize.scheme import FP8, FP8_MAX, SCHEMES, Scheme, fp8_scale, get_scheme, quantize_fp8
+from hwsmpq.quantize.scheme import FP8, FP8_MAX, SCHEMES, Scheme, fp8_scale, get_scheme, quantize_fp8, to_fp8
 from hwsmpq.types import Precision
 
 CLIPS = [(0.0, 1.0), (-0.3, 2.7), (-5.0, -1.0), (2.0, 5.0), (-1e-3, 1e3), (-1.0, 1.0), (0.0, 0.0)]
@@ -113,6 +113,18 @@ def test_fp8_activations_saturate() -> None:
     assert scale * FP8_MAX == pytest.approx(2.0)
     assert quantize_fp8(x, scale).tolist() == pytest.approx([-2.0, -1.0, 0.0, 0.5, 2.0, 2.0])
     assert fp8_scale(0.0, 0.0) == 1.0
+
+
+def test_fp8_activations_are_those_of_the_conversion() -> None:
+    """Every fp8 number, its neighbours, the ties between them, and random values of all sizes."""
+    numbers = torch.arange(256, dtype=torch.uint8).view(FP8).float()
+    numbers = numbers[numbers.isfinite()].unique()
+    ties = (numbers[1:] + numbers[:-1]) / 2
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(20_000, generator=generator) * 2.0 ** torch.randint(-14, 10, (20_000,), generator=generator)
+    x = torch.cat([numbers, ties, torch.nextafter(ties, torch.tensor(0.0)), spread, torch.tensor([-1e9, 1e9, -0.0])])
+    for scale in (1.0, 0.37):
+        assert torch.equal(quantize_fp8(x, scale), to_fp8(x / scale).float() * scale)
 
 
 def test_blockwise_weights_have_a_scale_a_block() -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
@@ -92,8 +93,8 @@ def parse_listing(text: str) -> tuple[Kernel, ...]:
 def _listed(line: str) -> Kernel:
     name, kind = re.match(r"Name: (.*?), LayerType: (\w+)", line).groups()  # type: ignore[union-attr]
     return Kernel(
-        name, kind.lower(), *(_tensors(line, field) for field in ("Inputs", "Constants", "Outputs")),
-        layers=tuple(dict.fromkeys(ONNX_LAYER.findall(line))),
+        name, kind.lower(), _tensors(line, "Inputs"), _tensors(line, "Constants"), _tensors(line, "Outputs"),
+        tuple(dict.fromkeys(ONNX_LAYER.findall(line))),
     )
 
 
@@ -164,13 +165,14 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
     Raises:
         HwsmpqError: the file is missing or is not such a list.
     """
+    def tensors(entries: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(tuple(entry["shape"]), entry["dtype"]) for entry in entries)
+
     try:
         return tuple(
             Kernel(
-                entry["name"], entry["kind"],
-                *(tuple(TensorInfo(tuple(t["shape"]), t["dtype"]) for t in entry[field])
-                  for field in ("inputs", "constants", "outputs")),
-                layers=tuple(entry["layers"]),
+                entry["name"], entry["kind"], tensors(entry["inputs"]), tensors(entry["constants"]),
+                tensors(entry["outputs"]), tuple(entry["layers"]),
             )
             for entry in json.loads(path.read_text())
         )

@@ -1,0 +1,103 @@
+"""The Q/DQ file for TensorRT in other runtimes: they compute what the simulator scored, on a trained network.
+
+ONNX Runtime and OpenVINO stand in for TensorRT, which cannot run here. ONNX Runtime takes the nodes as they are
+(without its optimiser, which rewrites Q/DQ nodes); OpenVINO brings kernels of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from hwsmpq.model.capture import Captured, capture
+from hwsmpq.model.task import Task
+from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.quickstart.task import task as quickstart_task
+from hwsmpq.types import Assignment, Ranges
+
+N_SAMPLES = 64
+SCHEME = get_scheme("tensorrt")
+# Least SQNR in dB on the median sample: a single value that rounds to the next level costs a sample its exactness.
+# What is left elsewhere is the order of float sums, or the rounding of sums in 16 bits (which quantizers enlarge).
+LEAST = {"int8": 100, "fp8": 100, "fp16": 55, "w8a16": 55, "w4a16": 55, "mixed": 40}
+
+
+@cache
+def prepared() -> tuple[Task, Captured, Ranges, bytes]:
+    task = quickstart_task()
+    captured = capture(task.model, task.calibration)
+    return task, captured, calibrate(captured, task.calibration, SCHEME, [8]), export_onnx(captured)
+
+
+def assignment_of(name: str, captured: Captured) -> Assignment:
+    network = captured.network
+    if name == "mixed":
+        return {g: ("int8", "fp16", "fp8", "fp32")[i % 4] for i, g in enumerate(network.group_names)}
+    if name == "w4a16":  # matrix products with whole blocks only
+        wide = {layer.name for layer in network.layers if layer.block_size}
+        return {g: "w4a16" if g in wide else "fp16" for g in network.group_names}
+    return network.uniform(name)
+
+
+def in_onnxruntime(path: Path, inputs: Tensor) -> Tensor:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return torch.from_numpy(np.concatenate([session.run(None, {name: x[None].numpy()})[0] for x in inputs]))
+
+
+def in_openvino(path: Path, inputs: Tensor) -> Tensor:
+    import openvino
+
+    model = openvino.convert_model(path)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    rows = [torch.from_numpy(np.array(compiled([x[None].numpy()])[0])) for x in inputs]
+    return torch.cat(rows)
+
+
+def decibels(reference: Tensor, other: Tensor) -> Tensor:
+    """SQNR of every sample, 200 where equal."""
+    error = (reference - other).square().sum(1).clamp_min(1e-30)
+    return (10 * torch.log10(reference.square().sum(1) / error)).clamp_max(200)
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_onnxruntime_computes_what_was_simulated(name: str, tmp_path: Path) -> None:
+    task, captured, ranges, fp32 = prepared()
+    inputs, assignment = task.evaluation.take(slice(0, N_SAMPLES)).inputs, assignment_of(name, captured)
+    write_qdq(fp32, captured, assignment, ranges, SCHEME, tmp_path / "m.onnx")
+    simulated = Simulator(captured, ranges, SCHEME).scores([assignment], inputs, lambda out, rows: out)[0]
+    found = in_onnxruntime(tmp_path / "m.onnx", inputs[0])
+    quality = decibels(simulated, found)
+    print(f"{name}: ONNX Runtime {quality.median():.0f} dB in the median, {quality.min():.0f} at least")
+    assert quality.median() > LEAST[name] and quality.min() > 25
+    assert torch.equal(simulated.argmax(1), found.argmax(1))
+    reference = captured.graph(*inputs).detach()
+    assert decibels(reference, simulated).median() < quality.median(), "the precision itself is seen"
+
+
+@pytest.mark.parametrize("name", ["int8", "fp16", "mixed"])
+def test_openvino_computes_what_was_simulated(name: str, tmp_path: Path) -> None:
+    """With full-range weights, which its kernels multiply exactly only on processors with a dot product."""
+    task, captured, ranges, fp32 = prepared()
+    inputs, assignment = task.evaluation.take(slice(0, N_SAMPLES)).inputs, assignment_of(name, captured)
+    if name == "mixed":  # eight-bit floats are OpenVINO's own affair
+        assignment = {g: "int8" if p == "fp8" else p for g, p in assignment.items()}
+    write_qdq(fp32, captured, assignment, ranges, SCHEME, tmp_path / "m.onnx")
+    simulated = Simulator(captured, ranges, SCHEME).scores([assignment], inputs, lambda out, rows: out)[0]
+    found = in_openvino(tmp_path / "m.onnx", inputs[0])
+    quality = decibels(simulated, found)
+    print(f"{name}: OpenVINO {quality.median():.0f} dB in the median, {quality.min():.0f} at least")
+    assert quality.median() > 28
+    assert (simulated.argmax(1) == found.argmax(1)).float().mean() > 0.95
