@@ -15,6 +15,7 @@ from hwsmpq.report.verdict import judge
 from hwsmpq.report.view import (
     BudgetRow,
     Fact,
+    Fallback,
     GroupRow,
     Point,
     PointKind,
@@ -114,6 +115,7 @@ def collect(folder: Path) -> View:
         rounds=tuple(RoundRow(n, r.predicted_ms, r.measured_ms, r.met)
                      for n, r in enumerate(run.certificate.rounds if run.certificate else (), 1)),
         audit=audit,
+        fallbacks=tuple(_fallbacks(run)),
         n_as_requested=sum(row.as_requested for row in audit),
         n_audited=len(audit),
         engines=tuple(replace(e, name=clean(e.name)) for e in run.certificate.engines) if run.certificate else (),
@@ -318,6 +320,12 @@ def _summaries(timings: tuple[Timing, ...]) -> Iterator[TimingSummary]:
         errors = [abs(timing.relative_error) for timing in timings if timing.kind == kind]
         if errors:
             yield TimingSummary(kind, len(errors), median(errors), max(errors))
+
+
+def _fallbacks(run: Run) -> Iterator[Fallback]:
+    for group, found in (run.certificate.fallbacks if run.certificate else {}).items():
+        for asked, runs in found.items():
+            yield Fallback(clean(group), clean(asked), clean(runs))
 
 
 def _audit(run: Run) -> tuple[LayerAudit, ...]:

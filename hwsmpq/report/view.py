@@ -74,6 +74,15 @@ class RoundRow:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A precision that the target has not for a group, and what it runs instead."""
+
+    group: str
+    asked: str
+    runs: str
+
+
+@dataclass(frozen=True)
 class GroupRow:
     """One group: its chosen precision, (precision, phi, standard error) beside the base, and the share of resampled
     contributions that give it the same precision."""
@@ -119,6 +128,7 @@ class View:
     timing_summaries: tuple[TimingSummary, ...]
     rounds: tuple[RoundRow, ...]
     audit: tuple[LayerAudit, ...]
+    fallbacks: tuple[Fallback, ...]
     n_as_requested: int
     n_audited: int
     engines: tuple[EngineResult, ...]

@@ -84,7 +84,8 @@ def test_a_run_ends_with_an_engine_its_audit_and_a_plain_word_on_latency(tmp_pat
     assert (run.folder / "engine" / "engine.plan").stat().st_size < manifest.n_bytes
     assert certificate.latency_ms is None and "latency not measured" in certificate.claim
     assert certificate.accuracy.source == "simulator"
-    assert "latency not measured" in render(run.folder).read_text()
+    page = render(run.folder).read_text()
+    assert "latency not measured" in page and "runs stem in fp32 where fp8 is asked for" in page
 
 
 @needs_rtx
