@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware import cpu
 from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -33,9 +33,10 @@ CONFIG = {
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
 }
-DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}
 FILE = "model.xml"
 BIAS = "/bias"
+SUFFIXES = ("", "_original", BIAS, "/DequantizationMultiply")
+"""What a kernel's origins may append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoCpuTarget(Target):
@@ -49,8 +50,7 @@ class OpenvinoCpuTarget(Target):
     @property
     def scheme_name(self) -> str:
         """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
-        saturates = platform.machine() in {"x86_64", "AMD64"} and not DOT_PRODUCTS & _cpu_flags()
-        return "unsigned_activations_no_vnni" if saturates else "unsigned_activations"
+        return "unsigned_activations_no_vnni" if cpu.int8_saturates() else "unsigned_activations"
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:
@@ -61,18 +61,12 @@ class OpenvinoCpuTarget(Target):
         import openvino
 
         core = openvino.Core()
-        flags = _cpu_flags()
-        dot = sorted(flags & DOT_PRODUCTS)
-        isa = sorted(flags & {"sse4_1", "avx2", "avx512f", "asimd"})
         return {
+            **cpu.describe(),
             "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
-            "architecture": platform.machine(),
-            "n_cores": str(os.cpu_count()),
             "n_threads": str(CONFIG["INFERENCE_NUM_THREADS"]),
             "runtime": f"openvino {openvino.__version__}",
             "capabilities": ",".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
-            "vector_extensions": ",".join(isa),
-            "int8_dot_product": ",".join(dot) or "none",
         }
 
     def build(self, onnx: Path, folder: Path) -> None:
@@ -193,7 +187,7 @@ class OpenvinoEngine(Engine):
 
     def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
         """Computing node -> the layers it computes."""
-        wanted = {alias: layer for layer in layers for alias in (layer, f"{layer}_original", layer + BIAS)}
+        wanted = {layer + suffix: layer for layer in layers for suffix in SUFFIXES}
         owners: dict[str, list[str]] = {}
         # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
         for kinds in (COMPUTE_KERNELS, {SUBGRAPH}):
@@ -251,12 +245,3 @@ def _refusal(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return " ".join(kept)[:500]
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    line = next((line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), "")
-    return set(line.partition(":")[2].split())
