@@ -35,7 +35,7 @@ LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
 PURE_PARTS = {"contribution", "search"}
 ALLOWED_IN_PURE = {"numpy", "scipy", "hwsmpq.types", "hwsmpq.errors"}
-RUNTIMES = {"openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "ray"}
+RUNTIMES = {"openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "ray"}
 HEAVY = ("torch", "openvino", "onnx", "scipy", "matplotlib", "tensorrt", "tensorrt_rtx", "ray", "sklearn")
 
 

@@ -153,7 +153,9 @@ def show_certificate(certificate: Certificate) -> None:
     accuracy, latency, audit = certificate.accuracy, certificate.latency_ms, certificate.audit
     if latency:
         console.print(
-            f"latency {latency.measured:.4g} +- {latency.spread:.2g} ms (predicted {latency.predicted:.4g}),"
+            f"latency {latency.measured:.4g} +- {latency.spread:.2g} ms (predicted {latency.predicted:.4g}"
+            + (f", with 90 % confidence {latency.interval[0]:.4g} to {latency.interval[1]:.4g}),"
+               if latency.interval else "),") +
             f" {latency.reference / latency.measured:.2f}x faster than the reference ({latency.reference:.4g} ms)"
         )
     console.print(

@@ -31,6 +31,9 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "stability": (float, "Stop when this share of bootstrap resamples gives the same plan."),
     "n_mixtures": (int, "Random engines that fit the cost model."),
     "timing_seconds": (float, "Seconds that a set of engines is timed."),
+    "batch": (int, "Samples that an engine takes at once; latencies are of whole batches."),
+    "threads": (int, "Threads that an engine computes with; more than one are timed on the wall clock."),
+    "confidence": (float, "Probability that the predicted engine keeps the latency budget, e.g. 0.9."),
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
     "search_seconds": (float, "Seconds that the race may take."),
@@ -91,14 +94,14 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "ladder")
 CALIBRATION = (*MODEL, "observer")
-PROFILING = ("cost", "n_mixtures", "timing_seconds")
+PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
     "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds",
     "target_error", "memory_mb", *EXECUTION,
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
-SEARCH = ("stability", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
+SEARCH = ("stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
 
 
 class ManyValues(TyperCommand):

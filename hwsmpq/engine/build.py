@@ -23,10 +23,10 @@ class Builder:
     """Builds engines of one captured network on one target; the float ONNX is exported once."""
 
     def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1
     ) -> None:
         self._captured, self._ranges, self._scheme = captured, ranges, scheme
-        self._target = target
+        self._target, self.batch = target, batch
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
 
@@ -39,7 +39,7 @@ class Builder:
     def write_onnx(self, assignment: Assignment, path: Path) -> None:
         """Write the Q/DQ ONNX file of an assignment."""
         if self._fp32_onnx is None:
-            self._fp32_onnx = export_onnx(self._captured)
+            self._fp32_onnx = export_onnx(self._captured, self.batch)
         write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path)
 
     def engine(self, assignment: Assignment) -> Engine:

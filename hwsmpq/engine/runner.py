@@ -41,7 +41,7 @@ class EngineRunner:
         scores = []
         for done, assignment in enumerate(assignments, 1):
             with self._builder.temporary(assignment) as engine:
-                outputs = engine_outputs(engine, inputs)
+                outputs = engine_outputs(engine, inputs, self._builder.batch)
             scores.append(score(outputs, slice(0, len(outputs))))
             if progress:
                 progress(done, len(assignments))

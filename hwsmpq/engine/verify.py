@@ -17,16 +17,18 @@ from hwsmpq.types import AccuracyOutcome
 
 
 def engine_outputs(
-    engine: Engine, inputs: tuple[Tensor, ...], progress: Callable[[int, int], None] | None = None
+    engine: Engine, inputs: tuple[Tensor, ...], batch: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Outputs of an engine of batch size 1 for every row of ``inputs``, (n, ...)."""
+    """Outputs of an engine that takes ``batch`` samples for every row of ``inputs``, (n, ...). What is missing in the
+    last batch is filled with first rows, whose outputs are left out."""
     rows, n = [], len(inputs[0])
-    for i in range(n):
-        outputs = engine.infer([x[i : i + 1].numpy() for x in inputs])
+    for start in range(0, n, batch):
+        index = np.arange(start, start + batch) % n
+        outputs = engine.infer([x[index].numpy() for x in inputs])
         rows.append(torch.from_numpy(np.array(outputs[0])))
         if progress:
-            progress(i + 1, n)
-    return torch.cat(rows)
+            progress(min(start + batch, n), n)
+    return torch.cat(rows)[:n]
 
 
 def compare(

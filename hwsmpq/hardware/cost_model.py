@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.optimize import nnls
 
 from hwsmpq.errors import HwsmpqError
@@ -19,6 +20,11 @@ from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Meas
 
 PRIOR_RELATIVE_STD = 0.05
 """How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
+MIN_ERROR = 0.01
+"""Share of the reference latency that the model is at least taken to miss by, however well it fits."""
+UNCHECKED_ERROR = 0.05
+"""The same while fewer than ``MIN_CHECKS`` mixtures have checked it."""
+MIN_CHECKS = 3
 MIN_RELATIVE_NOISE = 0.001
 """No median is trusted below this fraction of itself, however small its spread."""
 
@@ -97,6 +103,29 @@ def predict(table: CostTable, network: Network, assignment: Assignment) -> float
     layers = sum(table.group_ms[g][assignment[g]] for g in network.group_names)
     switching = table.switch_ms * n_switches + table.switch_element_ms * n_elements
     return float(table.scale * layers + table.offset_ms + switching)
+
+
+def error_ms(table: CostTable) -> float:
+    """Standard deviation of a prediction for an engine that the fit has not seen: what mixtures left out of the fit
+    missed theirs by. A model that too few mixtures have checked is trusted to ``UNCHECKED_ERROR`` only."""
+    reference = table.uniform_ms[table.ladder[-1]].median_ms
+    if len(table.engines) < MIN_CHECKS:
+        return max(table.fit_error_ms, UNCHECKED_ERROR * reference)
+    return max(table.fit_error_ms, MIN_ERROR * reference)
+
+
+def margin_ms(table: CostTable, confidence: float) -> float:
+    """What an engine exceeds its prediction by at most, with ``confidence`` (one-sided, Student's t)."""
+    n = max(len(table.engines), MIN_CHECKS)
+    return float(stats.t.ppf(confidence, n - 1) * error_ms(table) * np.sqrt(1 + 1 / n))
+
+
+def interval_ms(
+    table: CostTable, network: Network, assignment: Assignment, confidence: float = 0.9
+) -> tuple[float, float]:
+    """The interval that the latency of an engine lies in with ``confidence``."""
+    predicted, margin = predict(table, network, assignment), margin_ms(table, (1 + confidence) / 2)
+    return predicted - margin, predicted + margin
 
 
 def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:

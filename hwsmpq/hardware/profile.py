@@ -71,7 +71,7 @@ def profile(
         {name: timing.measured[name] for name in ladder.names},
         [timing.engine_timing(name, x) for name, x in mixtures.items()],
         target=target.name,
-        machine=target.machine(),
+        machine=target.machine() | {"inputs": "; ".join("x".join(map(str, x.shape)) for x in inputs)},
         conditions=conditions,
     )
 

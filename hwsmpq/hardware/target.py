@@ -20,8 +20,7 @@ UNATTRIBUTED = ""
 class Engine(ABC):
     """A loaded engine. Inputs are the model's inputs in order, float32, with the batch size it was built for."""
 
-    @staticmethod
-    def clock() -> float:
+    def clock(self) -> float:
         """Seconds on the clock that this engine is timed with; wall clock unless a target knows better."""
         return time.perf_counter()
 
@@ -84,6 +83,18 @@ class Target(ABC):
     def machine(self) -> dict[str, str]:
         """What a measurement on this target depends on: device, cores, threads, runtime version, capabilities."""
 
+    def with_threads(self, n_threads: int) -> Target:
+        """The same, computing with ``n_threads`` threads.
+
+        Raises:
+            HwsmpqError: threads cannot be chosen on this target.
+        """
+        if n_threads == 1:
+            return self
+        raise HwsmpqError(
+            f"target {self.name} has no choice of threads", f"--threads {n_threads} was given", "leave --threads out"
+        )
+
     def runs(self, layer: Layer, precision: str) -> bool:
         """Whether the target has a kernel for a layer at a precision."""
         return precision in self.native
@@ -119,6 +130,7 @@ Maker = Callable[[str], Target]
 def kinds() -> dict[str, Maker]:
     """All known kinds of targets by name."""
     from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
+    from hwsmpq.hardware.onnxruntime_cpu import OnnxruntimeCpuTarget
     from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
     from hwsmpq.hardware.tensorrt.target import TensorrtRtxTarget, TensorrtTarget
     from hwsmpq.hardware.torch_cuda import TorchCudaTarget
@@ -135,6 +147,7 @@ def kinds() -> dict[str, Maker]:
 
     return {
         "openvino-cpu": plain(OpenvinoCpuTarget),
+        "onnxruntime-cpu": plain(OnnxruntimeCpuTarget),
         "tensorrt": TensorrtTarget,
         "tensorrt-rtx": TensorrtRtxTarget,
         "torch-cuda": TorchCudaTarget,

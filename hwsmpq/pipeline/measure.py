@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
@@ -106,20 +110,26 @@ def profile(run: Run) -> CostTable | None:
         "ranges": run.sha256(Ranges),
         "target": run.target.name,
         "machine": run.target.machine(),
+        "batch": [settings.batch],
         "ladder": list(run.ladder.names),
         "substitutes": run.network.substitutes,
         "seed": [settings.seed, settings.n_mixtures],
     }
-    sample = [x[:1].numpy() for x in run.task.calibration]
     return run.stage(
         CostTable,
         inputs,
         lambda: profiling.profile(
-            run.target, run.network, run.ladder, run.builder.engine, sample, settings.seed,
+            run.target, run.network, run.ladder, run.builder.engine, timing_inputs(run), settings.seed,
             settings.n_mixtures, settings.timing_seconds,
             progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),
         ),
     )
+
+
+def timing_inputs(run: Run) -> list[NDArray[Any]]:
+    """One batch of calibration samples, for engines to be timed on."""
+    index = np.arange(run.settings.batch) % len(run.task.calibration[0])
+    return [x[index].numpy() for x in run.task.calibration]
 
 
 def imported_table(run: Run) -> CostTable | None:

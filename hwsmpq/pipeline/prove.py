@@ -7,11 +7,11 @@ from torch import Tensor
 from hwsmpq import artifacts
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.errors import HwsmpqError, InfeasibleError
-from hwsmpq.hardware.cost_model import predict, refit
+from hwsmpq.hardware.cost_model import interval_ms, predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import Timing, measure
 from hwsmpq.pipeline.costs import counted_costs
-from hwsmpq.pipeline.measure import survey, with_observed
+from hwsmpq.pipeline.measure import survey, timing_inputs, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.types import (
@@ -145,10 +145,12 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
             predicted=predict(table, run.network, plan.assignment),
             measured=latencies[CHOSEN],
             spread=timing.ratio_spread[CHOSEN] * latencies[run.ladder.top],
+            interval=interval_ms(table, run.network, plan.assignment),
         )
     outputs = {
         name: engine_outputs(
-            engine, report_part.inputs, lambda done, n, name=name: run.progress(f"verify: {name}", done, n)
+            engine, report_part.inputs, run.settings.batch,
+            lambda done, n, name=name: run.progress(f"verify: {name}", done, n),
         )
         for name, engine in engines.items()
     } or _simulated(run, assignments)
@@ -198,9 +200,8 @@ def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
 
 
 def _time(run: Run, engines: dict[str, Engine]) -> Timing:
-    sample = [x[:1].numpy() for x in run.task.calibration]
     return measure(
-        engines, sample, run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
+        engines, timing_inputs(run), run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
         progress=lambda done, n: run.progress("verify: timing", done, n),
     )
 

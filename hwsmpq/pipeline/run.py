@@ -92,7 +92,7 @@ class Run:
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
-        self.target: Target = get_target(self.settings.target)
+        self.target: Target = get_target(self.settings.target).with_threads(self.settings.threads)
         self._task = task
         self.target.workspace(folder)
         foreign = [name for name in self.ladder.names if name not in self.target.native]
@@ -210,7 +210,7 @@ class Run:
 
     @cached_property
     def builder(self) -> Builder:
-        return Builder(self.captured, self.read(Ranges), self.scheme, self.target)
+        return Builder(self.captured, self.read(Ranges), self.scheme, self.target, self.settings.batch)
 
     def path(self, kind: type) -> Path:
         return self.folder / FILES[kind]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwsmpq.contribution import stability
 from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.cost_model import error_ms, margin_ms
 from hwsmpq.pipeline.candidates import Measured, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import allowed, costs_of
@@ -22,8 +23,6 @@ from hwsmpq.search.pool import merge
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
-MIN_MODEL_ERROR = 0.01
-"""Share of the reference latency that the cost model is at least trusted to miss by."""
 N_RESAMPLES = 50
 
 
@@ -62,7 +61,7 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
         "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
-        "n_misses": [n_misses],
+        "n_misses": [n_misses, settings.confidence],
     }
     return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_misses).plan())
 
@@ -93,8 +92,12 @@ class _Search:
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
         self._problem = Problem(value, costs, limits, allowed=allowed(run.network, run.ladder))
-        if table is not None and n_misses:
-            self._problem = _with_margin(self._problem, n_misses * _model_error_ms(table))
+        if table is not None and "latency_ms" in limits:
+            margin = n_misses * error_ms(table)
+            if run.settings.confidence is not None:
+                margin += margin_ms(table, run.settings.confidence)
+            if margin > 0:
+                self._problem = _with_margin(self._problem, margin)
         self._cheapest = None
         if self._max_drop is not None and "latency_ms" not in limits:
             self._cheapest = "latency_ms" if table else "bitops"
@@ -206,10 +209,6 @@ def _matrix(run: Run, contributions: Contributions) -> NDArray[np.float64]:
     """Phi (n_groups, n_precisions) in the order of network and ladder."""
     phi, names = contributions.phi, run.ladder.names
     return np.array([[phi[group][name] for name in names] for group in run.network.group_names])
-
-
-def _model_error_ms(table: CostTable) -> float:
-    return max(table.fit_error_ms, MIN_MODEL_ERROR * table.uniform_ms[table.ladder[-1]].median_ms)
 
 
 def _with_margin(problem: Problem, margin_ms: float) -> Problem:

@@ -54,12 +54,19 @@ class BudgetOutcome:
 
 @dataclass(frozen=True)
 class LatencyOutcome:
-    """``reference``, ``predicted`` and ``measured`` in ms; ``spread`` of measured in ms."""
+    """``reference``, ``predicted`` and ``measured`` in ms; ``spread`` of measured in ms. ``interval`` is what the cost
+    model gave the measurement with 90 % confidence before it was taken."""
 
     reference: float
     predicted: float
     measured: float
     spread: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def as_predicted(self) -> bool | None:
+        """Whether the measurement lies in the interval."""
+        return None if self.interval is None else self.interval[0] <= self.measured <= self.interval[1]
 
 
 @dataclass(frozen=True)

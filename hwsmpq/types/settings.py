@@ -35,9 +35,11 @@ class Settings:
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
     relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
     level that contributions start from (by default the lowest that leaves the network alive). ``n_mixtures`` random
-    engines fit the cost model. ``n_candidates`` plans of every table enter the race, which may spend
+    engines fit the cost model. Engines take ``batch`` samples at once and compute with ``threads`` threads.
+    ``n_candidates`` plans of every table enter the race, which may spend
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
-    contributions alone, as the paper does.
+    contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
+    (by default with an even chance; what is missed is measured and solved again).
     """
 
     task: str
@@ -64,6 +66,9 @@ class Settings:
     search_evaluations: int = 180
     search_seconds: float | None = None
     timing_seconds: float = 30.0
+    batch: int = 1
+    threads: int = 1
+    confidence: float | None = None
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
@@ -73,7 +78,7 @@ class Settings:
             raise HwsmpqError(f"unknown cost {self.cost!r}", fix="take latency or bitops")
         least = {
             "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
-            "max_evaluations": 1, "search_evaluations": 0,
+            "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1,
         }
         for name, minimum in least.items():
             value = getattr(self, name)
@@ -85,6 +90,8 @@ class Settings:
                 raise HwsmpqError(f"{name} is {value}", "it must be a positive number", "raise it")
         if self.stability is not None and self.stability > 1:
             raise HwsmpqError(f"stability is {self.stability}", "it is a share of resamples", "give at most 1")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise HwsmpqError(f"confidence is {self.confidence}", "it is a probability", "give 0.5 to 0.99")
         if self.base is not None and Precision.parse(self.base).name not in self.ladder:
             raise HwsmpqError(
                 f"base {self.base} is not in the ladder", f"the ladder is {', '.join(self.ladder)}", "name one of these"

@@ -91,6 +91,29 @@ def test_fit_error_is_honest():
     assert 0.5 < table.fit_error_ms / np.sqrt(np.mean(np.square(errors))) < 2.0
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.9])
+def test_intervals_hold_what_they_promise(confidence):
+    """Over many machines, each with its own few mixtures: neither too narrow nor far too wide."""
+    inside = []
+    for seed in range(40):
+        truth = Truth(chain(20, seed), noise=0.02, seed=seed)
+        table = truth.fit([truth.timed(x) for x in truth.random(8, seed + 1)])
+        for x in truth.random(10, seed + 100):
+            low, high = cost_model.interval_ms(table, truth.network, x, confidence)
+            inside.append(low <= truth.timed(x).measured.median_ms <= high)
+    assert confidence - 0.12 < np.mean(inside) < confidence + 0.09
+    assert len(inside) == 400
+
+
+def test_margins_grow_with_confidence_and_want_of_mixtures():
+    truth = Truth(chain(12), noise=0.01)
+    few, many = (truth.fit([truth.timed(x) for x in truth.random(n, 1)]) for n in (2, 16))
+    margins = [cost_model.margin_ms(many, confidence) for confidence in (0.5, 0.8, 0.95)]
+    assert margins == sorted(margins) and margins[0] == pytest.approx(0)
+    assert cost_model.margin_ms(few, 0.8) > margins[1]
+    assert cost_model.error_ms(few) >= 0.05 * few.uniform_ms["fp32"].median_ms
+
+
 def test_uniform_engines_are_exact_and_switches_free_without_mixtures():
     truth = Truth(chain(9), noise=0.05)
     table = truth.fit([])

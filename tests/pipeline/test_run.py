@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import QDQ_SETTINGS, Finished, finish
+from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished, finish
 from tiny_task import N_EVALUATION, TinyNet, images, network, task
 from torch import nn
 
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline import measure, prove
@@ -22,7 +24,7 @@ from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.prove import build, refine, verify
 from hwsmpq.pipeline.run import FILES, MEMO_FILE, Run
 from hwsmpq.pipeline.solve import search
-from hwsmpq.types import Certificate, Contributions, Manifest, Network, Plan, Precision, Ranges
+from hwsmpq.types import Certificate, Contributions, CostTable, Manifest, Network, Plan, Precision, Ranges
 
 
 def payload(path: Path) -> dict:
@@ -58,8 +60,9 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
         assert budget["limit"] == asked.limit
         assert budget["met"] == (budget["measured"] <= budget["limit"] * (1 + 1e-9))
     latency, accuracy = certificate["latency_ms"], certificate["accuracy"]
-    assert set(latency) == {"reference", "predicted", "measured", "spread"}
+    assert set(latency) == {"reference", "predicted", "measured", "spread", "interval"}
     assert min(latency["reference"], latency["predicted"], latency["measured"]) > 0 <= latency["spread"]
+    assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
     assert certificate["budgets"][0]["measured"] == latency["measured"]
     assert certificate["budgets"][0]["predicted"] == latency["predicted"]
     assert (accuracy["source"], accuracy["n_samples"]) == ("engine", N_EVALUATION // 2)
@@ -67,6 +70,27 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
     assert certificate["rounds"][-1]["measured_ms"] == latency["measured"]
     assert certificate["machine"]["runtime"].startswith("openvino")
     assert {e["name"] for e in certificate["engines"]} == {"int8", "fp32", "chosen"}
+
+
+def test_batches_and_threads_are_part_of_what_is_measured(tmp_path: Path, openvino_run: Finished) -> None:
+    asked = replace(OPENVINO_SETTINGS, batch=5, threads=2, confidence=0.8)
+    found = finish(tmp_path / "run", asked, speedup=0.2, max_drop=50)
+    table, single = found.open().read(CostTable), openvino_run.open().read(CostTable)
+    assert (table.machine["n_threads"], table.machine["inputs"]) == ("2", "5x1x8x8")
+    assert (single.machine["n_threads"], single.machine["inputs"]) == ("1", "1x1x8x8")
+    latency = found.certificate.latency_ms
+    assert latency is not None and latency.interval is not None
+    assert latency.interval[0] < latency.predicted < latency.interval[1]
+    # The last batch of the 48 samples is filled up, and the filling is not judged.
+    accuracy = {r.name: r.metric for r in found.certificate.engines}
+    alone = {r.name: r.metric for r in openvino_run.certificate.engines}
+    assert found.certificate.accuracy.n_samples == N_EVALUATION // 2
+    assert accuracy["fp32"] == alone["fp32"] and abs(accuracy["int8"] - alone["int8"]) < 0.05
+
+
+def test_threads_need_a_target_that_has_them(tmp_path: Path) -> None:
+    with pytest.raises(HwsmpqError, match="no choice of threads"):
+        Run(tmp_path / "run", replace(QDQ_SETTINGS, threads=2), task())
 
 
 def test_certificate_without_latency(qdq_run: Finished) -> None:

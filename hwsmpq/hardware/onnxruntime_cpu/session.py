@@ -1,0 +1,47 @@
+"""Sessions of ONNX Runtime, all with the same options; the one place that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+N_THREADS = 1
+# It requantizes float weights of layers between DequantizeLinear and QuantizeLinear, one scale a tensor.
+DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
+OPTIMISED_FILE = "optimised.onnx"
+
+
+def version() -> str:
+    """The runtime's version."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def open_session(model: Path | bytes, instruments: Path | None = None) -> Any:
+    """A session that computes in the calling thread.
+
+    Args:
+        instruments: a folder for the optimised graph (``OPTIMISED_FILE``) and the profile of an instrumented session.
+
+    Raises:
+        Exception: whatever the runtime raises for a model that it refuses.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = N_THREADS
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    if instruments is not None:
+        options.optimized_model_filepath = str(instruments / OPTIMISED_FILE)
+        options.enable_profiling, options.profile_file_prefix = True, str(instruments / "profile")
+    return onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"],
+        disabled_optimizers=DISABLED_OPTIMIZERS,
+    )
+
+
+def refusal(error: Exception) -> str:
+    """The runtime's message in one line."""
+    return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())[:500]
