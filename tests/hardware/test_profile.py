@@ -101,12 +101,12 @@ def test_profile_recovers_the_machine():
 
     seen = []
     table = profile(
-        FakeTarget(), truth.network, LADDER, build_engine, [], seed=3, n_mixtures=6, seconds=1.0,
+        FakeTarget(), truth.network, LADDER, build_engine, [np.zeros((2, 3, 4, 4))], seed=3, n_mixtures=6, seconds=1.0,
         progress=lambda *event: seen.append(event),
     )
     assert len(built) == 8
     assert len(table.engines) == 6
-    assert table.machine == {"device": "made up"}
+    assert table.machine == {"device": "made up", "inputs": "2x3x4x4"}
     for x in truth.random(20, 5):
         from hwsmpq.hardware.cost_model import predict
 
