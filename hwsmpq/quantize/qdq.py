@@ -140,13 +140,15 @@ class _Writer:
             _replace_weight(node, self._weights[layer.weight_name])
             if precision.activation_format in FLOATS:
                 self._compute_in(node, FLOATS[precision.activation_format])
-        for addition, argument, source, reader in additions:
+        for addition, argument, reader in additions:
+            source = addition.inputs[argument]
+            assert source is not None
             operand = self._activation(reader, self._precisions[reader.name], source, before=addition)
             addition.replace_input_with(argument, operand)
         _drop_unused(self._graph)
 
-    def _quantized_additions(self) -> list[tuple[ir.Node, int, ir.Value, Layer]]:
-        """(node, argument, tensor it reads, layer whose quantized copy it is to read instead)."""
+    def _quantized_additions(self) -> list[tuple[ir.Node, int, Layer]]:
+        """(node, argument, layer whose quantized copy of it is to be read instead)."""
         found = []
         for residual in residuals(self._captured).values():
             reader, partner = residual.reader, residual.partner
@@ -155,7 +157,7 @@ class _Writer:
             source = self._nodes[reader.name].inputs[0]
             assert source is not None
             found += [
-                (addition, residual.argument, source, reader)
+                (addition, residual.argument, reader)
                 for addition, argument in self._nodes[partner.name].outputs[0].uses()
                 if addition.op_type == "Add" and argument == 1 - residual.argument
                 and addition.inputs[residual.argument] is source

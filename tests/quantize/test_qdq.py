@@ -235,6 +235,34 @@ def test_an_identity_branch_is_read_in_eight_bits_where_both_sides_are(tmp_path:
     assert branch("int8", "signed_symmetric") == branch("fp16", "tensorrt") == "Relu"
 
 
+class Bottleneck(nn.Module):
+    """A convolution whose result, without an activation behind it, is both branch and input of a residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.expand, self.back = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(x)
+        return (self.back(self.expand(y).relu()) + y).mean((2, 3))
+
+
+@pytest.mark.parametrize("project", ["fp16", "int8", "fp32"])
+@pytest.mark.parametrize("block", ["int8", "fp8"])
+def test_a_branch_that_comes_from_a_layer_of_another_precision(project: str, block: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Bottleneck(), torch.randn(4, 3, 6, 6)
+    captured, rules = capture(model, (x,)), get_scheme("tensorrt")
+    case = Case(model, (x,), captured, calibrate(captured, (x,), rules, [8]), rules)
+    assignment = {"project": project, "expand": block, "back": block}
+    written = write(case, assignment, tmp_path)
+    producers = {output: node for node in written.graph.node for output in node.output}
+    addition = next(node for node in written.graph.node if node.op_type == "Add")
+    assert [producers[name].op_type for name in addition.input] == ["Conv", "DequantizeLinear"]
+    quality = [sqnr_db(a, b) for a, b in zip(simulate(case, assignment), run(written, x), strict=True)]
+    assert sorted(quality)[1] > (40 if project == "fp16" else 100), quality
+
+
 def test_four_bit_weights_come_in_blocks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 4))
