@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hwsmpq.model.task import Task
     from hwsmpq.pipeline.budgets import resolve_budgets
     from hwsmpq.pipeline.contribute import contribute
+    from hwsmpq.pipeline.front import pareto
     from hwsmpq.pipeline.measure import calibrate, inspect, profile
     from hwsmpq.pipeline.prove import build, refine, verify
     from hwsmpq.pipeline.run import Run
@@ -30,6 +31,7 @@ __all__ = [
     "calibrate",
     "contribute",
     "inspect",
+    "pareto",
     "profile",
     "refine",
     "render",
@@ -48,6 +50,7 @@ _HOME = {
     "calibrate": "hwsmpq.pipeline.measure",
     "contribute": "hwsmpq.pipeline.contribute",
     "inspect": "hwsmpq.pipeline.measure",
+    "pareto": "hwsmpq.pipeline.front",
     "profile": "hwsmpq.pipeline.measure",
     "refine": "hwsmpq.pipeline.prove",
     "render": "hwsmpq.report.render",

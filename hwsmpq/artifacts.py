@@ -29,6 +29,7 @@ SCHEMAS: dict[type, str] = {
     types.Plan: "plan",
     types.Manifest: "manifest",
     types.Certificate: "certificate",
+    types.Front: "front",
 }
 SCHEMA_VERSION = 1
 

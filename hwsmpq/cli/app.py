@@ -153,6 +153,22 @@ def search(values: dict[str, Any]) -> None:
 
 
 @app.command()
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, "points", "measure")
+def pareto(values: dict[str, Any]) -> None:
+    """Trace the whole front of latency (or BitOps) against value, and draw it."""
+    from hwsmpq.pipeline.front import CHART_FILE, FRONT_FILE, N_POINTS
+    from hwsmpq.pipeline.front import pareto as stage
+
+    n_points = N_POINTS if values["points"] is None else values["points"]
+    _stage(values, lambda run: stage(run, n_points, values["measure"] or 0), display.show_front)
+    if not values["json"]:
+        folder = values["out"]
+        display.console.print(
+            f"front: {folder / FRONT_FILE}\nchart: {folder / CHART_FILE}", markup=False, soft_wrap=True
+        )
+
+
+@app.command()
 @takes(*FOLDER)
 def build(values: dict[str, Any]) -> None:
     """Build the plan's engine and audit the precision of every layer."""

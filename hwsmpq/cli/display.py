@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwsmpq.types import Certificate, Contributions, CostTable, Manifest, Network, Plan
+from hwsmpq.types import Assignment, Certificate, Contributions, CostTable, Front, Manifest, Network, Plan
 
 console = Console()
 errors = Console(stderr=True)
@@ -131,6 +131,48 @@ def show_plan(plan: Plan) -> None:
             + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
             soft_wrap=True,
         )
+
+
+def show_front(front: Front) -> None:
+    unit = "latency ms" if front.cost == "latency_ms" else "BitOps"
+    n_samples = front.points[0].n_samples
+    table = Table(
+        unit, "MB", "value", "points lost", "precisions",
+        title=f"Front from {front.n_compared} assignments, on {n_samples} samples of the search part",
+    )
+    for point in front.points:
+        table.add_row(
+            f"{front.cost_of(point):.4g}", f"{point.size_mb:.3g}", f"{point.value:.4f} +- {point.stderr:.2g}",
+            f"{point.drop_points:+.2f} +- {point.drop_stderr_points:.2f}", _counts(point.assignment, front.ladder),
+        )
+    console.print(table)
+    if front.engines:
+        _show_engines(front)
+
+
+def _show_engines(front: Front) -> None:
+    table = Table(
+        "predicted ms", "measured ms", "points lost", "KL", "precisions",
+        title=f"Engines, on {front.engines[0].accuracy.n_samples} samples of the report part",
+    )
+    for engine in front.engines:
+        predicted = next((f"{p.latency_ms:.4g}" for p in front.points if p.assignment == engine.assignment), "")
+        accuracy = engine.accuracy
+        table.add_row(
+            predicted, f"{engine.latency.median_ms:.4g} +- {engine.latency.spread_ms:.2g}",
+            f"{engine.drop_points:+.2f} +- {100 * accuracy.paired_stderr:.2f}",
+            "" if accuracy.kl is None else f"{accuracy.kl:.2g}", _counts(engine.assignment, front.ladder),
+        )
+    console.print(table)
+    for engine in front.engines:
+        for layer in engine.audit.mismatches:
+            console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+
+
+def _counts(assignment: Assignment, ladder: tuple[str, ...]) -> str:
+    names = dict.fromkeys((*ladder, *assignment.values()))
+    counts = {name: list(assignment.values()).count(name) for name in names}
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
 
 
 def show_manifest(manifest: Manifest, folder: Path) -> None:

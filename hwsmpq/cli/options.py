@@ -37,6 +37,8 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
     "search_seconds": (float, "Seconds that the race may take."),
+    "points": (int, "Cost limits along the front, which gets about as many points (12)."),
+    "measure": (int, "Points of the front, with both ends, that are built and measured as engines."),
     "latency_ms": (float, "Largest latency in ms."),
     "speedup": (float, "Least speedup against the reference engine."),
     "bitops": (str, "Largest BitOps, a number or a uniform precision such as w4a4."),
@@ -89,11 +91,21 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "smooth": (
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--smooth/--no-smooth", show_default=False,
+                help="Let weights of linear layers take over spread of their inputs where that helps (default).",
+            ),
+        ],
+        None,
+    ),
 }
 
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "ladder")
-CALIBRATION = (*MODEL, "observer")
+CALIBRATION = (*MODEL, "observer", "smooth")
 PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
 from hwsmpq.search.problem import Choice, Problem, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
-from hwsmpq.types import Cost, Settings
+from hwsmpq.types import Candidate, Cost, Settings
 
 N_NEIGHBOURS = 24
 """Swaps and shifts of the leader that are tried together."""
@@ -47,7 +49,7 @@ def race_for_value(
     Returns:
         All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
     """
-    model = _surrogate(problem, *observed)
+    model = surrogate(problem, *observed)
     proposals = pool(problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates)
     race = Race(batches.values, batches.sizes, settings.search_evaluations, settings.search_seconds)
     standings = race.best([p.solution.choice for p in proposals])
@@ -55,7 +57,7 @@ def race_for_value(
     def propose(leader: Standing, proposed: list[Choice]) -> list[Choice]:
         # What the race measured lies near the budget, where walks seldom are: the model learns from it.
         measured = race.measured
-        guide = _surrogate(
+        guide = surrogate(
             problem,
             np.vstack([observed[0], [s.choice for s in measured]]),
             np.concatenate([observed[1], [s.values[: batches.sizes[0]].mean() for s in measured]]),
@@ -106,9 +108,36 @@ def screen_for_cost(
     return [Measured(proposal, n) for proposal, n in n_samples.items()], n_evaluations
 
 
-def _surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
+def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
+    """The second-order model of evaluated choices (n, n_groups) and their values (n,), in order of request; None where
+    it predicts no better than the value of the problem."""
+    if not len(levels):  # an estimator that keeps no draws leaves nothing to learn from
+        return None
     # A walk changes one group from row to row; where more change, another begins.
     walks = np.cumsum(np.r_[True, (np.diff(levels, axis=0) != 0).sum(1) > 1][: len(levels)])
     table = problem.value.unary
-    return fit_surrogate(levels, values, walks, table, PAIRS_PER_GROUP * len(table))
+    return fit_surrogate(levels.astype(np.int64), values, walks, table, PAIRS_PER_GROUP * len(table))
 
+
+def as_candidate(run: Run, problem: Problem, batches: NestedBatches, one: Measured) -> Candidate:
+    """What was measured of a proposal, and what it costs."""
+    solution, n = one.proposal.solution, one.n_samples
+    values, metrics = batches.up_to(solution.choice, n)
+    reference_values, reference_metrics = batches.reference(n)
+    lost = 100 * (reference_metrics - metrics)
+    return Candidate(
+        assignment={
+            g: run.network.runs(g, run.ladder.names[level])
+            for g, level in zip(run.network.group_names, solution.choice, strict=True)
+        },
+        predicted_value=problem.value(solution.choice),
+        value=float(values.mean()),
+        stderr=paired_stderr(values - reference_values),
+        drop_points=float(lost.mean()),
+        drop_stderr_points=paired_stderr(lost),
+        latency_ms=solution.costs.get("latency_ms"),
+        bitops=solution.costs["bitops"],
+        size_mb=solution.costs["size_mb"],
+        sources=one.proposal.sources,
+        n_samples=n,
+    )

@@ -35,18 +35,20 @@ def calibrate(run: Run) -> Ranges:
     """Activation ranges of every layer from the calibration samples."""
     settings = run.settings
     bits = sorted({p.activation_bits for p in run.ladder.precisions if p.activation_format == "int"})
+    smooth = [p for p in run.ladder.precisions if p.quantizes_activations] if settings.smooth else []
     inputs = {
         "model": run.network.model_sha256,
         "data": run.calibration_sha256,
         "scheme": run.scheme.name,
         "observer": settings.observer,
         "bits": bits,
+        "smooth": [p.name for p in smooth],
     }
     return run.stage(
         Ranges,
         inputs,
         lambda: take_ranges(
-            run.captured, run.task.calibration, run.scheme, bits, settings.observer,
+            run.captured, run.task.calibration, run.scheme, bits, settings.observer, smooth=smooth,
             progress=lambda done, n: run.progress("calibrate", done, n),
         ),
     )

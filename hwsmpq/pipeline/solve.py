@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.contribution import stability
-from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms
-from hwsmpq.pipeline.candidates import Measured, race_for_value, screen_for_cost
+from hwsmpq.pipeline.candidates import Measured, as_candidate, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import allowed, costs_of
 from hwsmpq.pipeline.measure import profile, survey
@@ -54,7 +53,7 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
             "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
     costs = costs_of(run.network, run.ladder, table)
-    contributions = contribute(run, _enough(run, costs, limits))
+    contributions = contribute(run, enough(run, costs, limits))
     inputs = {
         "contributions": run.sha256(Contributions),
         "substitutes": run.network.substitutes,
@@ -66,8 +65,8 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
     return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_misses).plan())
 
 
-def _enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
-    """The draws suffice when the wanted share of resamples gives the same plan."""
+def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
+    """The draws suffice when the wanted share of resamples gives the same plan within the limits."""
     least = run.settings.stability
     solved = {kind: limit for kind, limit in limits.items() if kind != "max_drop"}
     if least is None or not solved:
@@ -90,8 +89,7 @@ class _Search:
         self._run, self._budgets, self._contributions = run, budgets, contributions
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
-        value = Cost(_matrix(run, contributions), constant=contributions.floor_value)
-        self._problem = Problem(value, costs, limits, allowed=allowed(run.network, run.ladder))
+        self._problem = Problem(_table(run, contributions), costs, limits, allowed=allowed(run.network, run.ladder))
         if table is not None and "latency_ms" in limits:
             margin = n_misses * error_ms(table)
             if run.settings.confidence is not None:
@@ -106,7 +104,7 @@ class _Search:
     def plan(self) -> Plan:
         run = self._run
         measured, n_evaluations = self._measured()
-        candidates = [self._candidate(one) for one in measured]
+        candidates = [as_candidate(run, self._problem, self._batches, one) for one in measured]
         chosen = self._choose(candidates)
         solution = measured[candidates.index(chosen)].proposal.solution
         return Plan(
@@ -131,38 +129,15 @@ class _Search:
     def _measured(self) -> tuple[list[Measured], float]:
         """Candidates in order of preference, and the evaluations of the race."""
         run, problem, contributions = self._run, self._problem, self._contributions
-        values = {contributions.estimator: problem.value}
         if run.settings.additive and not self._cheapest:
             proposals = merge([(contributions.estimator, solve(problem))])
             return [Measured(p, sum(self._batches.sizes)) for p in proposals], 0.0
-        if not run.settings.additive:
-            values |= {one.estimator: Cost(_matrix(run, one)) for one in scores(run, contributions).tables}
+        additive = {contributions.estimator: problem.value}
+        values = additive if run.settings.additive else value_tables(run, contributions)
         if self._cheapest:
             assert self._max_drop is not None
             return screen_for_cost(problem, values, self._cheapest, self._max_drop, self._batches)
         return race_for_value(problem, values, observed(run, contributions), self._batches, run.settings)
-
-    def _candidate(self, one: Measured) -> Candidate:
-        run, solution, n = self._run, one.proposal.solution, one.n_samples
-        values, metrics = self._batches.up_to(solution.choice, n)
-        reference_values, reference_metrics = self._batches.reference(n)
-        lost = 100 * (reference_metrics - metrics)
-        return Candidate(
-            assignment={
-                g: run.network.runs(g, run.ladder.names[level])
-                for g, level in zip(run.network.group_names, solution.choice, strict=True)
-            },
-            predicted_value=self._problem.value(solution.choice),
-            value=float(values.mean()),
-            stderr=paired_stderr(values - reference_values),
-            drop_points=float(lost.mean()),
-            drop_stderr_points=paired_stderr(lost),
-            latency_ms=solution.costs.get("latency_ms"),
-            bitops=solution.costs["bitops"],
-            size_mb=solution.costs["size_mb"],
-            sources=one.proposal.sources,
-            n_samples=n,
-        )
 
     def _choose(self, candidates: list[Candidate]) -> Candidate:
         """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the
@@ -205,10 +180,17 @@ def _resampled(problem: Problem, draws: NDArray[np.float64], seed: int) -> stabi
     return stability.bootstrap(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_RESAMPLES, seed)
 
 
-def _matrix(run: Run, contributions: Contributions) -> NDArray[np.float64]:
-    """Phi (n_groups, n_precisions) in the order of network and ladder."""
+def value_tables(run: Run, contributions: Contributions) -> dict[str, Cost]:
+    """What the solver may take for the value, by the name of the method: the contributions first, then the cheap
+    scores."""
+    return {one.estimator: _table(run, one) for one in (contributions, *scores(run, contributions).tables)}
+
+
+def _table(run: Run, contributions: Contributions) -> Cost:
+    """Phi in the order of network and ladder, on top of the value where it is 0."""
     phi, names = contributions.phi, run.ladder.names
-    return np.array([[phi[group][name] for name in names] for group in run.network.group_names])
+    unary = np.array([[phi[group][name] for name in names] for group in run.network.group_names])
+    return Cost(unary, constant=contributions.floor_value)
 
 
 def _with_margin(problem: Problem, margin_ms: float) -> Problem:

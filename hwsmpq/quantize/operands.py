@@ -5,47 +5,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hwsmpq.quantize.scheme import Grid, Scheme, fp8_scale, quantize_fp8
+from hwsmpq.quantize.scheme import Grid, Scheme, StoredWeight, fp8_scale, quantize_fp8
 from hwsmpq.types import Format, Layer, Precision, Ranges
 
 HALF_TYPES: dict[Format, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Operands:
-    """Quantizes inputs and weights of layers; grids, and weights of each precision, are derived once."""
+    """Quantizes inputs and weights of layers; what it takes, and weights of each precision, are derived once."""
 
     def __init__(self, ranges: Ranges, scheme: Scheme) -> None:
         self._ranges, self._scheme = ranges, scheme
-        self._grids: dict[tuple[str, int], Grid] = {}
-        self._weights: dict[tuple[str, Format, int, Format], Tensor] = {}
+        self._grids: dict[tuple[str, str], Grid] = {}
+        self._inverses: dict[tuple[str, str], Tensor] = {}
+        self._weights: dict[tuple[str, Format, int, Format, tuple[float, ...]], Tensor] = {}
 
     def activation(self, layer: Layer, x: Tensor, precision: Precision) -> Tensor:
         """The input ``x`` of a layer as its precision represents it; ``x`` itself in fp32, else a new tensor."""
-        if precision.activation_format == "int":
-            return self._scheme.quantize_activation(x, self._grid(layer, precision.activation_bits))
+        if not precision.quantizes_activations:
+            return rounded(x, precision)
+        key, observed, out = (layer.name, precision.name), self._ranges.of(layer, precision), None
+        if observed.smooth:
+            if key not in self._inverses:
+                self._inverses[key] = inverse_of(observed.smooth).to(x.device)
+            x = out = x * self._inverses[key]
         if precision.activation_format == "fp8":
-            observed = self._ranges.layers[layer.name]
-            return quantize_fp8(x, fp8_scale(observed.minimum, observed.maximum))
-        return rounded(x, precision)
+            return quantize_fp8(x, fp8_scale(observed.minimum, observed.maximum), out)
+        if key not in self._grids:
+            clip = observed.clip[precision.activation_bits]
+            self._grids[key] = self._scheme.activation_grid(clip, precision.activation_bits)
+        return self._scheme.quantize_activation(x, self._grids[key], out)
 
     def weight(self, layer: Layer, weight: Tensor, precision: Precision) -> Tensor:
         """The weight of a layer as its precision represents it, in channels_last; kept for the next call."""
         if precision.name == "fp32":
             return weight
-        key = (layer.weight_name, precision.weight_format, precision.weight_bits, precision.activation_format)
+        smooth = self._ranges.of(layer, precision).smooth
+        key = (
+            layer.weight_name, precision.weight_format, precision.weight_bits, precision.activation_format, smooth
+        )
         if key not in self._weights:
-            quantized = rounded(weight, precision) if precision.is_float else self._scheme.store_weight(
-                weight, precision, layer.channel_axis, layer.is_depthwise,
-                layer.block_size if precision.is_blockwise else None,
+            operand = rounded(weight, precision) if precision.is_float else stored_weight(
+                layer, weight, precision, self._ranges, self._scheme
             ).dequantize()
-            self._weights[key] = channels_last(quantized)
+            self._weights[key] = channels_last(operand)
         return self._weights[key]
 
-    def _grid(self, layer: Layer, bits: int) -> Grid:
-        if (layer.name, bits) not in self._grids:
-            clip = self._ranges.layers[layer.name].clip[bits]
-            self._grids[layer.name, bits] = self._scheme.activation_grid(clip, bits)
-        return self._grids[layer.name, bits]
+
+def inverse_of(smooth: tuple[float, ...]) -> Tensor:
+    """What a smoothed input is multiplied by, (n_channels,) float32."""
+    return 1 / torch.tensor(smooth)
+
+
+def stored_weight(
+    layer: Layer, weight: Tensor, precision: Precision, ranges: Ranges, scheme: Scheme
+) -> StoredWeight:
+    """The weight of a layer as an engine stores it: quantized, and before that smoothed as the input is."""
+    smooth = ranges.of(layer, precision).smooth
+    if smooth:
+        weight = weight * torch.tensor(smooth, device=weight.device)
+    block_size = layer.block_size if precision.is_blockwise else None
+    return scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
 
 
 def rounded(x: Tensor, precision: Precision) -> Tensor:

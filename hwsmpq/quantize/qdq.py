@@ -18,10 +18,10 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import HALF_TYPES
+from hwsmpq.quantize.operands import HALF_TYPES, inverse_of, stored_weight
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme, fp8_scale
-from hwsmpq.types import Assignment, Layer, Precision, Ranges
+from hwsmpq.types import Assignment, Layer, Precision, Ranges, TensorRange
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 PRECISION_KEY = "hwsmpq.precision"
@@ -95,10 +95,10 @@ def write_qdq(
 ) -> None:
     """Write the network under an assignment.
 
-    Activations in integers or fp8: Clip to the grid (below 8 bits), QuantizeLinear, DequantizeLinear, once a tensor and
-    format; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer behind DequantizeLinear, with one
-    scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have bias and result of that type, and a
-    Cast back behind them. Each layer's node carries its precision as metadata.
+    Activations in integers or fp8: Mul (where they are smoothed), Clip to the grid (below 8 bits), QuantizeLinear,
+    DequantizeLinear, once a tensor and precision; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer
+    behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have
+    bias and result of that type, and a Cast back behind them. Each layer's node carries its precision as metadata.
     """
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
     _Writer(model, captured, assignment, ranges, scheme).write()
@@ -120,7 +120,7 @@ class _Writer:
             for layer in network.layers
             for group in [network.group_of(layer.name)]
         }
-        self._activations: dict[tuple[str, str, int], ir.Value] = {}
+        self._activations: dict[tuple[str, str], ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
 
     def write(self) -> None:
@@ -165,27 +165,33 @@ class _Writer:
         return found
 
     def _activation(self, layer: Layer, precision: Precision, x: ir.Value, before: ir.Node) -> ir.Value:
-        """What a layer reads for ``x``; made once a tensor and format, before its first reader."""
-        key = (str(x.name), precision.activation_format, precision.activation_bits)
+        """What a layer reads for ``x``; made once a tensor and precision, before its first reader."""
+        key = (str(x.name), precision.name)
         if key not in self._activations:
             name = f"{layer.name}.in"
             if precision.activation_format in FLOATS:
                 new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
-            elif precision.activation_format == "fp8":
-                observed = self._ranges.layers[layer.name]
-                scale = np.asarray(fp8_scale(observed.minimum, observed.maximum), np.float32)
-                new = self._qdq(x, scale, torch.zeros((), dtype=FP8), name)
             else:
-                bits = precision.activation_bits
-                grid = self._scheme.activation_grid(self._ranges.layers[layer.name].clip[bits], bits)
-                dtype = torch.int8 if self._scheme.signed_activations else torch.uint8
-                new = self._clip(x, grid, dtype, name)
-                x = new[-1].outputs[0] if new else x
-                scale = np.asarray(grid.scale, np.float32)
-                new += self._qdq(x, scale, torch.tensor(grid.zero_point, dtype=dtype), name)
+                new = self._quantized(x, self._ranges.of(layer, precision), precision, name)
             self._graph.insert_before(before, new)
             self._activations[key] = new[-1].outputs[0]
         return self._activations[key]
+
+    def _quantized(self, x: ir.Value, observed: TensorRange, precision: Precision, name: str) -> list[ir.Node]:
+        new = []
+        if observed.smooth:
+            inverse = self._constant(f"{name}.inverse", inverse_of(observed.smooth))
+            new.append(_named("Mul", [x, inverse], f"{name}.smooth"))
+            x = new[0].outputs[0]
+        if precision.activation_format == "fp8":
+            scale = np.asarray(fp8_scale(observed.minimum, observed.maximum), np.float32)
+            return new + self._qdq(x, scale, torch.zeros((), dtype=FP8), name)
+        grid = self._scheme.activation_grid(observed.clip[precision.activation_bits], precision.activation_bits)
+        dtype = torch.int8 if self._scheme.signed_activations else torch.uint8
+        new += self._clip(x, grid, dtype, name)
+        x = new[-1].outputs[0] if new else x
+        scale = np.asarray(grid.scale, np.float32)
+        return new + self._qdq(x, scale, torch.tensor(grid.zero_point, dtype=dtype), name)
 
     def _clip(self, x: ir.Value, grid: Grid, dtype: torch.dtype, name: str) -> list[ir.Node]:
         """Clip to a grid that is narrower than its type."""
@@ -208,15 +214,14 @@ class _Writer:
         name, weight = layer.weight_name, get_tensor(self._captured.graph, layer.weight_name).detach()
         if precision.is_float:
             return self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
-        block_size = layer.block_size if precision.is_blockwise else None
-        stored = self._scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
+        stored = stored_weight(layer, weight, precision, self._ranges, self._scheme)
         values = _int4(stored.values) if precision.is_blockwise else stored.values
         kind = "fp8" if precision.weight_format == "fp8" else "int4" if precision.is_blockwise else "int8"
         inputs = [self._constant(f"{name}.{kind}", values), self._constant(f"{name}.scale", stored.scales)]
         attributes = {"axis": stored.axis}
-        if block_size:
+        if stored.block_size:
             # Without a zero point: TensorRT knows four-bit weights as symmetric.
-            attributes["block_size"] = block_size
+            attributes["block_size"] = stored.block_size
         else:
             zeros = torch.zeros(len(stored.scales), dtype=stored.values.dtype)
             inputs.append(self._constant(f"{name}.zero_point", zeros))

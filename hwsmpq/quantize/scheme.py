@@ -84,10 +84,10 @@ class Scheme:
         scale = _float32((high - low) / levels) or 1.0
         return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
 
-    def quantize_activation(self, x: Tensor, grid: Grid) -> Tensor:
-        """Quantize and dequantize, one tensor allocated: the memory traffic decides the speed here."""
+    def quantize_activation(self, x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
+        """Quantize and dequantize, into ``out`` or one new tensor: the memory traffic decides the speed here."""
         return (
-            torch.div(x, _divisor(grid.scale, x)).round_()
+            torch.div(x, _divisor(grid.scale, x), out=out).round_()
             .clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
         )
 
@@ -154,13 +154,13 @@ def fp8_scale(low: float, high: float) -> float:
     return _float32(max(-low, high) / FP8_MAX) or 1.0
 
 
-def quantize_fp8(x: Tensor, scale: float) -> Tensor:
-    """Quantize and dequantize, saturating.
+def quantize_fp8(x: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """Quantize and dequantize, saturating, into ``out`` or a new tensor.
 
     Adding and taking away a large enough float rounds to the spacing of fp8 numbers, in a third of the time that
     the conversions there and back take.
     """
-    y = torch.div(x, _divisor(scale, x)).clamp_(-FP8_MAX, FP8_MAX)
+    y = torch.div(x, _divisor(scale, x), out=out).clamp_(-FP8_MAX, FP8_MAX)
     bits = y.view(torch.int32).bitwise_and(EXPONENT).clamp_min_(FP8_LEAST_EXPONENT).add_(TO_SPACING)
     large = bits.view(torch.float32)
     return y.add_(large).sub_(large).mul_(scale)

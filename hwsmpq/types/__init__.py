@@ -18,6 +18,7 @@ from hwsmpq.types.certificate import (
     Manifest,
     Round,
 )
+from hwsmpq.types.front import BuiltEngine, Front
 from hwsmpq.types.measured import Contributions, CostTable, EngineTiming, Measurement, Ranges, Scores, TensorRange
 from hwsmpq.types.network import Edge, Group, Layer, Network
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
@@ -44,6 +45,7 @@ __all__ = [
     "Budget",
     "BudgetKind",
     "BudgetOutcome",
+    "BuiltEngine",
     "Candidate",
     "Certificate",
     "Contributions",
@@ -54,6 +56,7 @@ __all__ = [
     "EngineTiming",
     "Fallbacks",
     "Format",
+    "Front",
     "Group",
     "Ladder",
     "LatencyOutcome",

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hwsmpq.types.precision import Assignment
+from hwsmpq.types.network import Layer
+from hwsmpq.types.precision import Assignment, Precision
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Activation range of one layer's input: raw extremes, and the chosen clip per bit-width."""
+    """Activation range of one layer's input: raw extremes, and the chosen clip per bit-width.
+
+    ``smooth`` holds one factor an input channel, or is empty. The layer reads its input divided by them and its weight
+    multiplied by them (SmoothQuant); extremes and clips are those of the quotient.
+    """
 
     minimum: float
     maximum: float
     clip: dict[int, tuple[float, float]]
+    smooth: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Calibrated activation ranges, one a layer."""
+    """Calibrated activation ranges, one a layer.
+
+    ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed: by precision and name of
+    the input tensor.
+    """
 
     model_sha256: str
     data_sha256: str
@@ -26,6 +36,11 @@ class Ranges:
     observer: str
     n_samples: int
     layers: dict[str, TensorRange]
+    smoothed: dict[str, dict[str, TensorRange]] = field(default_factory=dict)
+
+    def of(self, layer: Layer, precision: Precision) -> TensorRange:
+        """The range of a layer's input as it is read in one precision."""
+        return self.smoothed.get(precision.name, {}).get(layer.input_tensor) or self.layers[layer.name]
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ class Budget:
 class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
-    ``value`` scores assignments (by default ``soft`` for classification with cross-entropy, else ``loss``);
-    ``evaluate`` says what they are run on. ``cost`` is what precisions cost: latency where the target is measured, or
-    ``bitops``, with which nothing is timed. ``n_score_samples`` of the search part score contributions.
+    ``smooth`` lets calibration smooth the inputs of linear layers. ``value`` scores assignments (by default ``soft``
+    for classification with cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what
+    precisions cost: latency where the target is measured, or ``bitops``, with which nothing is timed.
+    ``n_score_samples`` of the search part score contributions.
     ``estimator`` takes ``n_pairs`` antithetic pairs of
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
     relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
@@ -48,6 +49,7 @@ class Settings:
     target: str = "openvino-cpu"
     ladder: tuple[str, ...] = ("int8", "fp32")
     observer: str = "mse"
+    smooth: bool = True
     value: str | None = None
     seed: int = 0
     evaluate: Literal["simulator", "engine"] = "simulator"

@@ -96,6 +96,19 @@ def make_case(network: str, scheme: str = "unsigned_activations", n: int = 6) ->
     return Case(model, inputs, captured, ranges, get_scheme(scheme))
 
 
+@cache
+def smoothed_case(scheme: str) -> Case:
+    """Tokens with outliers: the tensor that two linears read has a channel 30 times as large as all others."""
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    with torch.no_grad():
+        model.embed.weight[2] *= 30
+    inputs = (torch.randn(6, *NETWORKS["tokens"][1]),)
+    captured, rules = capture(model, inputs), get_scheme(scheme)
+    precisions = [precision for precision in LADDER.precisions if precision.quantizes_activations]
+    return Case(model, inputs, captured, calibrate(captured, inputs, rules, [2, 5, 8], smooth=precisions), rules)
+
+
 def sqnr_db(reference: Tensor, other: Tensor) -> float:
     """Signal to error in dB; 200 for equal tensors."""
     error = float((other - reference).double().square().sum())

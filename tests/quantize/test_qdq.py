@@ -22,7 +22,7 @@ from hwsmpq.quantize.scheme import FP8_MAX, SCHEMES, Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import HALF_FORMATS, Assignment, Ladder, Precision
 
-from .networks import LADDER, NETWORKS, Case, make_case, sqnr_db
+from .networks import LADDER, NETWORKS, Case, make_case, smoothed_case, sqnr_db
 
 networks = pytest.mark.parametrize("network", NETWORKS)
 
@@ -67,6 +67,25 @@ def test_engine_file_equals_simulator(network: str, scheme: str, tmp_path: Path)
             simulate(case, assignment), run(write(case, assignment, tmp_path), case.inputs[0]), strict=True
         )
     ]
+    assert min(quality) > 20 and sum(q > 110 for q in quality) >= len(quality) - 2, sorted(quality)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_smoothed_engine_file_equals_simulator(scheme: str, tmp_path: Path) -> None:
+    """In the precisions with smoothing; the tensor that two layers read is divided once, and not for other layers."""
+    case = smoothed_case(scheme)
+    assert len(case.ranges.smoothed["int8"]) >= 1
+    quality = []
+    for precision, smoothed in case.ranges.smoothed.items():
+        assignment = case.captured.network.uniform(precision) | {"body": "fp32"}
+        model = write(case, assignment, tmp_path)
+        first_readers = {"transpose": "query", "mean": "head"}
+        divided = [node.name for node in model.graph.node if node.name.endswith(".smooth")]
+        assert divided == [f"{first_readers[tensor]}.in.smooth" for tensor in smoothed]
+        quality += [
+            sqnr_db(a, b)
+            for a, b in zip(simulate(case, assignment), run(model, case.inputs[0]), strict=True)
+        ]
     assert min(quality) > 20 and sum(q > 110 for q in quality) >= len(quality) - 2, sorted(quality)
 
 

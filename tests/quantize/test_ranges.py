@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.ranges import N_BINS, _Histogram, calibrate, clip_of
+from hwsmpq.quantize.histogram import N_BINS, Histogram, clip_of
+from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import SCHEMES, Scheme, get_scheme
 
 from .networks import make_case
@@ -25,9 +26,9 @@ TENSORS = {
 }
 
 
-def histogram_of(*parts: Tensor) -> _Histogram:
+def histogram_of(*parts: Tensor) -> Histogram:
     low, high = float(parts[0].min()), float(parts[0].max())
-    histogram = _Histogram(low, high, np.zeros(N_BINS))
+    histogram = Histogram(low, high, np.zeros(N_BINS))
     for part in parts:
         histogram.add(part, count=True)
     return histogram

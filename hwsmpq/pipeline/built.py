@@ -1,0 +1,58 @@
+"""Assignments as real engines, side by side: built, audited, timed in turns, and judged on the report part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hwsmpq.engine.verify import compare, engine_outputs
+from hwsmpq.hardware.target import Engine
+from hwsmpq.hardware.timing import measure
+from hwsmpq.pipeline.measure import timing_inputs
+from hwsmpq.pipeline.run import Run
+from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine, CostTable, LayerAudit, Measurement
+
+
+def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngine]:
+    """Measure the engines of assignments, and the uniform engines that they are timed in turns with. None is kept."""
+    report_part, top = run.parts[1], run.ladder.top
+    uniform = {name: run.network.uniform(name) for name in (*run.ladder.names, REFERENCE)}
+    others = {f"point {i}": a for i, a in enumerate(assignments, 1) if a not in uniform.values()}
+    named, engines = uniform | others, dict[str, Engine]()
+    for name, assignment in named.items():
+        engines[name] = run.builder.engine(assignment)
+        run.progress("pareto: build", len(engines), len(named))
+    timing = measure(
+        engines, timing_inputs(run), run.settings.seed, reference=top, seconds=run.settings.timing_seconds,
+        progress=lambda done, n: run.progress("pareto: timing", done, n),
+    )
+    outputs = {
+        name: engine_outputs(
+            engine, report_part.inputs, run.settings.batch,
+            lambda done, n, name=name: run.progress(f"pareto: {name}", done, n),
+        )
+        for name, engine in engines.items()
+    }
+    # As verify has it: drift since the profile hits all engines alike, so ratios carry over and times do not.
+    top_ms = run.read(CostTable).uniform_ms[top].median_ms
+    return [
+        BuiltEngine(
+            assignment=assignment,
+            latency=Measurement(
+                timing.ratio[name] * top_ms, timing.ratio_spread[name] * top_ms, timing.measured[name].n_repeats
+            ),
+            accuracy=compare(run.task, report_part, outputs[REFERENCE], outputs[name], "engine"),
+            audit=_audit(run, assignment, engines[name]),
+        )
+        for name, assignment in named.items()
+    ]
+
+
+def _audit(run: Run, assignment: Assignment, engine: Engine) -> Audit:
+    network = run.network
+    realised = engine.realised([layer.name for layer in network.layers])
+    audits = [
+        LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
+        for layer in network.layers
+    ]
+    mismatches = tuple(audit for audit in audits if not audit.as_requested)
+    return Audit(len(audits), len(audits) - len(mismatches), mismatches)

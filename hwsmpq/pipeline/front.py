@@ -1,0 +1,98 @@
+"""The whole front: for every cost the most accurate assignment that is known, and some of them as real engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hwsmpq import artifacts
+from hwsmpq.artifacts import digest
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.pipeline.built import build_engines
+from hwsmpq.pipeline.contribute import contribute
+from hwsmpq.pipeline.costs import costs_of
+from hwsmpq.pipeline.measure import profile, survey
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.solve import enough
+from hwsmpq.pipeline.trace import trace
+from hwsmpq.report.front import draw
+from hwsmpq.types import Candidate, Contributions, CostTable, Front, Plan, Ranges
+
+FRONT_FILE, CHART_FILE = "front.json", "front.svg"
+N_POINTS = 12
+MADE_ENGINES = ("ranges", "target", "cost_table", "data")
+"""What the measurements of engines depend on, besides the assignments."""
+
+
+def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
+    """Trace the front of latency (or BitOps, where the run has no cost table) against value, and draw it.
+
+    Whatever the run folder has measured counts: walks of the contributions, candidates of a plan, an earlier front.
+
+    Args:
+        n_points: cost limits that assignments are solved for; the front has about as many points.
+        n_built: points that are built and measured as engines, spread evenly along the front with both its ends.
+            Engines that were measured before are not built again.
+
+    Raises:
+        HwsmpqError: fewer than two points, or engines asked for where they cannot be timed.
+    """
+    if n_points < 2:
+        raise HwsmpqError(f"a front of {n_points} points", "it has two ends", "give --points at least 2")
+    if n_built < 0:
+        raise HwsmpqError(f"{n_built} points to measure", "it is a number of engines", "give --measure at least 1")
+    if n_built and not run.measures_latency:
+        timed = run.target.has_latency
+        raise HwsmpqError(
+            f"no engine of {run.target.name} can be measured in this run",
+            "nothing is timed with --cost bitops" if timed else "the target builds no engine that runs here",
+            f"leave out --measure, or take {'--cost latency' if timed else 'a --target that measures latency'}",
+        )
+    survey(run)
+    table = profile(run)
+    costs = costs_of(run.network, run.ladder, table)
+    plan = run.read(Plan) if run.path(Plan).exists() else None
+    # Contributions that were sampled until a plan was stable are taken as they are.
+    budgets = {b.kind: b.limit for b in plan.budgets if b.kind in costs} if plan else {}
+    contributions = contribute(run, enough(run, costs, budgets))
+    inputs = {
+        "contributions": run.sha256(Contributions),
+        "substitutes": digest(run.network.substitutes),
+        "ranges": run.sha256(Ranges),
+        "target": run.target.name,
+        "cost_table": run.sha256(CostTable) if table else "none",
+        "data": digest([part.sha256() for part in run.parts]),
+        "plan": run.sha256(Plan) if plan else "none",
+        "points": digest(n_points),
+    }
+    path = run.folder / FRONT_FILE
+    stored = artifacts.read(path, Front) if path.exists() else None
+    made_from = artifacts.read_envelope(path, Front)["inputs"] if stored else {}
+    if stored and made_from == inputs:
+        front = stored
+    else:
+        known = (*(plan.candidates if plan else ()), *(stored.points if stored else ()))
+        front = trace(run, costs, contributions, known, n_points)
+        if stored and all(made_from.get(role) == inputs[role] for role in MADE_ENGINES):
+            front = replace(front, engines=stored.engines)
+        artifacts.write(path, front, inputs)
+    missing = [p.assignment for p in spread(front, n_built) if front.engine_of(p.assignment) is None]
+    if missing:
+        built = [engine for engine in build_engines(run, missing) if front.engine_of(engine.assignment) is None]
+        front = replace(front, engines=(*front.engines, *built))
+        artifacts.write(path, front, inputs)
+    artifacts.write_bytes(run.folder / CHART_FILE, draw(front))
+    return front
+
+
+def spread(front: Front, n: int) -> list[Candidate]:
+    """``n`` points spread evenly along the cost: both ends, then one after the other the point farthest from those
+    taken, so that more of them include fewer."""
+    costs = np.array([front.cost_of(point) for point in front.points])
+    taken: list[int] = []
+    while len(taken) < min(n, len(costs)):
+        distance = np.abs(costs[:, None] - costs[taken]).min(axis=1) if taken else -costs
+        distance[taken] = -np.inf
+        taken.append(int(distance.argmax()))
+    return [front.points[i] for i in taken]
