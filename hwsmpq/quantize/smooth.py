@@ -186,6 +186,9 @@ def _sizes(outputs: Tensor) -> Tensor:
 
 def factors_of(input_peaks: Tensor, weight_peaks: Tensor, strength: float) -> tuple[float, ...]:
     """Factors from the largest magnitudes of every channel, (n_channels,), with a geometric mean of 1."""
-    x, w = (peaks.double().clamp_min(float(peaks.max()) * SMALLEST_PEAK).log() for peaks in (input_peaks, weight_peaks))
+    x, w = (
+        peaks.double().clamp_min(max(float(peaks.max()) * SMALLEST_PEAK, torch.finfo(torch.float32).tiny)).log()
+        for peaks in (input_peaks, weight_peaks)
+    )
     exponents = strength * x - (1 - strength) * w
     return tuple((exponents - exponents.mean()).exp().float().tolist())
