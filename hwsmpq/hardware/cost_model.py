@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.timing import median_stderr
 from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
 
 PRIOR_RELATIVE_STD = 0.05
@@ -39,6 +40,7 @@ def fit(
     target: str,
     machine: Mapping[str, str],
     conditions: Mapping[str, str] | None = None,
+    noise: float = 0.0,
 ) -> CostTable:
     """Fit the four coefficients.
 
@@ -51,6 +53,7 @@ def fit(
     Args:
         group_ms: counters of every group in the uniform engine of every precision of the ladder.
         uniform_ms: measured uniform engines, one a precision of the ladder.
+        noise: relative error of the measured times.
         mixtures: measured mixtures; each one's reference is the uniform engine of the ladder's top.
 
     Raises:
@@ -78,6 +81,7 @@ def fit(
         uniform_ms={name: uniform_ms[name] for name in ladder.names},
         engines=tuple(mixtures),
         conditions=dict(conditions or {}),
+        noise=noise,
     )
     if not mixtures:
         return table
@@ -107,11 +111,10 @@ def predict(table: CostTable, network: Network, assignment: Assignment) -> float
 
 def error_ms(table: CostTable) -> float:
     """Standard deviation of a prediction for an engine that the fit has not seen: what mixtures left out of the fit
-    missed theirs by. A model that too few mixtures have checked is trusted to ``UNCHECKED_ERROR`` only."""
-    reference = table.uniform_ms[table.ladder[-1]].median_ms
-    if len(table.engines) < MIN_CHECKS:
-        return max(table.fit_error_ms, UNCHECKED_ERROR * reference)
-    return max(table.fit_error_ms, MIN_ERROR * reference)
+    missed theirs by, and no less than the machine's noise. A model that too few mixtures have checked is trusted to
+    ``UNCHECKED_ERROR`` only."""
+    least = MIN_ERROR if len(table.engines) >= MIN_CHECKS else UNCHECKED_ERROR
+    return max(table.fit_error_ms, max(least, table.noise) * table.uniform_ms[table.ladder[-1]].median_ms)
 
 
 def margin_ms(table: CostTable, confidence: float) -> float:
@@ -231,5 +234,4 @@ def _nonnegative(features: NDArray[np.float64], excess: NDArray[np.float64]) -> 
 
 def _noise_ms(measured: Measurement) -> float:
     """Standard error of a median, from half its 10..90 range."""
-    stderr = 0.98 * measured.spread_ms / np.sqrt(measured.n_repeats)
-    return float(max(stderr, MIN_RELATIVE_NOISE * measured.median_ms))
+    return max(median_stderr(measured.spread_ms, measured.n_repeats), MIN_RELATIVE_NOISE * measured.median_ms)

@@ -17,6 +17,8 @@ def describe() -> dict[str, str]:
         "device": _entry("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "n_cores": str(os.cpu_count()),
+        "pinned_to": _affinity(),
+        "governor": _governor(),
         "vector_extensions": ",".join(sorted(found & VECTOR_EXTENSIONS)) or "none",
         "int8_dot_product": ",".join(sorted(found & DOT_PRODUCTS)) or "none",
     }
@@ -30,6 +32,20 @@ def int8_saturates() -> bool:
 def flags() -> set[str]:
     """The processor's feature flags as the system lists them; none where it lists none."""
     return set((_entry("flags") or _entry("Features")).split())
+
+
+def _affinity() -> str:
+    """Which of the cores this process may use, where it may not use all."""
+    cores = os.sched_getaffinity(0)
+    return "none" if len(cores) == os.cpu_count() else ",".join(map(str, sorted(cores)))
+
+
+def _governor() -> str:
+    """What sets the clock of the processor; virtual machines do not tell."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def _entry(key: str) -> str:

@@ -73,6 +73,7 @@ def profile(
         target=target.name,
         machine=target.machine() | {"inputs": "; ".join("x".join(map(str, x.shape)) for x in inputs)},
         conditions=conditions,
+        noise=timing.noise,
     )
 
 

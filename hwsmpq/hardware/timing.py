@@ -18,16 +18,27 @@ from hwsmpq.types import Assignment, EngineTiming, Measurement
 MIN_BLOCKS, MAX_BLOCKS = 10, 300
 SLOT_MS = 4.0
 MAX_SLOT_REPEATS = 20
+TWIN = ""
+"""Name under which the reference takes part once more."""
+
+
+NOISY = 0.01
+"""Relative error of a ratio from which on a machine is too noisy to conclude much."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Interleaved measurements. ``ratio[name]`` is the median over blocks of its time by the reference's time."""
+    """Interleaved measurements. ``ratio[name]`` is the median over blocks of its time by the reference's time.
+
+    ``noise`` is the relative error of such a ratio, as far as the measurement itself tells: the reference takes part a
+    second time, and what its ratio to itself misses 1 by is noise, as is the standard error of every ratio.
+    """
 
     measured: dict[str, Measurement]
     ratio: dict[str, float]
     ratio_spread: dict[str, float]
     reference: str
+    noise: float
 
     def engine_timing(self, name: str, assignment: Assignment) -> EngineTiming:
         """One engine for the cost model, from its paired ratios: drift inside the session stays out of it."""
@@ -46,7 +57,7 @@ def measure(
     n_blocks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Timing:
-    """Time all engines in blocks, each block running every engine once in a shuffled order.
+    """Time all engines in blocks, each block running every engine once in a shuffled order, and the reference twice.
 
     One slot of a block is a warm-up inference and then the median of a few timed ones, so that drift of the machine
     hits all engines of a block alike and an engine does not pay for the caches that another one filled.
@@ -65,6 +76,7 @@ def measure(
     """
     if reference not in engines:
         raise HwsmpqError(f"no engine {reference!r} to compare with", f"engines: {', '.join(engines)}")
+    engines = {**engines, TWIN: engines[reference]}
     names = list(engines)
     n_slot: dict[str, int] = {}
     for name in names:
@@ -90,12 +102,30 @@ def measure(
             progress(done, max(done, expected))
     samples = {name: np.array(times) for name, times in taken.items()}
     ratios = {name: samples[name] / samples[reference] for name in names}
+    twin = ratios.pop(TWIN)
+    error = max(median_stderr(spread(ratio) / float(np.median(ratio)), done) for ratio in (*ratios.values(), twin))
     return Timing(
-        measured={n: Measurement(float(np.median(s)), spread(s), done) for n, s in samples.items()},
+        measured={name: Measurement(float(np.median(samples[name])), spread(samples[name]), done) for name in ratios},
         ratio={name: float(np.median(ratio)) for name, ratio in ratios.items()},
         ratio_spread={name: spread(ratio) for name, ratio in ratios.items()},
         reference=reference,
+        noise=max(error, abs(float(np.median(twin)) - 1.0)),
     )
+
+
+def too_noisy(noise: float) -> str | None:
+    """What to tell the user of a measurement with that relative error; None where it can be trusted."""
+    if noise < NOISY:
+        return None
+    return (
+        f"this machine is too noisy to tell engines apart by less than {200 * noise:.1f} %; "
+        "stop what else runs on it, or measure for longer (--timing-seconds)"
+    )
+
+
+def median_stderr(spread: float, n: int) -> float:
+    """Standard error of the median of ``n`` samples (of a normal distribution) from half their 10..90 range."""
+    return float(0.98 * spread / np.sqrt(n))
 
 
 def spread(samples: NDArray[np.float64]) -> float:

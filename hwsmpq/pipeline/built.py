@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from hwsmpq.engine.verify import compare, engine_outputs
 from hwsmpq.hardware.target import Engine
-from hwsmpq.hardware.timing import measure
-from hwsmpq.pipeline.measure import timing_inputs
+from hwsmpq.pipeline.measure import time_engines
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine, CostTable, LayerAudit, Measurement
 
@@ -21,10 +20,7 @@ def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngi
     for name, assignment in named.items():
         engines[name] = run.builder.engine(assignment)
         run.progress("pareto: build", len(engines), len(named))
-    timing = measure(
-        engines, timing_inputs(run), run.settings.seed, reference=top, seconds=run.settings.timing_seconds,
-        progress=lambda done, n: run.progress("pareto: timing", done, n),
-    )
+    timing = time_engines(run, engines, "pareto")
     outputs = {
         name: engine_outputs(
             engine, report_part.inputs, run.settings.batch,

@@ -15,6 +15,8 @@ from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
+from hwsmpq.hardware.target import Engine
+from hwsmpq.hardware.timing import Timing, measure, too_noisy
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.pipeline.serial import Serial
@@ -117,7 +119,7 @@ def profile(run: Run) -> CostTable | None:
         "substitutes": run.network.substitutes,
         "seed": [settings.seed, settings.n_mixtures],
     }
-    return run.stage(
+    table = run.stage(
         CostTable,
         inputs,
         lambda: profiling.profile(
@@ -126,6 +128,24 @@ def profile(run: Run) -> CostTable | None:
             progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),
         ),
     )
+    _tell_if_noisy(run, table.noise)
+    return table
+
+
+def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> Timing:
+    """Time engines in turns, the uniform engine of the ladder's top among them, which the ratios are taken to."""
+    timing = measure(
+        engines, timing_inputs(run), run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
+        progress=lambda done, n: run.progress(f"{stage}: timing", done, n),
+    )
+    _tell_if_noisy(run, timing.noise)
+    return timing
+
+
+def _tell_if_noisy(run: Run, noise: float) -> None:
+    message = too_noisy(noise)
+    if message:
+        run.notify(message)
 
 
 def timing_inputs(run: Run) -> list[NDArray[Any]]:

@@ -9,9 +9,8 @@ from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import interval_ms, predict, refit
 from hwsmpq.hardware.target import Engine
-from hwsmpq.hardware.timing import Timing, measure
 from hwsmpq.pipeline.costs import counted_costs
-from hwsmpq.pipeline.measure import survey, timing_inputs, with_observed
+from hwsmpq.pipeline.measure import survey, time_engines, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.types import (
@@ -136,7 +135,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     engines = _engines(run, assignments) if run.target.has_latency else {}
     if run.measures_latency:
         table = run.read(CostTable)
-        timing = _time(run, engines)
+        timing = time_engines(run, engines, "verify")
         conditions = run.target.conditions()
         n_blocks = timing.measured[CHOSEN].n_repeats
         latencies = {name: timing.ratio[name] * table.uniform_ms[run.ladder.top].median_ms for name in engines}
@@ -197,13 +196,6 @@ def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
     builder = run.builder
     uniform = {name: builder.engine(assignment) for name, assignment in assignments.items() if name != CHOSEN}
     return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
-
-
-def _time(run: Run, engines: dict[str, Engine]) -> Timing:
-    return measure(
-        engines, timing_inputs(run), run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
-        progress=lambda done, n: run.progress("verify: timing", done, n),
-    )
 
 
 def _simulated(run: Run, assignments: dict[str, Assignment]) -> dict[str, Tensor]:

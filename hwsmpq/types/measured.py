@@ -66,8 +66,9 @@ class CostTable:
     """Measured cost of a target: T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements.
 
     ``group_ms`` is p: per-layer counters summed over a group, in the uniform engine of that precision.
-    ``engines`` holds every whole-engine measurement the fit used, ``conditions`` the state of the device (clocks,
-    power) when it was measured. A table without latency (``group_ms`` empty) makes no latency claim.
+    ``engines`` holds every whole-engine measurement the fit used, ``noise`` the relative error of these, and
+    ``conditions`` the state of the device (clocks, power) when they were taken. A table without latency (``group_ms``
+    empty) makes no latency claim.
     """
 
     target: str
@@ -82,6 +83,7 @@ class CostTable:
     uniform_ms: dict[str, Measurement]
     engines: tuple[EngineTiming, ...] = ()
     fit_error_ms: float = 0.0
+    noise: float = 0.0
     conditions: dict[str, str] = field(default_factory=dict)
 
     @property

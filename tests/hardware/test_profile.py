@@ -9,7 +9,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
 from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
-from hwsmpq.hardware.timing import measure
+from hwsmpq.hardware.timing import measure, too_noisy
 from hwsmpq.types import Ladder
 
 
@@ -57,6 +57,24 @@ def test_ratios_survive_drift_and_cold_caches():
     paired = timing.engine_timing("c", {"g": "int8"})
     assert paired.measured.median_ms / paired.reference.median_ms == pytest.approx(timing.ratio["c"])
     assert paired.measured.spread_ms < 0.1 * timing.measured["c"].spread_ms
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.3])
+def test_the_noise_of_a_measurement_is_seen_in_it(jitter):
+    class Restless(Machine):
+        rng = np.random.default_rng(0)
+
+        def slowness(self) -> float:
+            return 1.0 + jitter * self.rng.random()
+
+    machine, n = Restless(), 50
+    engines = {name: FakeEngine(machine, ms) for name, ms in (("a", 20.0), ("b", 30.0))}
+    timing = measure(engines, [], seed=0, reference="a", n_blocks=n)
+    assert set(timing.measured) == set(timing.ratio) == {"a", "b"}
+    repeats = [measure(engines, [], seed, "a", n_blocks=n).ratio["b"] / 1.5 - 1 for seed in range(20)]
+    assert timing.noise == pytest.approx(np.std(repeats), rel=2.0, abs=1e-9)
+    assert timing.noise > np.std(repeats) / 2 - 1e-9
+    assert (too_noisy(timing.noise) is None) == (jitter < 0.1)
 
 
 def test_time_budget_sets_the_blocks(monkeypatch):
