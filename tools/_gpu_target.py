@@ -14,7 +14,7 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import timing
-from hwsmpq.hardware.cost_model import corrected_ms, predict
+from hwsmpq.hardware.cost_model import predict
 from hwsmpq.hardware.profile import draw_mixtures, profile
 from hwsmpq.hardware.target import Engine, Target, get_target, substitutes
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
@@ -121,13 +121,13 @@ def _time(
     bench: Bench, network: Network, uniform: dict[str, Engine], sample: list[np.ndarray], seed: int
 ) -> None:
     """Whole engines in one interleaved run, and every layer of each."""
-    timed = timing.measure(uniform, sample, seed, reference=REFERENCE, seconds=TIMING_SECONDS)
+    timed = timing.measure(uniform, sample, seed, TIMING_SECONDS)
     layers = [layer.name for layer in network.layers]
     for name, engine in uniform.items():
         found = timed.measured[name]
         counters = engine.layer_ms(layers, sample, N_COUNTER_REPEATS)
         bench.row(
-            precision=name, ms=found.median_ms, spread_ms=found.spread_ms, n_blocks=found.n_repeats,
+            precision=name, ms=found.median_ms, spread_ms=found.spread_ms, n_loads=found.n_repeats,
             layers_ms=sum(counters[layer] for layer in layers), layer_ms=counters,
         )
         bench.figures[f"{name}.ms"] = found.median_ms
@@ -140,10 +140,10 @@ def _held_out(
     """Relative errors of the cost model on mixtures that it was not fitted to."""
     mixtures = {f"held out {i}": x for i, x in enumerate(draw_mixtures(network, ladder, N_HELD_OUT, seed))}
     built = {ladder.top: engines(network.uniform(ladder.top))} | {name: engines(x) for name, x in mixtures.items()}
-    timed = timing.measure(built, sample, seed, reference=ladder.top, seconds=TIMING_SECONDS)
+    timed = timing.measure(built, sample, seed, TIMING_SECONDS).as_when(table.uniform_ms)
     errors = []
     for name, assignment in mixtures.items():
-        measured = corrected_ms(table, timed.engine_timing(name, assignment))
+        measured = timed[name].median_ms
         predicted = predict(table, network, assignment)
         errors.append(predicted / measured - 1)
         bench.row(mixture=name, measured_ms=measured, predicted_ms=predicted, error=errors[-1])

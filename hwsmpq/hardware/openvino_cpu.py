@@ -111,8 +111,13 @@ class OpenvinoEngine(Engine):
 
     def __init__(self, path: Path, n_threads: int = 1) -> None:
         self._path, self._n_threads = path, n_threads
+        self.reload()
+
+    def reload(self) -> None:
         self._compiled = self._compile({})
         self._request = self._compiled.create_infer_request()
+        for derived in ("_counting", "_kernels"):
+            self.__dict__.pop(derived, None)
 
     def clock(self) -> float:
         # With one stream and one thread the plugin computes in the calling thread (measured: thread time is

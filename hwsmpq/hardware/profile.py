@@ -12,9 +12,9 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.target import Engine, Target
 from hwsmpq.hardware.timing import measure
-from hwsmpq.types import Assignment, CostTable, Ladder, Network
+from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
 
-N_COUNTER_ROUNDS = 8
+N_COUNTER_ROUNDS = 7
 N_COUNTER_REPEATS = 20
 
 
@@ -61,15 +61,14 @@ def profile(
     group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
     conditions = target.conditions()  # now that the device is warm
     timing = measure(
-        engines, inputs, seed, reference=ladder.top, seconds=seconds,
-        progress=lambda done, n: report("timing", done, n),
+        engines, inputs, seed, seconds, progress=lambda done, n: report("timing", done, n),
     )
     return cost_model.fit(
         network,
         ladder,
         group_ms,
         {name: timing.measured[name] for name in ladder.names},
-        [timing.engine_timing(name, x) for name, x in mixtures.items()],
+        [EngineTiming(x, timing.measured[name], timing.measured[ladder.top]) for name, x in mixtures.items()],
         target=target.name,
         machine=target.machine() | {"inputs": "; ".join("x".join(map(str, x.shape)) for x in inputs)},
         conditions=conditions,
@@ -83,16 +82,20 @@ def _counters(
     inputs: Sequence[NDArray[Any]],
     report: Callable[[str, int, int], None],
 ) -> dict[str, dict[str, float]]:
-    """Group -> engine -> ms. The least of several rounds over all engines, so that a busy moment spoils no engine."""
+    """Group -> engine -> ms: the median of several rounds over all engines, each of them loaded anew."""
     layers = [layer.name for layer in network.layers]
-    least: dict[str, dict[str, float]] = {name: dict.fromkeys(layers, float("inf")) for name in engines}
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
     for done in range(N_COUNTER_ROUNDS):
         for name, engine in engines.items():
-            seen = engine.layer_ms(layers, inputs, N_COUNTER_REPEATS)
-            least[name] = {layer: min(least[name][layer], seen[layer]) for layer in layers}
+            engine.reload()
+            seen[name].append(engine.layer_ms(layers, inputs, N_COUNTER_REPEATS))
         report("counters", done + 1, N_COUNTER_ROUNDS)
+
+    def group_ms(names: Sequence[str], rounds: Sequence[Mapping[str, float]]) -> float:
+        return float(np.median([sum(ms[layer] for layer in names) for ms in rounds]))
+
     return {
-        group.name: {name: sum(ms[layer] for layer in group.layers) for name, ms in least.items()}
+        group.name: {name: group_ms(group.layers, rounds) for name, rounds in seen.items()}
         for group in network.groups
     }
 

@@ -32,6 +32,9 @@ class Engine(ABC):
             HwsmpqError: the inputs do not fit the engine, or the target has no runtime.
         """
 
+    def reload(self) -> None:  # noqa: B027 - most targets' times do not depend on where an engine lies
+        """Load the engine anew, into other memory."""
+
     def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
         """Time of one inference, in ms."""
         start = self.clock()

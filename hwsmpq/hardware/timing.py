@@ -13,104 +13,98 @@ from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Engine
-from hwsmpq.types import Assignment, EngineTiming, Measurement
+from hwsmpq.types import Measurement
 
-MIN_BLOCKS, MAX_BLOCKS = 10, 300
+N_LOADS = 7
+"""Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
+of MobileNetV3, loaded five times in one process, .970 to 1.029 of its mean, and again so when timed again)."""
+MIN_BLOCKS, MAX_BLOCKS = 3, 60
 SLOT_MS = 4.0
-MAX_SLOT_REPEATS = 20
-TWIN = ""
-"""Name under which the reference takes part once more."""
-
-
-NOISY = 0.01
-"""Relative error of a ratio from which on a machine is too noisy to conclude much."""
+MIN_SLOT_REPEATS, MAX_SLOT_REPEATS = 2, 20
+N_WARM_UP = 3
+NOISY = 0.015
+"""Relative error of an engine's time from which on a machine is too noisy to conclude much."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Interleaved measurements. ``ratio[name]`` is the median over blocks of its time by the reference's time.
+    """Interleaved measurements of engines, by name, without what drift of the machine did to all of them.
 
-    ``noise`` is the relative error of such a ratio, as far as the measurement itself tells: the reference takes part a
-    second time, and what its ratio to itself misses 1 by is noise, as is the standard error of every ratio.
+    ``noise`` is the largest relative standard error among them.
     """
 
     measured: dict[str, Measurement]
-    ratio: dict[str, float]
-    ratio_spread: dict[str, float]
-    reference: str
     noise: float
 
-    def engine_timing(self, name: str, assignment: Assignment) -> EngineTiming:
-        """One engine for the cost model, from its paired ratios: drift inside the session stays out of it."""
-        base = self.measured[self.reference]
-        median, spread = self.ratio[name] * base.median_ms, self.ratio_spread[name] * base.median_ms
-        paired = Measurement(median, spread, base.n_repeats)
-        return EngineTiming(assignment, paired, base)
+    def as_when(self, known: Mapping[str, Measurement]) -> dict[str, Measurement]:
+        """The times as they would have been in another session, by the engines that both have measured.
+
+        Args:
+            known: what the other session measured.
+        """
+        common = [name for name in self.measured if name in known]
+        ratios = [known[name].median_ms / self.measured[name].median_ms for name in common]
+        scale = float(np.exp(np.mean(np.log(ratios))))
+        return {
+            name: Measurement(one.median_ms * scale, one.spread_ms * scale, one.n_repeats)
+            for name, one in self.measured.items()
+        }
 
 
 def measure(
     engines: Mapping[str, Engine],
     inputs: Sequence[NDArray[Any]],
     seed: int,
-    reference: str,
     seconds: float = 10.0,
-    n_blocks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Timing:
-    """Time all engines in blocks, each block running every engine once in a shuffled order, and the reference twice.
+    """Time all engines in blocks, each block running every engine once in a shuffled order, and load all of them anew
+    after some blocks.
 
     One slot of a block is a warm-up inference and then the median of a few timed ones, so that drift of the machine
-    hits all engines of a block alike and an engine does not pay for the caches that another one filled.
+    hits all engines of a block alike and an engine does not pay for the caches that another one filled. What the
+    engines of a block have in common against other blocks is taken for drift. One repeat of a measurement is one load
+    of the engine, in the median over its blocks.
 
     Args:
         engines: what to time, by name.
         inputs: the inputs of every inference.
         seed: orders the blocks.
-        reference: the engine that the ratios are taken to.
-        seconds: wall time to spend; sets the number of blocks (10 to 300) unless ``n_blocks`` is given.
-        n_blocks: number of blocks.
-        progress: called with (blocks done, blocks in all).
+        seconds: wall time to spend, besides loading; every load has its share, and from 3 to 60 blocks.
+        progress: called with (loads done, loads in all).
 
     Raises:
-        HwsmpqError: the reference is not among the engines.
+        HwsmpqError: there are no engines.
     """
-    if reference not in engines:
-        raise HwsmpqError(f"no engine {reference!r} to compare with", f"engines: {', '.join(engines)}")
-    engines = {**engines, TWIN: engines[reference]}
-    names = list(engines)
-    n_slot: dict[str, int] = {}
-    for name in names:
-        for _ in range(3):
-            engines[name].milliseconds(inputs)
-        once = min(engines[name].milliseconds(inputs) for _ in range(3))
-        n_slot[name] = min(MAX_SLOT_REPEATS, max(3, math.ceil(SLOT_MS / max(once, 1e-3))))
-    rng = np.random.default_rng(seed)
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    start = time.perf_counter()
-    done, expected = 0, n_blocks or MIN_BLOCKS
-    while done < expected:
-        for index in rng.permutation(len(names)):
-            name = names[index]
-            engines[name].milliseconds(inputs)
-            slot = [engines[name].milliseconds(inputs) for _ in range(n_slot[name])]
-            taken[name].append(float(np.median(slot)))
-        done += 1
-        if n_blocks is None:
-            per_block = max((time.perf_counter() - start) / done, 1e-9)
-            expected = int(np.clip(seconds / per_block, MIN_BLOCKS, MAX_BLOCKS))
+    if not engines:
+        raise HwsmpqError("no engines to time", "at least one is needed to measure anything")
+    names, rng = list(engines), np.random.default_rng(seed)
+    n_slot = [_slot_repeats(engine, inputs) for engine in engines.values()]
+    loads = []
+    for load in range(N_LOADS):
+        if load:
+            for index in rng.permutation(len(names)):
+                engines[names[index]].reload()
+                _warm_up(engines[names[index]], inputs)
+        blocks: list[NDArray[np.float64]] = []
+        end = time.perf_counter() + seconds / N_LOADS
+        while len(blocks) < MIN_BLOCKS or (time.perf_counter() < end and len(blocks) < MAX_BLOCKS):
+            blocks.append(np.empty(len(names)))
+            for index in rng.permutation(len(names)):
+                engine = engines[names[index]]
+                engine.milliseconds(inputs)
+                blocks[-1][index] = np.median([engine.milliseconds(inputs) for _ in range(n_slot[index])])
+        loads.append(np.median(_without_drift(np.log(blocks)), axis=0))
         if progress is not None:
-            progress(done, max(done, expected))
-    samples = {name: np.array(times) for name, times in taken.items()}
-    ratios = {name: samples[name] / samples[reference] for name in names}
-    twin = ratios.pop(TWIN)
-    error = max(median_stderr(spread(ratio) / float(np.median(ratio)), done) for ratio in (*ratios.values(), twin))
-    return Timing(
-        measured={name: Measurement(float(np.median(samples[name])), spread(samples[name]), done) for name in ratios},
-        ratio={name: float(np.median(ratio)) for name, ratio in ratios.items()},
-        ratio_spread={name: spread(ratio) for name, ratio in ratios.items()},
-        reference=reference,
-        noise=max(error, abs(float(np.median(twin)) - 1.0)),
-    )
+            progress(load + 1, N_LOADS)
+    samples = np.exp(_without_drift(np.array(loads)))
+    # Drift is taken from the engines themselves, and with it a share of what differs between their loads.
+    lost = math.sqrt(len(names) / max(1, len(names) - 1))
+    measured = {
+        name: Measurement(float(np.median(of_one)), lost * spread(of_one), N_LOADS)
+        for name, of_one in zip(names, samples.T, strict=True)
+    }
+    return Timing(measured, max(median_stderr(m.spread_ms, m.n_repeats) / m.median_ms for m in measured.values()))
 
 
 def too_noisy(noise: float) -> str | None:
@@ -132,3 +126,25 @@ def spread(samples: NDArray[np.float64]) -> float:
     """Half of the range from the 10th to the 90th percentile."""
     low, high = np.percentile(samples, (10, 90))
     return float(high - low) / 2
+
+
+def _slot_repeats(engine: Engine, inputs: Sequence[NDArray[Any]]) -> int:
+    _warm_up(engine, inputs)
+    once = min(engine.milliseconds(inputs) for _ in range(3))
+    return int(np.clip(math.ceil(SLOT_MS / max(once, 1e-3)), MIN_SLOT_REPEATS, MAX_SLOT_REPEATS))
+
+
+def _warm_up(engine: Engine, inputs: Sequence[NDArray[Any]]) -> None:
+    for _ in range(N_WARM_UP):
+        engine.milliseconds(inputs)
+
+
+def _without_drift(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of logarithmic times, (n_rows, n_engines), less what all engines of a row have in common against others.
+
+    Of a single engine nothing is taken: what changes its time cannot be told from drift.
+    """
+    if x.shape[1] == 1:
+        return x
+    drift = np.median(x - np.median(x, axis=0), axis=1, keepdims=True)
+    return np.asarray(x - drift)

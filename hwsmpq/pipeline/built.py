@@ -8,19 +8,19 @@ from hwsmpq.engine.verify import compare, engine_outputs
 from hwsmpq.hardware.target import Engine
 from hwsmpq.pipeline.measure import time_engines
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine, CostTable, LayerAudit, Measurement
+from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine, LayerAudit
 
 
 def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngine]:
     """Measure the engines of assignments, and the uniform engines that they are timed in turns with. None is kept."""
-    report_part, top = run.parts[1], run.ladder.top
+    report_part = run.parts[1]
     uniform = {name: run.network.uniform(name) for name in (*run.ladder.names, REFERENCE)}
     others = {f"point {i}": a for i, a in enumerate(assignments, 1) if a not in uniform.values()}
     named, engines = uniform | others, dict[str, Engine]()
     for name, assignment in named.items():
         engines[name] = run.builder.engine(assignment)
         run.progress("pareto: build", len(engines), len(named))
-    timing = time_engines(run, engines, "pareto")
+    latency = time_engines(run, engines, "pareto")
     outputs = {
         name: engine_outputs(
             engine, report_part.inputs, run.settings.batch,
@@ -28,14 +28,10 @@ def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngi
         )
         for name, engine in engines.items()
     }
-    # As verify has it: drift since the profile hits all engines alike, so ratios carry over and times do not.
-    top_ms = run.read(CostTable).uniform_ms[top].median_ms
     return [
         BuiltEngine(
             assignment=assignment,
-            latency=Measurement(
-                timing.ratio[name] * top_ms, timing.ratio_spread[name] * top_ms, timing.measured[name].n_repeats
-            ),
+            latency=latency[name],
             accuracy=compare(run.task, report_part, outputs[REFERENCE], outputs[name], "engine"),
             audit=_audit(run, assignment, engines[name]),
         )

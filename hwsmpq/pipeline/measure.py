@@ -16,13 +16,13 @@ from hwsmpq.contribution.memoized import Executor, MemoizedGame
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.target import Engine
-from hwsmpq.hardware.timing import Timing, measure, too_noisy
+from hwsmpq.hardware.timing import measure, too_noisy
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.pipeline.serial import Serial
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
-from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Network, Ranges
+from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Measurement, Network, Ranges
 
 IMPORTED = "imported"
 """Role of the files that an imported cost table was made from."""
@@ -132,14 +132,15 @@ def profile(run: Run) -> CostTable | None:
     return table
 
 
-def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> Timing:
-    """Time engines in turns, the uniform engine of the ladder's top among them, which the ratios are taken to."""
+def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Measurement]:
+    """Time engines in turns, the uniform ones (by the name of their precision) among them: by these, times are stated
+    as they would have been in the session that measured the cost table."""
     timing = measure(
-        engines, timing_inputs(run), run.settings.seed, reference=run.ladder.top, seconds=run.settings.timing_seconds,
+        engines, timing_inputs(run), run.settings.seed, run.settings.timing_seconds,
         progress=lambda done, n: run.progress(f"{stage}: timing", done, n),
     )
     _tell_if_noisy(run, timing.noise)
-    return timing
+    return timing.as_when(run.read(CostTable).uniform_ms)
 
 
 def _tell_if_noisy(run: Run, noise: float) -> None:

@@ -94,7 +94,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         assert certificate.latency_ms is not None
         table = run.read(CostTable)
         latency = certificate.latency_ms
-        measured = Measurement(latency.measured, latency.spread, certificate.n_timing_blocks)
+        measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
         timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
         inputs = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
         artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
@@ -129,21 +129,18 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     uniform = dict.fromkeys((*run.ladder.names, REFERENCE))
     assignments = {name: run.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
-    latencies: dict[str, float] = {}
+    times: dict[str, Measurement] = {}
     conditions: dict[str, str] = {}
-    n_blocks = 0
     engines = _engines(run, assignments) if run.target.has_latency else {}
     if run.measures_latency:
         table = run.read(CostTable)
-        timing = time_engines(run, engines, "verify")
+        times = time_engines(run, engines, "verify")
         conditions = run.target.conditions()
-        n_blocks = timing.measured[CHOSEN].n_repeats
-        latencies = {name: timing.ratio[name] * table.uniform_ms[run.ladder.top].median_ms for name in engines}
         latency = LatencyOutcome(
-            reference=latencies[run.ladder.top],
+            reference=times[run.ladder.top].median_ms,
             predicted=predict(table, run.network, plan.assignment),
-            measured=latencies[CHOSEN],
-            spread=timing.ratio_spread[CHOSEN] * latencies[run.ladder.top],
+            measured=times[CHOSEN].median_ms,
+            spread=times[CHOSEN].spread_ms,
             interval=interval_ms(table, run.network, plan.assignment),
         )
     outputs = {
@@ -170,7 +167,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         judged = compare(run.task, report_part, outputs[REFERENCE], out, accuracy.source)
         results.append(
             EngineResult(
-                name=name, latency_ms=latencies.get(name), metric=judged.engine,
+                name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
                 loss=mean_loss(run.task, report_part, out), kl=judged.kl,
                 bitops=bitops, size_mb=size_mb,
             )
@@ -186,7 +183,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         audit=Audit(len(manifest.layers), len(manifest.layers) - len(mismatches), mismatches),
         rounds=(*rounds, this_round),
         engines=tuple(results),
-        n_timing_blocks=n_blocks,
+        n_loads=times[CHOSEN].n_repeats if times else 0,
         fallbacks=run.read(Fallbacks).found,
         conditions=conditions,
     )

@@ -116,7 +116,7 @@ class Certificate:
     """Predicted against measured. ``latency_ms`` is None where the target makes no latency claim.
 
     ``fallbacks`` are layers that engines ran otherwise than asked, and that the plan took as they ran. ``conditions``
-    is the state of the device while it was timed.
+    is the state of the device while it was timed. Latencies are medians over ``n_loads`` loads of every engine.
     """
 
     target: str
@@ -129,7 +129,7 @@ class Certificate:
     audit: Audit
     rounds: tuple[Round, ...]
     engines: tuple[EngineResult, ...] = ()
-    n_timing_blocks: int = 0
+    n_loads: int = 0
     fallbacks: dict[str, dict[str, str]] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
 

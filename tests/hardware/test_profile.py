@@ -9,8 +9,8 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
 from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
-from hwsmpq.hardware.timing import measure, too_noisy
-from hwsmpq.types import Ladder
+from hwsmpq.hardware.timing import N_LOADS, measure, too_noisy
+from hwsmpq.types import Ladder, Measurement
 
 
 class Machine:
@@ -44,53 +44,76 @@ class FakeEngine(Engine):
         return {**{layer: self.layers[layer] for layer in layers}, UNATTRIBUTED: 0.4}
 
 
-def test_ratios_survive_drift_and_cold_caches():
+def test_times_survive_drift_and_cold_caches():
     machine = Machine()
     engines = {name: FakeEngine(machine, ms, cold_ms=3.0) for name, ms in (("a", 2.0), ("b", 3.0), ("c", 4.0))}
-    timing = measure(engines, [], seed=0, reference="a", n_blocks=200)
-    assert timing.ratio == pytest.approx({"a": 1.0, "b": 1.5, "c": 2.0}, rel=0.02)
-    assert timing.ratio_spread["a"] == 0
-    # Drift of +-50 % is in the spread of the times, and hardly in that of the ratios.
-    assert timing.measured["c"].spread_ms > 1.0
-    assert timing.ratio_spread["c"] < 0.1
-    assert all(m.n_repeats == 200 for m in timing.measured.values())
-    paired = timing.engine_timing("c", {"g": "int8"})
-    assert paired.measured.median_ms / paired.reference.median_ms == pytest.approx(timing.ratio["c"])
-    assert paired.measured.spread_ms < 0.1 * timing.measured["c"].spread_ms
+    timing = measure(engines, [], seed=0, seconds=0)
+    ms = {name: one.median_ms for name, one in timing.measured.items()}
+    assert [ms["b"] / ms["a"], ms["c"] / ms["a"]] == pytest.approx([1.5, 2.0], rel=0.02)
+    # Drift of +-50 % hits all of them alike.
+    assert all(one.spread_ms < 0.05 * one.median_ms for one in timing.measured.values())
+    assert timing.noise < 0.02
+    assert all(m.n_repeats == N_LOADS for m in timing.measured.values())
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.02, 0.3])
-def test_the_noise_of_a_measurement_is_seen_in_it(jitter):
-    class Restless(Machine):
-        rng = np.random.default_rng(0)
+class Placed(FakeEngine):
+    """Every load is up to ``width`` slower, by where it comes to lie."""
 
-        def slowness(self) -> float:
-            return 1.0 + jitter * self.rng.random()
+    def __init__(self, machine: Machine, ms: float, seed: int, width: float) -> None:
+        super().__init__(machine, ms)
+        self.rng, self.width, self.placed_ms = np.random.default_rng(seed), width, ms
+        self.reload()
 
-    machine, n = Restless(), 50
-    engines = {name: FakeEngine(machine, ms) for name, ms in (("a", 20.0), ("b", 30.0))}
-    timing = measure(engines, [], seed=0, reference="a", n_blocks=n)
-    assert set(timing.measured) == set(timing.ratio) == {"a", "b"}
-    repeats = [measure(engines, [], seed, "a", n_blocks=n).ratio["b"] / 1.5 - 1 for seed in range(20)]
-    assert timing.noise == pytest.approx(np.std(repeats), rel=2.0, abs=1e-9)
-    assert timing.noise > np.std(repeats) / 2 - 1e-9
-    assert (too_noisy(timing.noise) is None) == (jitter < 0.1)
+    def reload(self):
+        self.ms = self.placed_ms * (1 + self.width * self.rng.random())
+
+
+class Steady(Machine):
+    def slowness(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("width", [0.0, 0.02, 0.3])
+def test_an_engine_is_measured_over_its_loads_and_noise_says_how_well(width):
+    def ratio(seed: int) -> float:
+        times = measure(engines(seed), [], seed, seconds=0).measured
+        return times["b"].median_ms / times["a"].median_ms / 1.5 - 1
+
+    def engines(seed: int) -> dict[str, FakeEngine]:
+        machine = Steady()
+        return {n: Placed(machine, ms, seed * 10 + int(ms), width) for n, ms in (("a", 20.0), ("b", 30.0), ("c", 25.0))}
+
+    errors, noise = [ratio(seed) for seed in range(30)], measure(engines(99), [], 0, seconds=0).noise
+    once = width / np.sqrt(12)  # the standard deviation over loads
+    assert np.std(errors) < max(once, 1e-9)
+    assert np.std(errors) / 3 - 1e-9 < noise < 3 * np.std(errors) + 1e-9
+    assert (too_noisy(noise) is None) == (width < 0.1)
+
+
+def test_sessions_are_compared_by_what_both_measured():
+    machine = Steady()
+    engines = {name: FakeEngine(machine, ms) for name, ms in (("int8", 2.0), ("fp32", 3.0), ("chosen", 2.5))}
+    known = {name: Measurement(ms, 0.0, 1) for name, ms in (("int8", 4.0), ("fp32", 6.0), ("other", 1.0))}
+    times = measure(engines, [], 0, seconds=0).as_when(known)
+    assert {name: one.median_ms for name, one in times.items()} == pytest.approx(
+        {"int8": 4.0, "fp32": 6.0, "chosen": 5.0}
+    )
 
 
 def test_time_budget_sets_the_blocks(monkeypatch):
     def spent(seconds: float) -> float:
         machine = Machine()
         monkeypatch.setattr("hwsmpq.hardware.timing.time.perf_counter", lambda: machine.now)
-        measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, [], 0, "a", seconds=seconds)
+        measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, [], 0, seconds)
         return machine.now
 
     assert spent(10.0) == pytest.approx(10.0, rel=0.1)
     assert spent(20.0) == pytest.approx(20.0, rel=0.1)
 
 
-def test_reference_must_be_there():
-    with pytest.raises(HwsmpqError, match="absent"):
-        measure({"a": FakeEngine(Machine(), 1.0)}, [], 0, "absent")
+def test_there_is_something_to_time():
+    with pytest.raises(HwsmpqError, match="no engines"):
+        measure({}, [], 0)
 
 
 class FakeTarget(Target):

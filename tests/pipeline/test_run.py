@@ -161,7 +161,7 @@ def test_a_second_run_does_nothing(
     monkeypatch.setattr(measure, "take_ranges", forbidden)
     monkeypatch.setattr(measure.profiling, "profile", forbidden)
     monkeypatch.setattr(contributing, "_estimate", forbidden)
-    monkeypatch.setattr(prove, "measure", forbidden)
+    monkeypatch.setattr(prove, "time_engines", forbidden)
     run = openvino_run.open(folder)
     limits = resolve_budgets(run, speedup=0.2, size_mb="fp32", max_drop=50)
     assert limits == openvino_run.budgets
@@ -310,19 +310,23 @@ def test_a_flattened_feature_map_goes_through(tmp_path: Path) -> None:
     assert refine(run, resolve_budgets(run, bitops="int8")).accuracy.reference == 1.0
 
 
+def slow_down_the_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chosen engine measures 50 times what it takes."""
+    time = prove.time_engines
+
+    def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
+        times = time(*args, **kwargs)
+        return times | {prove.CHOSEN: replace(times[prove.CHOSEN], median_ms=50 * times["fp32"].median_ms)}
+
+    monkeypatch.setattr(prove, "time_engines", slow)
+
+
 def test_missed_latency_is_solved_again_with_what_was_measured(
     openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every engine is made to measure far above its prediction: rounds end, and nothing is hidden."""
     folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
-    real = prove.measure
-
-    def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
-        timing = real(*args, **{**kwargs, "seconds": 0.2})
-        timing.ratio[prove.CHOSEN] = 50.0
-        return timing
-
-    monkeypatch.setattr(prove, "measure", slow)
+    slow_down_the_chosen(monkeypatch)
     monkeypatch.setattr(prove, "MAX_ROUNDS", 2)
     run = openvino_run.open(folder)
     certificate = refine(run, resolve_budgets(run, speedup=0.5))
@@ -347,14 +351,8 @@ def test_a_missed_plan_that_cannot_change_ends(
         assert len(calls) <= prove.MAX_ROUNDS, "it goes on for ever"
         return real(*args)
 
-    def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
-        timing = measure_engines(*args, **{**kwargs, "seconds": 0.2})
-        timing.ratio[prove.CHOSEN] = 50.0
-        return timing
-
-    measure_engines = prove.measure
+    slow_down_the_chosen(monkeypatch)
     monkeypatch.setattr(prove, "search", counted)
-    monkeypatch.setattr(prove, "measure", slow)
     run = openvino_run.open(folder)
     certificate = refine(run, resolve_budgets(run, speedup=0.5, size_mb="int8"))
     assert certificate.rounds[-1].assignment == run.network.uniform("int8")

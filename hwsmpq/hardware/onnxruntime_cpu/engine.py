@@ -32,8 +32,11 @@ class OnnxruntimeEngine(Engine):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._session = self._open()
+        self.reload()
         self._names = [port.name for port in self._session.get_inputs()]
+
+    def reload(self) -> None:
+        self._session = self._open()
 
     def clock(self) -> float:
         # With one thread the runtime computes in the calling thread, so its CPU time leaves out whatever else the
