@@ -195,6 +195,12 @@ def refit(table: CostTable, network: Network, timing: EngineTiming) -> CostTable
     return replace(table, group_ms=group_ms, engines=(*table.engines, timing))
 
 
+def measured_ms(table: CostTable, network: Network) -> list[tuple[Assignment, float]]:
+    """What the table knows by measurement: assignments and their latency in ms."""
+    uniform = [(network.uniform(name), one.median_ms) for name, one in table.uniform_ms.items()]
+    return uniform + [(timing.assignment, corrected_ms(table, timing)) for timing in table.engines]
+
+
 def corrected_ms(table: CostTable, timing: EngineTiming) -> float:
     """An engine's measured time as it would have been in the session that measured the table's uniform engines."""
     return timing.measured.median_ms * table.uniform_ms[table.ladder[-1]].median_ms / timing.reference.median_ms

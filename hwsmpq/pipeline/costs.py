@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.hardware.cost_model import latency_cost
+from hwsmpq.search.problem import Choice
 from hwsmpq.types import Assignment, Cost, CostTable, Ladder, Network, Precision
 
 
@@ -35,6 +36,17 @@ def allowed(network: Network, ladder: Ladder) -> NDArray[np.bool_]:
         for name in set(realised):
             row[ladder.names.index(name) if name in ladder.names else realised.index(name)] = True
     return mask
+
+
+def choice_of(network: Network, ladder: Ladder, assignment: Assignment) -> Choice | None:
+    """An assignment as levels that its groups may take, (n_groups,); None where the ladder lacks a precision of it."""
+    levels = []
+    for group, may in zip(network.group_names, allowed(network, ladder), strict=True):
+        runs = [i for i in np.flatnonzero(may) if network.runs(group, ladder.names[i]) == assignment[group]]
+        if not runs:
+            return None
+        levels.append(runs[0])
+    return np.array(levels, dtype=np.int64)
 
 
 def _counted(network: Network, precisions: Sequence[Precision]) -> dict[str, Cost]:

@@ -71,13 +71,17 @@ def verify(run: Run) -> Certificate:
 
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
-    a latency budget is missed, refit the cost model with what was measured and solve again. The last certificate is
-    returned whether or not it meets every budget."""
+    a latency budget is missed, refit the cost model with what was measured and solve again.
+
+    What was measured above a latency budget is not chosen again. The last of the rounds takes the fastest assignment
+    that keeps the other budgets: its certificate either meets the latency budget or shows that what is reachable does
+    not. The last certificate is returned whether or not it meets every budget.
+    """
     n_corrections = 0
     while True:
         n_misses = len(_missed_rounds(run, budgets))
         try:
-            search(run, budgets, n_misses)
+            search(run, budgets, n_misses, fastest=n_misses + 1 >= MAX_ROUNDS)
         except InfeasibleError:
             if not n_misses:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,27 +11,28 @@ from numpy.typing import NDArray
 
 from hwsmpq.contribution import stability
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import error_ms, margin_ms
+from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.candidates import Measured, as_candidate, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
-from hwsmpq.pipeline.costs import allowed, costs_of
+from hwsmpq.pipeline.costs import allowed, choice_of, costs_of
 from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.milp import solve
 from hwsmpq.search.pool import merge
-from hwsmpq.search.problem import Problem
+from hwsmpq.search.problem import Problem, identity
 from hwsmpq.types import Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
 N_RESAMPLES = 50
 
 
-def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
+def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0, fastest: bool = False) -> Plan:
     """Solve for the budgets.
 
     Args:
         n_misses: built engines that missed the latency budget so far; each adds one error of the cost model as a
             margin, since a plan that is predicted to just keep a limit misses it half of the time.
+        fastest: whether to take the fastest of what keeps the other budgets.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
     maximised. The additive mode of the paper takes the best solution of the contributions; by default the best
@@ -60,9 +62,10 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0) -> Plan:
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
         "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
-        "n_misses": [n_misses, settings.confidence],
+        "n_misses": [n_misses, fastest, settings.confidence],
     }
-    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_misses).plan())
+    n_margins = math.inf if fastest else n_misses
+    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_margins).plan())
 
 
 def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
@@ -84,14 +87,17 @@ class _Search:
 
     def __init__(
         self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, costs: dict[str, Cost],
-        contributions: Contributions, n_misses: int,
+        contributions: Contributions, n_margins: float,
     ) -> None:
         self._run, self._budgets, self._contributions = run, budgets, contributions
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         self._problem = Problem(_table(run, contributions), costs, limits, allowed=allowed(run.network, run.ladder))
         if table is not None and "latency_ms" in limits:
-            margin = n_misses * error_ms(table)
+            missed = [a for a, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
+            choices = [choice_of(run.network, run.ladder, assignment) for assignment in missed]
+            self._problem = replace(self._problem, missed=frozenset(identity(c) for c in choices if c is not None))
+            margin = n_margins * error_ms(table)
             if run.settings.confidence is not None:
                 margin += margin_ms(table, run.settings.confidence)
             if margin > 0:

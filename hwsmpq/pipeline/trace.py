@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from hwsmpq.pipeline.candidates import Measured, as_candidate, surrogate
 from hwsmpq.pipeline.contribute import observed
-from hwsmpq.pipeline.costs import allowed
+from hwsmpq.pipeline.costs import allowed, choice_of
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import value_tables
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
-from hwsmpq.search.problem import Choice, Problem, Solution, identity
+from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.search.sieve import sieve
-from hwsmpq.types import Assignment, Candidate, Contributions, Cost, Front
+from hwsmpq.types import Candidate, Contributions, Cost, Front
 
 N_PROPOSED = 2
 """Solutions of every table within every cost limit."""
@@ -51,7 +51,8 @@ def trace(
     limited = [replace(problem, limits={kind: limit}) for limit in _limits(problem, kind, n_points)]
     batches, walks = NestedBatches(run), observed(run, contributions)
 
-    earlier = [(one, choice) for one in known if (choice := _choice(run, problem, one.assignment)) is not None]
+    chosen = [(one, choice_of(run.network, run.ladder, one.assignment)) for one in known]
+    earlier = [(one, choice) for one, choice in chosen if choice is not None]
     found = [(name, unsolved(problem, choice)) for one, choice in earlier for name in one.sources]
     found += _walked(run, problem, walks[0])
     model = surrogate(problem, *walks)
@@ -88,24 +89,13 @@ def _limits(problem: Problem, kind: CostKind, n: int) -> list[float]:
     return np.unique(np.geomspace(least, max(least, problem.costs[kind](top)), n)).tolist()
 
 
-def _choice(run: Run, problem: Problem, assignment: Assignment) -> Choice | None:
-    """An assignment as levels that its groups may take, or None where the ladder lacks a precision of it."""
-    levels = []
-    for group, may in zip(run.network.group_names, problem.choices, strict=True):
-        runs = [i for i in np.flatnonzero(may) if run.network.runs(group, run.ladder.names[i]) == assignment[group]]
-        if not runs:
-            return None
-        levels.append(runs[0])
-    return np.array(levels, dtype=np.int64)
-
-
 def _walked(run: Run, problem: Problem, walks: NDArray[np.int64]) -> Found:
     """What the contributions were estimated from, as levels that groups may take."""
     names, groups = run.ladder.names, run.network.group_names
     found: Found = []
     for levels in walks:
         asked = {group: names[level] for group, level in zip(groups, levels, strict=True)}
-        choice = _choice(run, problem, run.network.canonical(asked))
+        choice = choice_of(run.network, run.ladder, run.network.canonical(asked))
         assert choice is not None
         found.append(("walk", unsolved(problem, choice)))
     return found

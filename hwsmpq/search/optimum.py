@@ -69,5 +69,5 @@ def optimum(problem: Problem, exclude: Sequence[NDArray[np.int64]], time_limit_s
                 gap=float(result.mip_gap),
                 costs={kind: cost(choice) for kind, cost in problem.costs.items()},
             )
-        # The solver accepts rows and integers up to a tolerance; a choice that breaks a limit only by it is cut off.
+        # Cut off: the solver accepts rows and integers up to a tolerance, and knows nothing of what was missed.
         cuts.append(choice)

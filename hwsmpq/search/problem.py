@@ -30,7 +30,8 @@ class Problem:
     least of that cost under the limits.
 
     Costs without a limit are only reported. A largest predicted drop is a cost like any other. ``allowed``
-    (n_groups, n_precisions) says which choices there are; all by default.
+    (n_groups, n_precisions) says which choices there are; all by default. ``missed`` are choices (see
+    :func:`identity`) that break a limit by what was measured of them, whatever the costs say.
 
     Raises:
         HwsmpqError: a limit or ``minimise`` names no cost, or a table has entries that are not finite.
@@ -42,6 +43,7 @@ class Problem:
     limits: Mapping[str, float]
     minimise: str | None = None
     allowed: NDArray[np.bool_] | None = None
+    missed: frozenset[tuple[int, ...]] = frozenset()
 
     def __post_init__(self) -> None:
         for kind in (*self.limits, *filter(None, [self.minimise])):
@@ -75,6 +77,8 @@ class Problem:
 
     def keeps_limits(self, choice: NDArray[np.int64]) -> bool:
         """Whether a choice (n_groups,) keeps every limit."""
+        if identity(choice) in self.missed:
+            return False
         return all(self.costs[kind](choice) <= limit + self.slack(kind) for kind, limit in self.limits.items())
 
     def slack(self, kind: str) -> float:

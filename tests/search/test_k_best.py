@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.search.k_best import k_best
 from hwsmpq.search.optimum import NothingInTime, optimum
 from hwsmpq.search.problem import Problem
@@ -34,6 +36,16 @@ def test_skips_excluded_choices():
     ranked = [choice for _, choice in brute_force(problem)]
     found = k_best(problem, 3, exclude=[np.array(ranked[0]), np.array(ranked[2])])
     assert [tuple(s.choice) for s in found] == [ranked[1], ranked[3], ranked[4]]
+
+
+def test_what_was_measured_to_miss_is_not_chosen_again():
+    problem = random_problem(2)
+    ranked = [choice for _, choice in brute_force(problem)]
+    missed = replace(problem, missed=frozenset(ranked[:2]))
+    assert [tuple(s.choice) for s in k_best(missed, 2)] == ranked[2:4]
+    assert not missed.keeps_limits(np.array(ranked[0])) and missed.keeps_limits(np.array(ranked[2]))
+    with pytest.raises(InfeasibleError, match="measured"):
+        k_best(replace(problem, missed=frozenset(ranked)), 1)
 
 
 def test_infeasible_raises_the_diagnosis():

@@ -1,0 +1,207 @@
+"""How well latencies of engines that the fit has not seen are predicted, and whether latency budgets are met.
+
+For each target and network: a cost table is profiled as `hwsmpq profile` does it, and mixtures that are not in it are
+built and timed in one interleaved run with the uniform engines, each over several loads. Models:
+
+- ``isolated_sum``: the sum of every layer's latency as an engine of its own,
+- ``counter_sum``: the sum of the runtime's counters in the uniform engines,
+- ``anchored``: the same, scaled and shifted so that the uniform engines are exact,
+- ``ours``: with switching costs, as the search uses it.
+
+Then latency budgets at evenly spaced levels between the uniform int8 and the fp32 engine go through the whole loop
+(search, build, verify, and again while the measured engine misses), each from the same table. Only latency is judged
+here: contributions are Fisher's, the plan is the additive one, and the networks of torchvision have random weights.
+
+Figures: ``<target>.<network>.<model>.mape``, ``.worst`` (both in percent), ``.spearman``; ``.ours.coverage90``;
+``.n_fitted`` (mixtures in the fit), ``.fit_s`` (wall time of the profile), ``.noise``;
+``<target>.budgets_met``, ``.budgets_tried``, ``.mean_slack`` (share of the budget left unused by engines that met it)
+and ``.mean_rounds``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from _bench import Bench, arguments
+from _cost_networks import NETWORKS
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from hwsmpq.engine.build import Builder
+from hwsmpq.hardware.cost_model import interval_ms, predict
+from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.timing import measure
+from hwsmpq.model.capture import capture
+from hwsmpq.model.task import Task
+from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.measure import profile, timing_inputs
+from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.run import Run
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.types import Assignment, CostTable, Settings
+
+TARGETS = ("openvino-cpu", "onnxruntime-cpu")
+BENCHED = ("resnet18", "mobilenet_v2", "resnet20", "efficientnet_lite0")
+LADDER = ("int8", "fp32")
+N_FITTED, N_UNSEEN, N_LEVELS = 12, 30, 5
+PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 90.0, 8.0, 0.3
+OTHER_SEED = 1000
+"""Added to the seed for the unseen mixtures."""
+
+
+def main() -> None:
+    parser = arguments("Predictions of latency, and latency budgets, on engines that the cost model has not seen.")
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--networks", default=",".join(BENCHED))
+    options = parser.parse_args()
+    n_unseen, n_levels = (6, 1) if options.quick else (N_UNSEEN, N_LEVELS)
+    bench = Bench(
+        "bench_cost_model", options, {"fitted": N_FITTED, "unseen": n_unseen, "levels": n_levels},
+        ["torchvision", "openvino", "onnxruntime"],
+    )
+    with tempfile.TemporaryDirectory(prefix="hwsmpq-bench-") as scratch:
+        for target in options.targets.split(","):
+            for name in options.networks.split(","):
+                folder = Path(scratch) / target / name
+                task = NETWORKS[name]()
+                start = time.monotonic()
+                run = _run(folder, task, target, options)
+                table = profile(run)
+                assert table is not None
+                bench.figures |= {
+                    f"{target}.{name}.n_fitted": len(table.engines), f"{target}.{name}.noise": table.noise,
+                    f"{target}.{name}.fit_s": time.monotonic() - start,
+                }
+                _predictions(bench, run, table, f"{target}.{name}", n_unseen, options)
+                for level in range(1, n_levels + 1):
+                    copy = Path(shutil.copytree(folder, folder.with_name(f"{name}-{level}")))
+                    _budget(bench, _run(copy, task, target, options, VERIFY_SECONDS), name, level / (n_levels + 1))
+            _summary(bench, target)
+    bench.finish()
+
+
+def _run(folder: Path, task: Task, target: str, options: argparse.Namespace, seconds: float = PROFILE_SECONDS) -> Run:
+    settings = Settings(
+        task.name, target=target, ladder=LADDER, seed=options.seed, estimator="fisher", additive=True,
+        n_score_samples=32, n_mixtures=N_FITTED, timing_seconds=seconds / (4 if options.quick else 1),
+    )
+    return Run(folder, settings, task)
+
+
+def _predictions(
+    bench: Bench, run: Run, table: CostTable, prefix: str, n_unseen: int, options: argparse.Namespace
+) -> None:
+    """Unseen mixtures, measured and predicted by every model."""
+    network, fitted = run.network, [timing.assignment for timing in table.engines]
+    drawn = draw_mixtures(network, run.ladder, n_unseen, options.seed + OTHER_SEED)
+    unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in fitted}
+    assignments = {name: network.uniform(name) for name in LADDER} | unseen
+    engines: dict[str, Engine] = {name: run.builder.engine(x) for name, x in assignments.items()}
+    seconds = MIXTURE_SECONDS / (4 if options.quick else 1)
+    timing = measure(engines, timing_inputs(run), options.seed, seconds)
+    times = timing.as_when(table.uniform_ms)
+    measured = np.array([times[name].median_ms for name in unseen])
+    plain = replace(table, switch_ms=0.0, switch_element_ms=0.0)
+    isolated, layers = _isolated(run), network.layers
+    models: dict[str, Callable[[Assignment], float]] = {
+        "isolated_sum": lambda x: sum(isolated[layer.name][x[network.group_of(layer.name)]] for layer in layers),
+        "counter_sum": lambda x: sum(table.group_ms[g][p] for g, p in x.items()),
+        "anchored": lambda x: predict(plain, network, x),
+        "ours": lambda x: predict(table, network, x),
+    }
+    for model, predicted in models.items():
+        found = np.array([predicted(x) for x in unseen.values()])
+        bench.figures |= _errors(f"{prefix}.{model}", found, measured)
+    intervals = np.array([interval_ms(table, network, x) for x in unseen.values()])
+    inside = (intervals[:, 0] <= measured) & (measured <= intervals[:, 1])
+    bench.figures[f"{prefix}.ours.coverage90"] = float(inside.mean())
+    for (name, x), ms, (low, high) in zip(unseen.items(), measured, intervals, strict=True):
+        bench.row(
+            network=prefix, mixture=name, n_int8=list(x.values()).count("int8"), measured_ms=float(ms),
+            spread_ms=times[name].spread_ms, interval_low_ms=float(low), interval_high_ms=float(high),
+            **{f"{model}_ms": float(predicted(x)) for model, predicted in models.items()},
+        )
+
+
+def _errors(prefix: str, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> dict[str, float]:
+    errors = 100 * np.abs(predicted / measured - 1)
+    return {
+        f"{prefix}.mape": float(errors.mean()), f"{prefix}.worst": float(errors.max()),
+        f"{prefix}.spearman": float(spearmanr(predicted, measured).statistic),
+    }
+
+
+def _isolated(run: Run) -> Mapping[str, Mapping[str, float]]:
+    """Layer -> precision -> ms of an engine that has this layer only. Layers of one shape are measured once."""
+    known: dict[str, dict[str, float]] = {}
+    found = {}
+    for name, (module, x) in _modules(run.task.model, [layer.name for layer in run.network.layers], run).items():
+        key = f"{module} {tuple(x.shape)}"
+        if key not in known:
+            known[key] = _alone(module, x, run.target)
+        found[name] = known[key]
+    return found
+
+
+def _modules(model: nn.Module, names: Sequence[str], run: Run) -> dict[str, tuple[nn.Module, Tensor]]:
+    """The modules of that name with one sample of their input."""
+    found: dict[str, tuple[nn.Module, Tensor]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args, name=name: found.update({name: (module, args[0])}))
+        for name, module in model.named_modules() if name in names
+    ]
+    with torch.inference_mode():
+        model.eval()(*(x[:1] for x in run.task.calibration))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _alone(module: nn.Module, x: Tensor, target: Target) -> dict[str, float]:
+    captured = capture(module, (x.clone(),))
+    ranges = calibrate(captured, (x.clone(),), get_scheme(target.scheme_name), [8])
+    builder = Builder(captured, ranges, get_scheme(target.scheme_name), target)
+    engines = {name: builder.engine(captured.network.uniform(name)) for name in LADDER}
+    timing = measure(engines, [x.numpy()], 0, ISOLATED_SECONDS)
+    return {name: one.median_ms for name, one in timing.measured.items()}
+
+
+def _budget(bench: Bench, run: Run, network: str, share: float) -> None:
+    """One latency budget, ``share`` of the way from the uniform int8 to the fp32 engine, through the loop."""
+    uniform = run.read(CostTable).uniform_ms
+    int8, fp32 = (uniform[name].median_ms for name in LADDER)
+    limit = int8 + share * (fp32 - int8)
+    certificate = refine(run, resolve_budgets(run, latency_ms=limit))
+    (outcome,) = certificate.budgets
+    assert outcome.measured is not None and certificate.latency_ms is not None
+    bench.row(
+        target=run.target.name, network=network, share=share, limit_ms=limit, measured_ms=outcome.measured,
+        predicted_ms=certificate.latency_ms.predicted, met=outcome.met, rounds=len(certificate.rounds),
+        slack=1 - outcome.measured / limit,
+    )
+
+
+def _summary(bench: Bench, target: str) -> None:
+    budgets = [row for row in bench.rows if row.get("target") == target]
+    met = [row for row in budgets if row["met"]]
+    bench.figures |= {
+        f"{target}.budgets_tried": len(budgets), f"{target}.budgets_met": len(met),
+        f"{target}.mean_rounds": float(np.mean([row["rounds"] for row in budgets])),
+    }
+    if met:
+        bench.figures[f"{target}.mean_slack"] = float(np.mean([row["slack"] for row in met]))
+
+
+if __name__ == "__main__":
+    main()
