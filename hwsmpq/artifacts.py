@@ -39,6 +39,12 @@ def digest(payload: Any) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def architecture_digest(network: types.Network) -> str:
+    """SHA-256 of what a network is besides its weights: layers with their shapes, groups and data flow."""
+    payload = TypeAdapter(types.Network).dump_python(network, mode="json")
+    return digest({part: payload[part] for part in ("layers", "groups", "edges")})
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:

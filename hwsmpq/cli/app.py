@@ -111,12 +111,12 @@ def calibrate(values: dict[str, Any]) -> None:
 
 
 @app.command(cls=ManyValues)
-@takes(*CALIBRATION, "seed", *PROFILING, "from_trtexec", "emit_trtexec")
+@takes(*CALIBRATION, "seed", *PROFILING, "from_table", "from_trtexec", "emit_trtexec")
 def profile(values: dict[str, Any]) -> None:
-    """Measure what every precision costs on the target; or take what trtexec measured elsewhere."""
+    """Measure what every precision costs on the target; or take what was measured elsewhere."""
     from hwsmpq.pipeline import elsewhere, measure
 
-    folder, files = values["emit_trtexec"], values["from_trtexec"]
+    folder, files, table = values["emit_trtexec"], values["from_trtexec"], values["from_table"]
     if folder:
         _stage(
             values, lambda run: str(elsewhere.emit_profile(run, folder)),
@@ -124,6 +124,8 @@ def profile(values: dict[str, Any]) -> None:
         )
     elif files:
         _stage(values, lambda run: elsewhere.import_profile(run, files), display.show_cost_table)
+    elif table:
+        _stage(values, lambda run: elsewhere.import_table(run, table), display.show_cost_table)
     else:
         _stage(values, measure.profile, display.show_cost_table)
 

@@ -62,6 +62,14 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
         Path("runs/default"),
     ),
+    "from_table": (
+        Annotated[
+            Path | None,
+            typer.Option(help="A cost table of this network that was measured on another machine.",
+                         metavar="FILE", show_default=False),
+        ],
+        None,
+    ),
     "from_trtexec": (
         Annotated[
             list[Path] | None,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import nnls
 
+from hwsmpq.artifacts import architecture_digest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.timing import median_stderr
 from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
@@ -82,6 +83,7 @@ def fit(
         engines=tuple(mixtures),
         conditions=dict(conditions or {}),
         noise=noise,
+        architecture=architecture_digest(network),
     )
     if not mixtures:
         return table

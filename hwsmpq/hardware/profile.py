@@ -70,10 +70,15 @@ def profile(
         {name: timing.measured[name] for name in ladder.names},
         [EngineTiming(x, timing.measured[name], timing.measured[ladder.top]) for name, x in mixtures.items()],
         target=target.name,
-        machine=target.machine() | {"inputs": "; ".join("x".join(map(str, x.shape)) for x in inputs)},
+        machine=target.machine() | {"inputs": describe(inputs)},
         conditions=conditions,
         noise=timing.noise,
     )
+
+
+def describe(inputs: Sequence[NDArray[Any]]) -> str:
+    """Shapes of the inputs, as a cost table names them."""
+    return "; ".join("x".join(map(str, x.shape)) for x in inputs)
 
 
 def _counters(

@@ -1,4 +1,4 @@
-"""Profiles taken on another machine, by ``trtexec`` alone: what to run there, and what came back."""
+"""Costs that were measured on another machine: a cost table from there, or what ``trtexec`` alone has profiled."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ from pathlib import Path
 
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
-from hwsmpq.pipeline.measure import IMPORTED, survey
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.measure import survey, timing_inputs
+from hwsmpq.pipeline.run import IMPORTED, Run
 from hwsmpq.types import CostTable
+
+
+def import_table(run: Run, file: Path) -> CostTable:
+    """Take a cost table that was measured on another machine, for a network of the same architecture.
+
+    Raises:
+        HwsmpqError: it was measured for another network, target, ladder, batch or number of threads.
+    """
+    table = artifacts.read(file, CostTable)
+    wanted = {
+        "network": (table.architecture, artifacts.architecture_digest(run.network)),
+        "target": (table.target, run.target.name),
+        "ladder": (",".join(table.ladder), ",".join(run.ladder.names)),
+        "inputs": (table.machine.get("inputs"), describe(timing_inputs(run))),
+        "number of threads": (table.machine.get("n_threads", "1"), str(run.settings.threads)),
+    }
+    for what, (found, asked) in wanted.items():
+        if found != asked:
+            raise HwsmpqError(
+                f"{file} was measured for another {what}", f"it has {found}, this run {asked}",
+                "take a table of this network, or change --target, --ladder, --batch or --threads to what it has",
+            )
+    artifacts.write(run.path(CostTable), table, {IMPORTED: artifacts.file_digest(file)})
+    return table
 
 
 def emit_profile(run: Run, folder: Path) -> Path:

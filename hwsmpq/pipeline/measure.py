@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
@@ -23,9 +22,6 @@ from hwsmpq.pipeline.serial import Serial
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Measurement, Network, Ranges
-
-IMPORTED = "imported"
-"""Role of the files that an imported cost table was made from."""
 
 
 def inspect(run: Run) -> Network:
@@ -102,7 +98,7 @@ def profile(run: Run) -> CostTable | None:
     """The measured cost table; None where nothing is timed and none was imported."""
     settings = run.settings
     if not run.measures_latency:
-        table = None if settings.cost == "bitops" else imported_table(run)
+        table = None if settings.cost == "bitops" else run.imported_costs
         if table is None and settings.cost == "latency":
             raise HwsmpqError(
                 f"target {run.target.name} measures no latency here", "--cost latency needs it",
@@ -153,15 +149,6 @@ def timing_inputs(run: Run) -> list[NDArray[Any]]:
     """One batch of calibration samples, for engines to be timed on."""
     index = np.arange(run.settings.batch) % len(run.task.calibration[0])
     return [x[index].numpy() for x in run.task.calibration]
-
-
-def imported_table(run: Run) -> CostTable | None:
-    """The cost table that was made from a profile taken elsewhere, if the run folder holds one for this search."""
-    path = run.path(CostTable)
-    if not path.exists() or IMPORTED not in artifacts.read_envelope(path, CostTable)["inputs"]:
-        return None
-    table = run.read(CostTable)
-    return table if (table.target, table.ladder) == (run.target.name, run.ladder.names) else None
 
 
 def score_batch(run: Run) -> Samples:

@@ -34,6 +34,7 @@ from hwsmpq.types import (
 CHOSEN = "chosen"
 MAX_ROUNDS = 4
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
+IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
 
 def build(run: Run) -> Manifest:
@@ -180,7 +181,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         target=run.target.name,
         machine=run.target.machine(),
         model_sha256=run.network.model_sha256,
-        claim=UNTIMED_CLAIM if run.target.has_latency and not run.measures_latency else run.target.claim,
+        claim=_claim(run),
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
@@ -191,6 +192,12 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         fallbacks=run.read(Fallbacks).found,
         conditions=conditions,
     )
+
+
+def _claim(run: Run) -> str:
+    if run.measures_latency or not run.target.has_latency:
+        return run.target.claim
+    return UNTIMED_CLAIM if run.settings.cost == "bitops" else IMPORTED_CLAIM
 
 
 def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:

@@ -50,6 +50,8 @@ FILES: dict[type, str] = {
     Manifest: "engine/manifest.json",
     Certificate: "certificate.json",
 }
+IMPORTED = "imported"
+"""Role of the files that an imported cost table was made from."""
 MEMO_FILE = "evaluations.sqlite"
 
 
@@ -164,9 +166,18 @@ class Run:
         self.captured = changed
 
     @property
+    def imported_costs(self) -> CostTable | None:
+        """The cost table that was measured elsewhere, if the folder holds one for this target and ladder."""
+        path = self.path(CostTable)
+        if not path.exists() or IMPORTED not in artifacts.read_envelope(path, CostTable)["inputs"]:
+            return None
+        table = self.read(CostTable)
+        return table if (table.target, table.ladder) == (self.target.name, self.ladder.names) else None
+
+    @property
     def measures_latency(self) -> bool:
         """Whether engines are timed in this run."""
-        return self.target.has_latency and self.settings.cost != "bitops"
+        return self.target.has_latency and self.settings.cost != "bitops" and self.imported_costs is None
 
     @cached_property
     def parts(self) -> tuple[Samples, Samples]:

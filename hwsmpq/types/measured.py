@@ -67,8 +67,9 @@ class CostTable:
 
     ``group_ms`` is p: per-layer counters summed over a group, in the uniform engine of that precision.
     ``engines`` holds every whole-engine measurement the fit used, ``noise`` the relative error of these, and
-    ``conditions`` the state of the device (clocks, power) when they were taken. A table without latency (``group_ms``
-    empty) makes no latency claim.
+    ``conditions`` the state of the device (clocks, power) when they were taken. ``architecture`` is the hash of the
+    network without its weights, which latency does not depend on. A table without latency (``group_ms`` empty) makes no
+    latency claim.
     """
 
     target: str
@@ -84,6 +85,7 @@ class CostTable:
     engines: tuple[EngineTiming, ...] = ()
     fit_error_ms: float = 0.0
     noise: float = 0.0
+    architecture: str = ""
     conditions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -18,7 +18,6 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.hardware.tensorrt import adapter
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline import measure
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.elsewhere import emit_profile, import_profile
 from hwsmpq.pipeline.measure import profile, survey
@@ -186,7 +185,7 @@ def test_a_profile_from_elsewhere_is_searched_with_and_not_claimed(
     # A speedup is of the imported engines; another ladder does not take the table for its own.
     assert resolve_budgets(again, speedup=2.0)[0].limit == pytest.approx(10.5 * 0.3)
     other = Run(tmp_path / "run", settings("tensorrt:sm87", "int8,fp32"), tiny_task())
-    assert measure.imported_table(other) is None
+    assert other.imported_costs is None
 
 
 def test_files_of_one_engine_are_not_enough(tmp_path: Path, elsewhere: Callable[[Path], list[Path]]) -> None:

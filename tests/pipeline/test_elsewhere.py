@@ -1,0 +1,84 @@
+"""Cost tables from another machine: taken where they fit, refused where they do not, and claimed as what they are."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Finished
+from tiny_task import task
+
+from hwsmpq import artifacts
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Task
+from hwsmpq.pipeline import measure
+from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.elsewhere import import_table
+from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.run import IMPORTED, Run
+from hwsmpq.pipeline.solve import search
+from hwsmpq.types import CostTable
+
+
+def other_weights() -> Task:
+    known = task()
+    with torch.no_grad():
+        for parameter in known.model.parameters():
+            parameter.mul_(1.1)
+    return known
+
+
+@pytest.fixture
+def elsewhere(openvino_run: Finished, tmp_path: Path) -> Path:
+    """The table of a machine that is nine times as fast."""
+    table = artifacts.read(openvino_run.folder / "cost_table.json", CostTable)
+    fast = replace(table, machine={**table.machine, "device": "another"}, scale=table.scale / 9,
+                   offset_ms=table.offset_ms / 9, switch_ms=table.switch_ms / 9,
+                   switch_element_ms=table.switch_element_ms / 9)
+    path = tmp_path / "table.json"
+    artifacts.write(path, fast)
+    return path
+
+
+def test_a_table_serves_the_same_network_with_other_weights_without_timing_anything(
+    openvino_run: Finished, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*args: object, **kwargs: object) -> None:
+        raise AssertionError("an engine was timed")
+
+    monkeypatch.setattr(measure, "measure", forbidden)
+    monkeypatch.setattr(measure.profiling, "profile", forbidden)
+    run = Run(tmp_path / "run", openvino_run.settings, other_weights())
+    table = import_table(run, elsewhere)
+    assert not run.measures_latency and run.imported_costs == table
+    known = openvino_run.open(openvino_run.folder)
+    assert known.network.model_sha256 != run.network.model_sha256
+    limit = 1.05 * known.read(CostTable).uniform_ms["fp32"].median_ms / 9
+    plan = search(run, resolve_budgets(run, latency_ms=limit))
+    assert plan.predicted_latency_ms is not None and plan.predicted_latency_ms <= limit
+    certificate = refine(run, resolve_budgets(run, latency_ms=limit))
+    assert certificate.latency_ms is None and certificate.budgets[0].measured is None
+    assert not certificate.verified  # a budget that was not measured is not met
+    assert "predicted from a profile of another machine" in certificate.claim
+    assert artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"].keys() == {IMPORTED}
+
+
+@pytest.mark.parametrize(
+    "changes, other",
+    [
+        ({"architecture": "0" * 64}, "network"), ({"target": "onnxruntime-cpu"}, "target"),
+        ({"ladder": ("int8",)}, "ladder"), ({"machine": {"inputs": "7x1x8x8"}}, "inputs"),
+    ],
+)
+def test_a_table_of_something_else_is_refused_and_the_folder_keeps_what_it_had(
+    changes: dict[str, object], other: str, openvino_run: Finished, elsewhere: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
+    before = (folder / "cost_table.json").read_bytes()
+    artifacts.write(elsewhere, replace(artifacts.read(elsewhere, CostTable), **changes))
+    with pytest.raises(HwsmpqError, match=f"another {other}"):
+        import_table(openvino_run.open(folder), elsewhere)
+    assert (folder / "cost_table.json").read_bytes() == before
