@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import measure
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
@@ -48,14 +48,13 @@ from hwsmpq.pipeline.measure import profile, timing_inputs
 from hwsmpq.pipeline.prove import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate
-from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Assignment, CostTable, Settings
 
 TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 BENCHED = ("resnet18", "mobilenet_v2", "resnet20", "efficientnet_lite0")
 LADDER = ("int8", "fp32")
 N_FITTED, N_UNSEEN, N_LEVELS = 12, 30, 5
-PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 90.0, 8.0, 0.3
+PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 90.0, 8.0, 30.0
 OTHER_SEED = 1000
 """Added to the seed for the unseen mixtures."""
 
@@ -108,12 +107,12 @@ def _predictions(
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in fitted}
     assignments = {name: network.uniform(name) for name in LADDER} | unseen
     engines: dict[str, Engine] = {name: run.builder.engine(x) for name, x in assignments.items()}
-    seconds = MIXTURE_SECONDS / (4 if options.quick else 1)
-    timing = measure(engines, timing_inputs(run), options.seed, seconds)
+    share = 0.25 if options.quick else 1.0
+    timing = measure(engines, timing_inputs(run), options.seed, share * MIXTURE_SECONDS)
     times = timing.as_when(table.uniform_ms)
     measured = np.array([times[name].median_ms for name in unseen])
     plain = replace(table, switch_ms=0.0, switch_element_ms=0.0)
-    isolated, layers = _isolated(run), network.layers
+    isolated, layers = _isolated(run, share * ISOLATED_SECONDS), network.layers
     models: dict[str, Callable[[Assignment], float]] = {
         "isolated_sum": lambda x: sum(isolated[layer.name][x[network.group_of(layer.name)]] for layer in layers),
         "counter_sum": lambda x: sum(table.group_ms[g][p] for g, p in x.items()),
@@ -142,39 +141,54 @@ def _errors(prefix: str, predicted: NDArray[np.float64], measured: NDArray[np.fl
     }
 
 
-def _isolated(run: Run) -> Mapping[str, Mapping[str, float]]:
+class _Alone(Engine):
+    """An engine with inputs of its own."""
+
+    def __init__(self, engine: Engine, inputs: list[NDArray[np.float32]]) -> None:
+        self._engine, self._inputs = engine, inputs
+        self.clock, self.reload, self.realised = engine.clock, engine.reload, engine.realised
+        self.layer_ms = engine.layer_ms
+
+    def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return self._engine.infer(self._inputs)
+
+
+def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
     """Layer -> precision -> ms of an engine that has this layer only. Layers of one shape are measured once."""
-    known: dict[str, dict[str, float]] = {}
-    found = {}
-    for name, (module, x) in _modules(run.task.model, [layer.name for layer in run.network.layers], run).items():
-        key = f"{module} {tuple(x.shape)}"
-        if key not in known:
-            known[key] = _alone(module, x, run.target)
-        found[name] = known[key]
-    return found
+    modules = _modules(run, [layer.name for layer in run.network.layers])
+    keys = {name: f"{module} {tuple(x.shape)}" for name, (module, x) in modules.items()}
+    engines: dict[str, Engine] = {}
+    builders = []  # engines are loaded again from their files, which live as long as these
+    for name, key in keys.items():
+        if f"{key} {LADDER[0]}" not in engines:
+            module, x = modules[name]
+            captured = capture(module, (x,))
+            ranges = calibrate(captured, (x,), run.scheme, [8])
+            builders.append(Builder(captured, ranges, run.scheme, run.target))
+            for precision in LADDER:
+                engine = builders[-1].engine(captured.network.uniform(precision))
+                engines[f"{key} {precision}"] = _Alone(engine, [x.numpy()])
+    measured = measure(engines, [], run.settings.seed, seconds).measured
+    return {
+        name: {precision: measured[f"{key} {precision}"].median_ms for precision in LADDER}
+        for name, key in keys.items()
+    }
 
 
-def _modules(model: nn.Module, names: Sequence[str], run: Run) -> dict[str, tuple[nn.Module, Tensor]]:
-    """The modules of that name with one sample of their input."""
+def _modules(run: Run, names: Sequence[str]) -> dict[str, tuple[nn.Module, Tensor]]:
+    """The modules of these names with one sample of their input."""
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda module, args, name=name: found.update({name: (module, args[0])}))
-        for name, module in model.named_modules() if name in names
+        module.register_forward_pre_hook(
+            lambda module, args, name=name: found.update({name: (module, args[0].clone())})
+        )
+        for name, module in run.task.model.named_modules() if name in names
     ]
-    with torch.inference_mode():
-        model.eval()(*(x[:1] for x in run.task.calibration))
+    with torch.no_grad():
+        run.task.model.eval()(*(x[:1] for x in run.task.calibration))
     for hook in hooks:
         hook.remove()
     return found
-
-
-def _alone(module: nn.Module, x: Tensor, target: Target) -> dict[str, float]:
-    captured = capture(module, (x.clone(),))
-    ranges = calibrate(captured, (x.clone(),), get_scheme(target.scheme_name), [8])
-    builder = Builder(captured, ranges, get_scheme(target.scheme_name), target)
-    engines = {name: builder.engine(captured.network.uniform(name)) for name in LADDER}
-    timing = measure(engines, [x.numpy()], 0, ISOLATED_SECONDS)
-    return {name: one.median_ms for name, one in timing.measured.items()}
 
 
 def _budget(bench: Bench, run: Run, network: str, share: float) -> None:
