@@ -21,13 +21,15 @@ Row = list[NDArray[Any]]
 
 
 def quantize(
-    tool: str, onnx: Path, folder: Path, network: Network, task: Task, search_part: Samples, reference: Tensor
+    tool: str, onnx: Path, folder: Path, network: Network, task: Task, search_part: Samples, reference: Tensor,
+    quick: bool,
 ) -> None:
     """Quantize the fp32 model ``onnx`` and write the OpenVINO model into ``folder``.
 
     Args:
         search_part: what accuracy control may look at.
         reference: outputs of the fp32 engine on it.
+        quick: let accuracy control put back one operation at most.
 
     Raises:
         HwsmpqError: nncf is not installed.
@@ -35,7 +37,11 @@ def quantize(
     try:
         import nncf
         from nncf.parameters import ModelType
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+        from nncf.quantization.advanced_parameters import (
+            AdvancedAccuracyRestorerParameters,
+            AdvancedQuantizationParameters,
+            QuantizationParameters,
+        )
     except ImportError as error:
         raise HwsmpqError("NNCF cannot be compared with", "it is not installed", "pip install '.[peers]'") from error
     import openvino
@@ -56,7 +62,11 @@ def quantize(
         quantized = nncf.quantize_with_accuracy_control(
             model, calibration, nncf.Dataset(items, lambda item: item[0]),
             Validation(network, task, search_part, reference, criterion), max_drop=largest,
-            advanced_quantization_parameters=advanced, **common,
+            advanced_quantization_parameters=advanced,
+            advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+                **({"max_num_iterations": 1} if quick else {})
+            ),
+            **common,
         )
     else:
         quantized = nncf.quantize(model, calibration, advanced_parameters=advanced, **common)

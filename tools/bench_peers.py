@@ -38,6 +38,15 @@ OURS, AT_LATENCY, AT_KL = "ours", "ours_at_latency_of_", "ours_at_kl_of_"
 MATCHED = ("nncf", "nncf_accuracy_control")
 """Tools that a plan of ours is matched to."""
 SECONDS, SECONDS_QUICK = 60.0, 5.0
+FIGURES = tuple(
+    f"{name}{suffix}"
+    for name, suffixes in (
+        ("metric_drop", ("", "_stderr")), ("kl", ("", "_stderr")), ("latency_ratio", ("", "_spread")),
+        ("search", ("_s", "_cpu_s")), ("kl_minus_peer", ("", "_stderr")), ("drop_minus_peer", ("", "_stderr")),
+        ("latency_to_peer", ("",)),
+    )
+    for suffix in suffixes
+)
 DONE_FILE, ROWS_FILE = "done.json", "rows.json"
 
 
@@ -59,7 +68,7 @@ def main() -> None:
         for row in comparison.compare(tools):
             bench.row(**row)
             for figure, value in row.items():
-                if isinstance(value, float):
+                if figure in FIGURES:
                     bench.figures[f"{name}.{row['tool']}.{figure}"] = value
     bench.finish()
 
@@ -144,7 +153,7 @@ class Comparison:
             clock = Clock()
             onnx, reference = self._engine_folder(REFERENCE) / ONNX_FILE, self._outputs(REFERENCE, "search")
             clock("quantize", lambda: quantize(
-                tool, onnx, folder, self._network, self._task, self._search_part, reference
+                tool, onnx, folder, self._network, self._task, self._search_part, reference, self._quick
             ))
             return clock.record()
 
