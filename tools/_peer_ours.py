@@ -25,6 +25,10 @@ from hwsmpq.types import REFERENCE, Assignment, Contributions, Manifest, Plan
 MAX_DROP_POINTS = 1.0
 """What the default asks for: the fastest plan that loses at most this, which is accuracy control's default too."""
 N_POINTS, N_POINTS_QUICK = 12, 4
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {}, "ours_cheap": {"estimator": "one-at-a-time", "n_score_samples": 64},
+}
+"""Settings that differ from the default: what an evaluation of every group alone on few samples is worth."""
 QUICK: dict[str, Any] = {"n_score_samples": 16, "n_mixtures": 2, "search_evaluations": 20, "timing_seconds": 2.0}
 
 T = TypeVar("T")
@@ -53,12 +57,13 @@ class Clock:
 
 
 class Ours:
-    """The run folder of one network, which all plans share."""
+    """The run folder of one network and one variant of the settings, which all plans share."""
 
-    def __init__(self, folder: Path, network: Network, task: Task, seed: int, quick: bool) -> None:
+    def __init__(self, variant: str, folder: Path, network: Network, task: Task, seed: int, quick: bool) -> None:
         self._folder, self._network, self._task, self._quick = folder, network, task, quick
         self._settings = Settings(
-            network.task_file, target=network.target, value=network.value, seed=seed, **(QUICK if quick else {})
+            network.task_file, target=network.target, value=network.value, seed=seed,
+            **{**VARIANTS[variant], **(QUICK if quick else {})},
         )
         self.run = self._open()
 

@@ -4,7 +4,8 @@ All tools get the same calibration samples, the same fp32 model and the same sea
 OpenVINO. Every engine of a network is timed in one interleaved run, on one thread and its CPU time, and judged on the
 report part, which no tool saw. Besides the fastest plan that loses at most one point (``ours``), this project is asked
 for plans that match an engine of NNCF: the most accurate one that is as fast (``ours_at_latency_of_<tool>``), and the
-fastest one that stays as close to the fp32 network (``ours_at_kl_of_<tool>``).
+fastest one that stays as close to the fp32 network (``ours_at_kl_of_<tool>``). ``ours_cheap`` does the same with every
+group scored alone on 64 samples (``--estimator one-at-a-time --n-score-samples 64``).
 
 Figures, for each network and tool: ``metric_drop`` (points), ``kl`` (for embeddings 1 - cosine), ``latency_ratio`` (to
 the fp32 engine), ``search_s``, and for matched plans the differences to the peer. What a tool has made is kept in the
@@ -26,7 +27,7 @@ from _bench import Bench, arguments
 from _peer_networks import NETWORKS, Judge, Network
 from _peer_nncf import TOOLS as NNCF_TOOLS
 from _peer_nncf import quantize
-from _peer_ours import Clock, Ours, Record, engine_in, outputs_of
+from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
 from hwsmpq.engine.build import ONNX_FILE
 from hwsmpq.hardware.timing import Timing, measure
@@ -34,7 +35,7 @@ from hwsmpq.pipeline.measure import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE
 
-OURS, AT_LATENCY, AT_KL = "ours", "ours_at_latency_of_", "ours_at_kl_of_"
+AT_LATENCY, AT_KL = "_at_latency_of_", "_at_kl_of_"
 MATCHED = ("nncf", "nncf_accuracy_control")
 """Tools that a plan of ours is matched to."""
 SECONDS, SECONDS_QUICK = 60.0, 5.0
@@ -47,17 +48,17 @@ FIGURES = tuple(
     )
     for suffix in suffixes
 )
-DONE_FILE, ROWS_FILE = "done.json", "rows.json"
+DONE_FILE, ROWS_FILE, RATIOS_FILE = "done.json", "rows.json", "ratios.json"
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--work", type=Path, default=Path("runs/bench_peers"), help="where finished work is kept")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="names, separated by commas")
-    parser.add_argument("--tools", default=",".join((OURS, *NNCF_TOOLS)), help="names, separated by commas")
+    parser.add_argument("--tools", default=",".join((*NNCF_TOOLS, *VARIANTS)), help="names, separated by commas")
     options = parser.parse_args()
     names, tools = (_chosen(parser, text, known) for text, known in (
-        (options.networks, NETWORKS), (options.tools, (OURS, *NNCF_TOOLS)),
+        (options.networks, NETWORKS), (options.tools, (*NNCF_TOOLS, *VARIANTS)),
     ))
     work = options.work / f"{'quick' if options.quick else 'full'}-{options.seed}"
     samples: dict[str, int] = {}
@@ -89,8 +90,12 @@ class Comparison:
         self._name, self._folder, self._seed, self._quick = name, folder, seed, quick
         self._network: Network = NETWORKS[name]
         self._task = self._network.load(quick)
-        self._ours = Ours(folder / OURS / "run", self._network, self._task, seed, quick)
-        self._search_part, report_part = self._ours.run.parts
+        self._ours = {
+            variant: Ours(variant, folder / variant / "run", self._network, self._task, seed, quick)
+            for variant in VARIANTS
+        }
+        self._run = self._ours[next(iter(VARIANTS))].run
+        self._search_part, report_part = self._run.parts
         self.samples = {
             f"{name}.calibration": len(self._task.calibration[0]), f"{name}.search": len(self._search_part),
             f"{name}.report": len(report_part),
@@ -100,17 +105,19 @@ class Comparison:
 
     def compare(self, tools: list[str]) -> list[dict[str, Any]]:
         """One row for every engine, all of them timed in one run."""
-        made = [tool for tool in tools if tool != OURS]
-        records = {tool: self._stored(tool, self._nncf(tool)) for tool in made}
-        if OURS in tools:
-            records[OURS] = self._stored(OURS, self._ours.default)
-            peers = [tool for tool in MATCHED if tool in made]
-            ratios = self._timed([REFERENCE, *peers]).ratio if self._lacking(peers) else {}
+        records = {tool: self._stored(tool, self._nncf(tool)) for tool in tools if tool in NNCF_TOOLS}
+        peers = [tool for tool in MATCHED if tool in records]
+        ratios = self._ratios(peers)
+        for variant in (tool for tool in tools if tool in VARIANTS):
+            ours = self._ours[variant]
+            records[variant] = self._stored(variant, ours.default)
             for tool in peers:
-                name = AT_LATENCY + tool
-                records[name] = self._stored(name, lambda to, tool=tool: self._ours.at_latency(to, ratios[tool]))
-                name = AT_KL + tool
-                records[name] = self._stored(name, lambda to, tool=tool: self._ours.at_distance(
+                name = variant + AT_LATENCY + tool
+                records[name] = self._stored(
+                    name, lambda to, ours=ours, tool=tool: ours.at_latency(to, ratios[tool])
+                )
+                name = variant + AT_KL + tool
+                records[name] = self._stored(name, lambda to, ours=ours, tool=tool: ours.at_distance(
                     to, self._outputs(tool, "search"), self._outputs(REFERENCE, "search")
                 ))
         path = self._folder / ROWS_FILE
@@ -134,7 +141,7 @@ class Comparison:
             **{key: value for key, value in record.items() if isinstance(value, int | float | str)},
             **{f"{stage}_s": seconds for stage, seconds in record["stages_s"].items() if stage != "search"},
         }
-        peer = next((tool.removeprefix(prefix) for prefix in (AT_LATENCY, AT_KL) if tool.startswith(prefix)), None)
+        peer = next((tool.partition(matched)[2] for matched in (AT_LATENCY, AT_KL) if matched in tool), None)
         if peer is not None:
             others = self._outputs(peer, "report")
             row["kl_minus_peer"], row["kl_minus_peer_stderr"] = self._judge.distance(outputs, than=others)
@@ -143,7 +150,7 @@ class Comparison:
         return row
 
     def _fp32(self, folder: Path) -> Record:
-        run, clock = self._ours.run, Clock()
+        run, clock = self._run, Clock()
         (folder / ONNX_FILE).write_bytes(export_onnx(run.captured))
         clock("build", lambda: run.target.build(folder / ONNX_FILE, folder))
         return clock.record()
@@ -171,8 +178,14 @@ class Comparison:
         record: Record = json.loads(done.read_text())
         return record
 
-    def _lacking(self, peers: list[str]) -> bool:
-        return any(not (self._engine_folder(AT_LATENCY + tool) / DONE_FILE).exists() for tool in peers)
+    def _ratios(self, peers: list[str]) -> dict[str, float]:
+        """Latency ratios of the engines that plans are matched to, measured once."""
+        path = self._folder / RATIOS_FILE
+        ratios: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        if not set(peers) <= set(ratios):
+            ratios = self._timed([REFERENCE, *peers]).ratio
+            _write(path, ratios)
+        return ratios
 
     def _engine_folder(self, tool: str) -> Path:
         return self._folder / tool / "engine"
@@ -180,7 +193,7 @@ class Comparison:
     def _timed(self, tools: list[str]) -> Timing:
         print(f"  timing {len(tools)} engines", flush=True)
         return measure(
-            {tool: engine_in(self._engine_folder(tool)) for tool in tools}, timing_inputs(self._ours.run),
+            {tool: engine_in(self._engine_folder(tool)) for tool in tools}, timing_inputs(self._run),
             self._seed, reference=REFERENCE, seconds=SECONDS_QUICK if self._quick else SECONDS,
         )
 
@@ -189,7 +202,7 @@ class Comparison:
         folder = self._engine_folder(tool)
         path = folder / f"outputs_{part}.npy"
         if not path.exists():
-            samples = self._ours.run.parts[("search", "report").index(part)]
+            samples = self._run.parts[("search", "report").index(part)]
             np.save(path, outputs_of(folder, samples.inputs).numpy())
         return torch.from_numpy(np.load(path))
 
