@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ FILE = "model.xml"
 Row = list[NDArray[Any]]
 
 
+def require() -> None:
+    """Load NNCF, which takes seconds that are no search time.
+
+    Raises:
+        HwsmpqError: it is not installed.
+    """
+    if find_spec("nncf") is None:
+        raise HwsmpqError("NNCF cannot be compared with", "it is not installed", "pip install '.[peers]'")
+    import nncf  # noqa: F401
+
+
 def quantize(
     tool: str, onnx: Path, folder: Path, network: Network, task: Task, search_part: Samples, reference: Tensor,
     quick: bool,
@@ -30,21 +42,15 @@ def quantize(
         search_part: what accuracy control may look at.
         reference: outputs of the fp32 engine on it.
         quick: let accuracy control put back one operation at most.
-
-    Raises:
-        HwsmpqError: nncf is not installed.
     """
-    try:
-        import nncf
-        from nncf.parameters import ModelType
-        from nncf.quantization.advanced_parameters import (
-            AdvancedAccuracyRestorerParameters,
-            AdvancedQuantizationParameters,
-            QuantizationParameters,
-        )
-    except ImportError as error:
-        raise HwsmpqError("NNCF cannot be compared with", "it is not installed", "pip install '.[peers]'") from error
+    import nncf
     import openvino
+    from nncf.parameters import ModelType
+    from nncf.quantization.advanced_parameters import (
+        AdvancedAccuracyRestorerParameters,
+        AdvancedQuantizationParameters,
+        QuantizationParameters,
+    )
 
     # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32.
     model = openvino.convert_model(onnx)

@@ -97,7 +97,8 @@ class Ours:
         try:
             certificate = clock("refine", lambda: refine(run, resolve_budgets(run, speedup=1 / ratio)))
         except InfeasibleError as error:
-            return {**self._build(folder, run.network.uniform(run.ladder.names[0]), clock), "infeasible": str(error)}
+            print(f"    {error}", flush=True)
+            return {**self._build(folder, run.network.uniform(run.ladder.names[0]), clock), "met": False}
         return {**clock.record(), **self._deliver(folder), "met": all(b.met for b in certificate.budgets)}
 
     def at_distance(self, folder: Path, peer: Tensor, reference: Tensor) -> Record:

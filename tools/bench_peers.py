@@ -26,7 +26,7 @@ import torch
 from _bench import Bench, arguments
 from _peer_networks import NETWORKS, Judge, Network
 from _peer_nncf import TOOLS as NNCF_TOOLS
-from _peer_nncf import quantize
+from _peer_nncf import quantize, require
 from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
 from hwsmpq.engine.build import ONNX_FILE
@@ -60,6 +60,7 @@ def main() -> None:
     names, tools = (_chosen(parser, text, known) for text, known in (
         (options.networks, NETWORKS), (options.tools, (*NNCF_TOOLS, *VARIANTS)),
     ))
+    require()
     work = options.work / f"{'quick' if options.quick else 'full'}-{options.seed}"
     samples: dict[str, int] = {}
     bench = Bench("bench_peers", options, samples, ("openvino", "nncf"))
