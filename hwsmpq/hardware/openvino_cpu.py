@@ -33,29 +33,40 @@ CONFIG = {
     "ENABLE_CPU_PINNING": False,
 }
 FILE = "model.xml"
+PER_TENSOR = "per-tensor"
 BIAS = "/bias"
 SUFFIXES = ("", "_original", BIAS, "/DequantizationMultiply")
 """What a kernel's origins may append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoCpuTarget(Target):
-    """OpenVINO CPU plugin. Input-side Q/DQ with unsigned asymmetric activations becomes int8 kernels."""
+    """OpenVINO CPU plugin. Input-side Q/DQ with unsigned asymmetric activations becomes int8 kernels.
 
-    name = "openvino-cpu"
+    Args:
+        options: ``per-tensor`` gives all channels of a weight one scale, as some exporters and tools do.
+
+    Raises:
+        HwsmpqError: unknown options.
+    """
+
     native = ("int8", "fp32")
     has_latency = True
     claim = "latency and accuracy measured on the built engine"
 
-    def __init__(self, n_threads: int = 1) -> None:
-        self._n_threads = n_threads
+    def __init__(self, options: str = "", n_threads: int = 1) -> None:
+        if options not in ("", PER_TENSOR):
+            raise HwsmpqError(f"openvino-cpu has no option {options!r}", f"it knows {PER_TENSOR!r}", "leave it out")
+        self._options, self._n_threads = options, n_threads
+        self.name = f"openvino-cpu:{options}" if options else "openvino-cpu"
 
     def with_threads(self, n_threads: int) -> Target:
-        return OpenvinoCpuTarget(n_threads)
+        return OpenvinoCpuTarget(self._options, n_threads)
 
     @property
     def scheme_name(self) -> str:
         """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
-        return "unsigned_activations_no_vnni" if cpu.int8_saturates() else "unsigned_activations"
+        name = "unsigned_activations" + ("_per_tensor" if self._options == PER_TENSOR else "")
+        return f"{name}_no_vnni" if cpu.int8_saturates() else name
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:

@@ -149,7 +149,7 @@ def kinds() -> dict[str, Maker]:
         return make
 
     return {
-        "openvino-cpu": plain(OpenvinoCpuTarget),
+        "openvino-cpu": OpenvinoCpuTarget,
         "onnxruntime-cpu": plain(OnnxruntimeCpuTarget),
         "tensorrt": TensorrtTarget,
         "tensorrt-rtx": TensorrtRtxTarget,

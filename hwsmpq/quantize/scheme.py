@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,10 +59,10 @@ class StoredWeight:
 class Scheme:
     """How a target represents quantized tensors.
 
-    Integer weights are symmetric, one scale an output channel, levels -n .. n with n = 2^(b-1)-1, at most
-    ``max_weight_level``. Integer activations have one scale a tensor: unsigned with a zero point, or
-    (``signed_activations``) symmetric with zero point 0. In fp8 (e4m3) both have the scale that takes the largest
-    magnitude to 448.
+    Integer weights are symmetric, one scale an output channel (with ``per_tensor_weights`` the same for all of them),
+    levels -n .. n with n = 2^(b-1)-1, at most ``max_weight_level``. Integer activations have one scale a tensor:
+    unsigned with a zero point, or (``signed_activations``) symmetric with zero point 0. In fp8 (e4m3) both have the
+    scale that takes the largest magnitude to 448.
 
     With ``quantizes_residuals`` an addition after a quantized convolution reads its other operand as the quantized
     layers beside it do, so that the tensor need not be kept in floating point (see :mod:`hwsmpq.quantize.residual`).
@@ -72,6 +72,7 @@ class Scheme:
     signed_activations: bool
     max_weight_level: int = 127
     quantizes_residuals: bool = False
+    per_tensor_weights: bool = False
 
     def activation_grid(self, clip: tuple[float, float], bits: int) -> Grid:
         """Grid that covers ``clip`` (which is widened to hold 0, so that zero padding is exact)."""
@@ -100,7 +101,11 @@ class Scheme:
 
     def weight_scales(self, weight: Tensor, bits: int, axis: int, depthwise: bool = False) -> Tensor:
         """One scale a channel, shape (n_channels,), float32. At 8 bits the channel's largest absolute value is the
-        last level; below, the clip ratio with the least squared error of that channel is taken."""
+        last level; below, the clip ratio with the least squared error of that channel is taken. With
+        ``per_tensor_weights`` the tensor takes the place of the channel."""
+        if self.per_tensor_weights:
+            whole = replace(self, per_tensor_weights=False)
+            return whole.weight_scales(weight[None], bits, 0, depthwise).repeat(weight.shape[axis])
         flat = weight.detach().movedim(axis, 0).flatten(1).float()
         levels = self.weight_levels(bits, depthwise)
         peak = flat.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
@@ -193,6 +198,11 @@ SCHEMES = {
         Scheme("unsigned_activations", signed_activations=False),
         # x86 without VNNI adds two u8*s8 products in saturating int16 (vpmaddubsw): 2 * 255 * 64 still fits.
         Scheme("unsigned_activations_no_vnni", signed_activations=False, max_weight_level=64),
+        Scheme("unsigned_activations_per_tensor", signed_activations=False, per_tensor_weights=True),
+        Scheme(
+            "unsigned_activations_per_tensor_no_vnni", signed_activations=False, max_weight_level=64,
+            per_tensor_weights=True,
+        ),
         Scheme("signed_symmetric", signed_activations=True),
         Scheme("tensorrt", signed_activations=True, quantizes_residuals=True),
     )

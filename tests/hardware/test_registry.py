@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import get_target, targets
+from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Precision
 
 
@@ -19,6 +22,16 @@ def test_unknown_target_lists_the_known_ones():
         get_target("abacus")
     assert "abacus" in str(error.value)
     assert all(name in str(error.value) for name in targets())
+
+
+def test_options_of_openvino_choose_the_scheme_and_stay_with_threads():
+    plain, target = get_target("openvino-cpu"), get_target("openvino-cpu:per-tensor").with_threads(2)
+    assert target.name == "openvino-cpu:per-tensor" and target.machine()["n_threads"] == "2"
+    assert get_scheme(target.scheme_name) == replace(
+        get_scheme(plain.scheme_name), name=target.scheme_name, per_tensor_weights=True
+    )
+    with pytest.raises(HwsmpqError, match="per-channel"):
+        get_target("openvino-cpu:per-channel")
 
 
 def test_listing_targets_imports_no_runtime():

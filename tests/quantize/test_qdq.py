@@ -311,3 +311,32 @@ def test_an_operation_without_onnx_form_is_named() -> None:
 
     with pytest.raises(HwsmpqError, match=r"cannot be written as ONNX: .*bessel_j0"):
         export_onnx(capture(Odd(), (torch.randn(2, 4),)))
+
+
+@pytest.mark.parametrize("scheme", ["unsigned_activations", "signed_symmetric"])
+def test_zeros_are_padded_between_quantized_values(scheme: str, tmp_path: Path) -> None:
+    """Quantized on both sides: the runtime pads integers, and the layer still reads what is quantized for it."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(nn.functional.pad(x, (0, 1, 0, 1)))
+            return self.two(nn.functional.pad(x, (1, 0, 1, 0), value=0.5)).mean(dim=(2, 3))
+
+    torch.manual_seed(0)
+    x, rules = torch.randn(6, 3, 8, 8), get_scheme(scheme)
+    captured = capture(Padded().eval(), (x,))
+    ranges = calibrate(captured, (x,), rules, [8])
+    assignment = captured.network.uniform("int8")
+    write_qdq(exported(captured), captured, assignment, ranges, rules, tmp_path / "qdq.onnx")
+    model = onnx.load(tmp_path / "qdq.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    padded = {node.name: maker[node.input[0]] for node in model.graph.node if node.op_type == "Pad"}
+    assert sorted(padded.values()) == ["Conv", "DequantizeLinear"], "other values than 0 need not be on the grid"
+    assert all(maker[node.input[0]] == "DequantizeLinear" for node in model.graph.node if node.op_type == "Conv")
+    expected = Simulator(captured, ranges, rules).scores([assignment], (x,), lambda out, rows: out)[0]
+    torch.testing.assert_close(run(model, x), expected, rtol=1e-4, atol=1e-5)

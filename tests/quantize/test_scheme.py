@@ -52,7 +52,9 @@ def test_activations_land_on_the_grid_at_the_nearest_point(scheme: Scheme, bits:
     assert torch.equal(scheme.quantize_activation(found, grid), found)
 
 
-@schemes
+@pytest.mark.parametrize(
+    "scheme", [s for s in SCHEMES.values() if not s.per_tensor_weights], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_weights(scheme: Scheme, bits: int, axis: int) -> None:
@@ -79,6 +81,19 @@ def test_weights(scheme: Scheme, bits: int, axis: int) -> None:
     assert (error <= by_peak * (1 + 1e-5)).all()
     if bits <= 4:
         assert (error[3:] < by_peak[3:]).all(), "on Gaussian channels clipping pays at few bits"
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_per_tensor_weights_are_those_of_one_channel(bits: int, axis: int) -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(bits))
+    weight.movedim(axis, 0)[1] *= 100
+    precision = Precision.parse(f"w{bits}a8")
+    stored = get_scheme("unsigned_activations_per_tensor").store_weight(weight, precision, axis)
+    assert stored.scales.shape == (weight.shape[axis],) and stored.scales.unique().numel() == 1
+    # Oracle: the same numbers as the one channel of a layer.
+    one = get_scheme("unsigned_activations").store_weight(weight.reshape(1, -1), precision, 0)
+    assert torch.equal(stored.dequantize(), one.dequantize().view_as(weight))
 
 
 def _max_scaled(weight: torch.Tensor, levels: int, axis: int) -> torch.Tensor:
