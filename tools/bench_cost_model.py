@@ -146,11 +146,23 @@ class _Alone(Engine):
 
     def __init__(self, engine: Engine, inputs: list[NDArray[np.float32]]) -> None:
         self._engine, self._inputs = engine, inputs
-        self.clock, self.reload, self.realised = engine.clock, engine.reload, engine.realised
-        self.layer_ms = engine.layer_ms
+
+    def clock(self) -> float:
+        return self._engine.clock()
+
+    def reload(self) -> None:
+        self._engine.reload()
 
     def infer(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         return self._engine.infer(self._inputs)
+
+    def realised(self, layers: Sequence[str]) -> dict[str, str]:
+        return self._engine.realised(layers)
+
+    def layer_ms(
+        self, layers: Sequence[str], inputs: Sequence[NDArray[np.float32]], n_repeats: int
+    ) -> dict[str, float]:
+        return self._engine.layer_ms(layers, self._inputs, n_repeats)
 
 
 def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:

@@ -19,6 +19,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
 from hwsmpq.quantize.operands import HALF_TYPES, inverse_of, stored_weight
+from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme, fp8_scale
 from hwsmpq.types import Assignment, Layer, Precision, Ranges, TensorRange
@@ -53,6 +54,7 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
     model = program.model
     # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
     fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
+    fold_padding(model.graph)
     remove_unused_nodes(model)
     _name_layers(model, captured)
     return ir.serde.serialize_model(model).SerializeToString()
@@ -96,10 +98,9 @@ def write_qdq(
     """Write the network under an assignment.
 
     Activations in integers or fp8: Mul (where they are smoothed), Clip to the grid (below 8 bits), QuantizeLinear,
-    DequantizeLinear, once a tensor and precision, and on both sides of a padding with zeros; in 16 bits: Cast.
-    Quantized weights: an int8, int4 or fp8 initializer behind DequantizeLinear, with one scale a channel or block;
-    b-bit weights use b-bit levels. Layers in 16 bits have bias and result of that type, and a Cast back behind them.
-    Each layer's node carries its precision as metadata.
+    DequantizeLinear, once a tensor and precision; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer
+    behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have
+    bias and result of that type, and a Cast back behind them. Each layer's node carries its precision as metadata.
     """
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
     _Writer(model, captured, assignment, ranges, scheme).write()
@@ -166,23 +167,17 @@ class _Writer:
         return found
 
     def _activation(self, layer: Layer, precision: Precision, x: ir.Value, before: ir.Node) -> ir.Value:
-        """What a layer reads for ``x``; made once a tensor and precision, before its first reader."""
-        key = (str(x.name), precision.name)
+        """What a layer reads for ``x``; made once a tensor and precision, before its first reader.
+
+        ``x`` may be two tensors of the captured network: a convolution that pads by itself reads a padded one.
+        """
+        key = (layer.input_tensor, precision.name)
         if key not in self._activations:
             name = f"{layer.name}.in"
             if precision.activation_format in FLOATS:
                 new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
             else:
-                observed, new = self._ranges.of(layer, precision), []
-                padding = None if observed.smooth else _zero_padding(x)
-                if padding is not None:
-                    # Grids hold 0, so this changes no value, and lets the runtime pad small integers.
-                    source = padding.inputs[0]
-                    assert source is not None
-                    new = self._quantized(source, observed, precision, f"{name}.unpadded")
-                    new.append(_padded_as(padding, new[-1].outputs[0], f"{name}.pad"))
-                    x = new[-1].outputs[0]
-                new += self._quantized(x, observed, precision, name)
+                new = self._quantized(x, self._ranges.of(layer, precision), precision, name)
             self._graph.insert_before(before, new)
             self._activations[key] = new[-1].outputs[0]
         return self._activations[key]
@@ -280,24 +275,6 @@ def _cast(x: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     return _named("Cast", [x], name, {"to": int(dtype)})
 
 
-def _zero_padding(x: ir.Value) -> ir.Node | None:
-    """The node that pads with zeros and gives ``x``, if one does."""
-    node = x.producer()
-    if node is None or node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
-        return None
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    is_zero = value is None or (value.const_value is not None and not value.const_value.numpy().any())
-    return node if is_zero else None
-
-
-def _padded_as(padding: ir.Node, x: ir.Value, name: str) -> ir.Node:
-    """``x`` padded as ``padding`` pads its input."""
-    attributes = {key: attribute.value for key, attribute in padding.attributes.items()}
-    node = ir.node("Pad", [x, *padding.inputs[1:]], attributes, name=name)
-    node.outputs[0].name = f"{name}.out"
-    return node
-
-
 def _bias_addition(node: ir.Node) -> ir.Node | None:
     """The addition of a constant right after a matrix product: the bias of a linear layer on sequences."""
     readers = list(node.outputs[0].uses())
@@ -331,8 +308,5 @@ def _is_weight_end(value: ir.Value | None) -> bool:
 
 
 def _drop_unused(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
     for name in [n for n, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
