@@ -15,6 +15,7 @@ from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.measure import survey, timing_inputs, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
     REFERENCE,
     Assignment,
@@ -224,15 +225,18 @@ def _time(run: Run, engines: dict[str, Engine]) -> Timing:
 
 def _simulated(run: Run, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
     """Outputs on the report part: uniform networks as they came, the plan with trained weights if there are any."""
-    uniform = {name: assignment for name, assignment in assignments.items() if name != CHOSEN}
-    outputs: dict[str, Tensor] = {}
-    for simulator, part in ((run.simulator, uniform), (simulator_of(run, plan), {CHOSEN: assignments[CHOSEN]})):
+
+    def outputs(simulator: Simulator, stage: str, part: dict[str, Assignment]) -> dict[str, Tensor]:
         rows = simulator.scores(
             list(part.values()), run.parts[1].inputs, lambda out, rows: out,
-            lambda done, n: run.progress("verify: simulate", len(outputs) + done, len(assignments)),
+            lambda done, n: run.progress(f"verify: {stage}", done, n),
         )
-        outputs |= dict(zip(part, rows, strict=True))
-    return outputs
+        return dict(zip(part, rows, strict=True))
+
+    uniform = {name: assignment for name, assignment in assignments.items() if name != CHOSEN}
+    return outputs(run.simulator, "uniform", uniform) | outputs(
+        simulator_of(run, plan), CHOSEN, {CHOSEN: assignments[CHOSEN]}
+    )
 
 
 def _outcome(budget: Budget, plan: Plan, latency: LatencyOutcome | None, drop: float) -> BudgetOutcome:
