@@ -13,8 +13,8 @@ from cli.console import Cli, start
 from hwsmpq._version import __version__
 
 VERBS = (
-    "run", "inspect", "calibrate", "profile", "contribute", "search", "finetune", "build", "verify", "report", "targets",
-    "quickstart",
+    "run", "inspect", "calibrate", "profile", "contribute", "search", "finetune", "build", "verify", "report",
+    "targets", "quickstart",
 )
 SHOWN = {
     "inspect": "search space: 3^4 = 81 configurations (w4a4, int8, fp32)",
