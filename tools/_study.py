@@ -120,13 +120,18 @@ def supernet(folder: Path, search: Search) -> Any:
     m, file = material(search.training), folder / f"{search.name}.safetensors"
     net = Supernet(m.captured, m.ranges, m.scheme, m.ladder)
     if not file.exists():
+        began: list[int] = []
         started = time.process_time()
         recipe = Recipe(search.n_epochs, LEARNING_RATE, BATCH_SIZE, search.seed)
         fit(
             net, some(m.weights, search.n_samples, search.seed), penalised(net, cross_entropy, search.strength), recipe,
-            checkpoint=folder / f"{search.name}.pt", identity=repr(search),
+            checkpoint=folder / f"{search.name}.pt", identity=repr(search), progress=lambda done, n: began.append(done),
         )
-        store(folder / f"{search.name}.json", cpu_s=time.process_time() - started)
+        # Where an interrupted training went on, the epochs of this process stand for all.
+        n_here = max(1, search.n_epochs - began[0])
+        store(
+            folder / f"{search.name}.json", cpu_s=(time.process_time() - started) * search.n_epochs / n_here,
+        )
         write_bytes(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
     net.load_state_dict(load_file(file))
     return net

@@ -144,6 +144,7 @@ class Score:
         return self.study.folder / f"score-{self.name}.json"
 
     def __call__(self) -> None:
+        self._net()  # what is loaded once a process counts for none of them
         started = time.process_time()
         values, n_evaluations = getattr(self, f"_{self.name}")()
         store(
@@ -349,7 +350,7 @@ def _plots(folder: Path, bench: Bench, groups: list[str]) -> None:
         for i, group in enumerate(groups):
             rows = [row for row in bench.rows if row["group"] == group]
             top1 = np.array([row["top1"] for row in rows])
-            axes.plot(range(len(NAMES)), top1 - top1.mean() + 0.0, color=palette["muted"], linewidth=0.8, alpha=0.6)
+            axes.plot(range(len(NAMES)), top1 - top1.mean(), color=palette["muted"], linewidth=0.8, alpha=0.6)
             chosen = int(np.argmax([row["alpha"] for row in rows]))
             label = "largest alpha" if i == 0 else None
             axes.plot([chosen], [top1[chosen] - top1.mean()], "o", color=palette["warn"], label=label)

@@ -70,8 +70,7 @@ class Task:
             (default: top-1 correctness).
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
-        training: (inputs, targets) to train quantized plans on, as the network was trained; of neither of the
-            above.
+        training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
 
     Raises:
         HwsmpqError: empty or non-finite data, or labels that do not match the inputs or the outputs.

@@ -86,3 +86,11 @@ def test_a_missing_device_is_an_error(device: str) -> None:
 def test_bad_recipes(bad: dict[str, float]) -> None:
     with pytest.raises(HwsmpqError):
         Recipe(**bad)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_training_on_a_gpu_ends_on_the_cpu() -> None:
+    net = network()
+    losses = fit(net, SAMPLES, objective, Recipe(4, 0.02, 16), "cuda")
+    assert losses[-1] < losses[0] and {p.device.type for p in net.parameters()} == {"cpu"}
