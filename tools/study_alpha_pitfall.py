@@ -71,7 +71,7 @@ class Size:
 
 SIZES = {
     "quick": Size(640, 1, 64, 200, 3, 32, 2, 2, 8),
-    "default": Size(5000, 2, 384, 1000, None, 256, 4, 8, 128),
+    "default": Size(5000, 2, 320, 1000, None, 256, 4, 8, 128),
     "full": Size(1 << 30, 10, 5000, 2500, None, 512, 16, 20, 512),
 }
 
@@ -344,7 +344,7 @@ def _plots(folder: Path, bench: Bench, groups: list[str]) -> None:
         axes.axvline(figures["noise_ceiling"], color=palette["warn"], linestyle="--")
         axes.axvline(0, color=palette["muted"], linewidth=0.8)
         axes.set_yticks(range(len(SCORES)), [LABELS[score] for score in reversed(SCORES)])
-        axes.set_xlabel("Kendall's tau with accuracy, mean over layers (95 % intervals; dashed: noise ceiling)")
+        axes.set_xlabel("Kendall's tau, mean over layers (dashed: noise ceiling)")
 
     def layers(axes: Any, palette: dict[str, str]) -> None:
         for i, group in enumerate(groups):

@@ -48,7 +48,7 @@ METHODS = {
     "alpha_argmax": "alpha, argmax", "alpha_milp": "alpha, MILP", "smpq_supernet": "SMPQ on the supernet, MILP",
     "smpq_additive": "contributions, MILP", "default": "default search", "uniform": "uniform",
 }
-STRENGTHS = (0.0, 1.0, 3.0, 10.0)
+STRENGTHS = (0.0, 0.3, 1.0, 5.0, 10.0)
 """Of the penalty on expected BitOps. SMPQ on the supernet plays on the first, which knows of accuracy alone."""
 N_RESAMPLES = 2000
 MOMENTUM, TOLERANCE = 0.8, 0.01
@@ -78,7 +78,7 @@ class Size:
 SIZES = {
     "quick": Size(256, 1, 256, 1, 200, 16, 2, 2, 8, ("3",), (0.0, 3.0)),
     "default": Size(5000, 2, 5000, 1, 2500, 256, 2, 6, 128),
-    "full": Size(1 << 30, 20, 1 << 30, 20, 2500, 512, 4, 20, 512, strengths=(0.0, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0)),
+    "full": Size(1 << 30, 20, 1 << 30, 20, 2500, 512, 4, 20, 512, strengths=(0.0, 0.2, 0.4, 0.7, 1.0, 2.0, 3.0, 6.0, 10.0, 30.0)),
 }
 
 
@@ -321,7 +321,7 @@ def chosen(study: Study, method: str, budget: str, seed: int) -> Chosen:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    add_options(parser, "study_matched_budgets", 5)
+    add_options(parser, "study_matched_budgets", 3)
     options = parser.parse_args()
     if options.markdown:
         print(markdown(json.loads(options.markdown.read_text())))
@@ -465,9 +465,9 @@ def _plot(folder: Path, bench: Bench, study: Study) -> None:
             )
         axes.set_xticks(range(len(study.size.budgets)), [f"near {budget} bits" for budget in study.size.budgets])
         axes.set_ylabel("top-1 after retraining, %")
-        axes.legend(loc="lower right")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
-    save_plot(folder / f"{bench.name}.top1.svg", (8, 4.5), top1)
+    save_plot(folder / f"{bench.name}.top1.svg", (9.5, 4), top1)
 
 
 def markdown(result: dict[str, Any]) -> str:

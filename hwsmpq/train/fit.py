@@ -21,7 +21,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 LARGEST_GRADIENT = 5.0
 """Norm that gradients are clipped to: without batch norm, which is folded, a low-bit network can take off."""
-RATES = {"weights": 1.0, "others": 1.0, "alphas": 30.0}
+RATES = {"weights": 1.0, "others": 1.0, "alphas": 100.0}
 """Learning rate of every kind of parameter, relative to the recipe's. The gradient of an alpha is a share of the
 loss, small beside those of weights; EdMIPS too gives alphas a rate of their own."""
 
