@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from hwsmpq.model.task import Task
     from hwsmpq.pipeline.budgets import resolve_budgets
     from hwsmpq.pipeline.contribute import contribute
+    from hwsmpq.pipeline.finetune import finetune
     from hwsmpq.pipeline.front import pareto
     from hwsmpq.pipeline.measure import calibrate, inspect, profile
     from hwsmpq.pipeline.prove import build, refine, verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.pipeline.solve import search
     from hwsmpq.report.render import render
-    from hwsmpq.types import Budget, Settings
+    from hwsmpq.types import Budget, Recipe, Settings
 
 __all__ = [
     "Budget",
     "HwsmpqError",
+    "Recipe",
     "Run",
     "Settings",
     "Task",
@@ -30,6 +32,7 @@ __all__ = [
     "build",
     "calibrate",
     "contribute",
+    "finetune",
     "inspect",
     "pareto",
     "profile",
@@ -43,12 +46,14 @@ __all__ = [
 _HOME = {
     "Budget": "hwsmpq.types",
     "HwsmpqError": "hwsmpq.errors",
+    "Recipe": "hwsmpq.types",
     "Run": "hwsmpq.pipeline.run",
     "Settings": "hwsmpq.types",
     "Task": "hwsmpq.model.task",
     "build": "hwsmpq.pipeline.prove",
     "calibrate": "hwsmpq.pipeline.measure",
     "contribute": "hwsmpq.pipeline.contribute",
+    "finetune": "hwsmpq.pipeline.finetune",
     "inspect": "hwsmpq.pipeline.measure",
     "pareto": "hwsmpq.pipeline.front",
     "profile": "hwsmpq.pipeline.measure",

@@ -27,6 +27,7 @@ SCHEMAS: dict[type, str] = {
     types.Scores: "scores",
     types.Fallbacks: "fallbacks",
     types.Plan: "plan",
+    types.Trained: "trained",
     types.Manifest: "manifest",
     types.Certificate: "certificate",
     types.Front: "front",

@@ -26,7 +26,7 @@ LEVELS = (
     {"model"},
     {"quickstart", "quantize"},
     {"contribution", "search", "hardware"},
-    {"engine", "report", "sensitivity"},
+    {"engine", "report", "sensitivity", "train"},
     {"pipeline"},
     {"cli", "__main__"},
     {TOP_PACKAGE},

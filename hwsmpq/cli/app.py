@@ -15,7 +15,7 @@ from hwsmpq._version import __version__
 from hwsmpq.cli import display
 from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, ManyValues, takes
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Ladder, Settings
+from hwsmpq.types import Ladder, Recipe, Settings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -168,6 +168,18 @@ def pareto(values: dict[str, Any]) -> None:
         display.console.print(
             f"front: {folder / FRONT_FILE}\nchart: {folder / CHART_FILE}", markup=False, soft_wrap=True
         )
+
+
+@app.command()
+@takes("folder", "out", "epochs", "lr", "batch_size", "seed", "device", "json")
+def finetune(values: dict[str, Any]) -> None:
+    """Retrain the plan's quantized network; `build` and `verify` then take the trained weights."""
+    from hwsmpq.pipeline.finetune import finetune as stage
+
+    names = {"epochs": "n_epochs", "lr": "learning_rate", "batch_size": "batch_size", "seed": "seed"}
+    recipe = Recipe(**{field: values[name] for name, field in names.items() if values[name] is not None})
+    where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
+    _stage(where, lambda run: stage(run, recipe, values["device"] or "cpu"), display.show_trained)
 
 
 @app.command()

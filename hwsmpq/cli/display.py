@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwsmpq.types import Assignment, Certificate, Contributions, CostTable, Front, Manifest, Network, Plan
+from hwsmpq.types import Assignment, Certificate, Contributions, CostTable, Front, Manifest, Network, Plan, Trained
 
 console = Console()
 errors = Console(stderr=True)
@@ -131,6 +131,15 @@ def show_plan(plan: Plan) -> None:
             + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
             soft_wrap=True,
         )
+
+
+def show_trained(trained: Trained) -> None:
+    losses = trained.losses
+    console.print(
+        f"trained for {trained.recipe.n_epochs} epochs on {trained.n_samples} samples ({trained.data}):"
+        f" {trained.objective} objective {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last;"
+        " `hwsmpq build` and `hwsmpq verify` take the result", soft_wrap=True,
+    )
 
 
 def show_front(front: Front) -> None:

@@ -37,6 +37,10 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
     "search_seconds": (float, "Seconds that the race may take."),
+    "epochs": (int, "Passes over the training samples (10)."),
+    "lr": (float, "Learning rate that training begins with (0.01)."),
+    "batch_size": (int, "Samples of a training step (64)."),
+    "device": (str, "Where to train: cpu (default) or cuda."),
     "points": (int, "Cost limits along the front, which gets about as many points (12)."),
     "measure": (int, "Points of the front, with both ends, that are built and measured as engines."),
     "latency_ms": (float, "Largest latency in ms."),
@@ -58,6 +62,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "folder": (Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)], None),
     "out": (
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
         Path("runs/default"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from collections.abc import Iterable
@@ -53,6 +54,19 @@ class Captured:
     def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
         """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
         return replace(self, network=replace(self.network, substitutes=substitutes))
+
+    def with_weights(self, weights: dict[str, Tensor]) -> Captured:
+        """The same network with other values of its parameters, by their name in ``graph``.
+
+        It keeps the hash of the network that it was made from.
+        """
+        graph = copy.deepcopy(self.graph)
+        for name, value in weights.items():
+            get_tensor(graph, name).data.copy_(value)
+        nodes = {node.name: node for node in graph.graph.nodes}
+        return replace(
+            self, graph=graph, layer_nodes={name: nodes[node.name] for name, node in self.layer_nodes.items()}
+        )
 
 
 def capture(

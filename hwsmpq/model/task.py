@@ -70,6 +70,7 @@ class Task:
             (default: top-1 correctness).
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
+        training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
 
     Raises:
         HwsmpqError: empty or non-finite data, or labels that do not match the inputs or the outputs.
@@ -83,6 +84,7 @@ class Task:
         metric: PerSample | None = None,
         loss: PerSample | None = None,
         name: str = "task",
+        training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
     ) -> None:
         self.model = model.eval()
         self.name = name
@@ -91,10 +93,14 @@ class Task:
         self._is_classification = metric is None or loss is None
         self.calibration = _tensors(calibration)
         self.evaluation = Samples(_tensors(evaluation[0]), evaluation[1])
+        self.training = None if training is None else Samples(_tensors(training[0]), training[1])
         self._check()
 
     def _check(self) -> None:
-        for role, tensors in (("calibration", self.calibration), ("evaluation", self.evaluation.inputs)):
+        parts = {"calibration": self.calibration, "evaluation": self.evaluation.inputs}
+        if self.training is not None:
+            parts["training"] = self.training.inputs
+        for role, tensors in parts.items():
             if not tensors or any(len(x) == 0 for x in tensors):
                 raise HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
             for i, x in enumerate(tensors):
@@ -109,17 +115,19 @@ class Task:
                     f"the {role} inputs have {', '.join(str(len(x)) for x in tensors)} rows",
                     "each holds one argument of the model for the same samples", "give equally many rows",
                 )
-        if len(self.calibration) != len(self.evaluation.inputs):
-            raise HwsmpqError(
-                f"{len(self.calibration)} calibration but {len(self.evaluation.inputs)} evaluation input tensors",
-                "both are the arguments of the same model", "give one tensor an argument in both",
-            )
-        n_inputs, n_targets = len(self.evaluation.inputs[0]), len(self.evaluation.targets)
-        if n_inputs != n_targets:
-            raise HwsmpqError(
-                f"{n_inputs} evaluation inputs but {n_targets} labels",
-                fix="give exactly one label an input, in the same order",
-            )
+            if len(tensors) != len(self.evaluation.inputs):
+                raise HwsmpqError(
+                    f"{len(tensors)} {role} but {len(self.evaluation.inputs)} evaluation input tensors",
+                    "both are the arguments of the same model", "give one tensor an argument in both",
+                )
+        labelled = {"evaluation": self.evaluation} | ({"training": self.training} if self.training else {})
+        for role, samples in labelled.items():
+            if len(samples.inputs[0]) != len(samples.targets):
+                raise HwsmpqError(
+                    f"{len(samples.inputs[0])} {role} inputs but {len(samples.targets)} labels",
+                    fix="give exactly one label an input, in the same order",
+                )
+        n_targets = len(self.evaluation.targets)
         if n_targets < MIN_EVALUATION:
             raise HwsmpqError(
                 f"only {n_targets} evaluation samples",

@@ -10,9 +10,11 @@ from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import interval_ms, predict, refit
 from hwsmpq.hardware.target import Engine
 from hwsmpq.pipeline.costs import counted_costs
+from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.measure import survey, time_engines, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
     REFERENCE,
     Assignment,
@@ -29,6 +31,7 @@ from hwsmpq.types import (
     Measurement,
     Plan,
     Round,
+    Trained,
 )
 
 CHOSEN = "chosen"
@@ -38,15 +41,22 @@ IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from 
 
 
 def build(run: Run) -> Manifest:
-    """Build the plan's engine and audit every layer."""
+    """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
     survey(run)
     plan = run.read(Plan)
     folder = run.path(Manifest).parent
     inputs = {"plan": run.sha256(Plan), "target": run.target.name}
+    if trained(run, plan):
+        inputs["trained"] = run.sha256(Trained)
+    elif run.path(Trained).exists():
+        run.notify(
+            f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
+            " `hwsmpq finetune` trains this plan"
+        )
 
     def make() -> Manifest:
         run.progress("build", 0, 1)
-        manifest = run.builder.deliver(plan.assignment, folder)
+        manifest = builder_of(run, plan).deliver(plan.assignment, folder)
         run.progress("build", 1, 1)
         return manifest
 
@@ -154,7 +164,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
             lambda done, n, name=name: run.progress(f"verify: {name}", done, n),
         )
         for name, engine in engines.items()
-    } or _simulated(run, assignments)
+    } or _simulated(run, assignments, plan)
     accuracy = compare(
         run.task, report_part, outputs[REFERENCE], outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator",
@@ -181,7 +191,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         target=run.target.name,
         machine=run.target.machine(),
         model_sha256=run.network.model_sha256,
-        claim=_claim(run),
+        claim=_claim(run, plan),
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
@@ -194,10 +204,13 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     )
 
 
-def _claim(run: Run) -> str:
-    if run.measures_latency or not run.target.has_latency:
-        return run.target.claim
-    return UNTIMED_CLAIM if run.settings.cost == "bitops" else IMPORTED_CLAIM
+def _claim(run: Run, plan: Plan) -> str:
+    """What the certificate rests on, and whether its accuracy is that of retrained weights."""
+    claim = run.target.claim
+    if run.target.has_latency and not run.measures_latency:
+        claim = UNTIMED_CLAIM if run.settings.cost == "bitops" else IMPORTED_CLAIM
+    result = trained(run, plan)
+    return claim if result is None else f"{claim}; retrained for {result.recipe.n_epochs} epochs on {result.data}"
 
 
 def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
@@ -206,12 +219,20 @@ def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
     return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
 
 
-def _simulated(run: Run, assignments: dict[str, Assignment]) -> dict[str, Tensor]:
-    rows = run.simulator.scores(
-        list(assignments.values()), run.parts[1].inputs, lambda out, rows: out,
-        lambda done, n: run.progress("verify: simulate", done, n),
+def _simulated(run: Run, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
+    """Outputs on the report part: uniform networks as they came, the plan with trained weights if there are any."""
+
+    def outputs(simulator: Simulator, stage: str, part: dict[str, Assignment]) -> dict[str, Tensor]:
+        rows = simulator.scores(
+            list(part.values()), run.parts[1].inputs, lambda out, rows: out,
+            lambda done, n: run.progress(f"verify: {stage}", done, n),
+        )
+        return dict(zip(part, rows, strict=True))
+
+    uniform = {name: assignment for name, assignment in assignments.items() if name != CHOSEN}
+    return outputs(run.simulator, "uniform", uniform) | outputs(
+        simulator_of(run, plan), CHOSEN, {CHOSEN: assignments[CHOSEN]}
     )
-    return dict(zip(assignments, rows, strict=True))
 
 
 def _outcome(budget: Budget, plan: Plan, latency: LatencyOutcome | None, drop: float) -> BudgetOutcome:

@@ -34,6 +34,7 @@ from hwsmpq.types import (
     Ranges,
     Scores,
     Settings,
+    Trained,
 )
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ FILES: dict[type, str] = {
     Scores: "scores.json",
     Fallbacks: "fallbacks.json",
     Plan: "plan.json",
+    Trained: "finetune/trained.json",
     Manifest: "engine/manifest.json",
     Certificate: "certificate.json",
 }

@@ -65,7 +65,11 @@ def stored_weight(
     if smooth:
         weight = weight * torch.tensor(smooth, device=weight.device)
     block_size = layer.block_size if precision.is_blockwise else None
-    return scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
+    scales = None
+    if precision.has_integer_operands:
+        learned = ranges.weight_scales.get(precision.weight_bits, {}).get(layer.weight_name)
+        scales = None if learned is None else torch.tensor(learned, device=weight.device)
+    return scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size, scales)
 
 
 def rounded(x: Tensor, precision: Precision) -> Tensor:

@@ -85,6 +85,11 @@ class Scheme:
         scale = _float32((high - low) / levels) or 1.0
         return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
 
+    def clip_of(self, grid: Grid) -> tuple[float, float]:
+        """The clip whose grid is ``grid``: the inverse of :meth:`activation_grid`, exact for a float32 scale."""
+        low = -grid.high if self.signed_activations else grid.low - grid.zero_point
+        return low * grid.scale, (grid.high - grid.zero_point) * grid.scale
+
     def quantize_activation(self, x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
         """Quantize and dequantize, into ``out`` or one new tensor: the memory traffic decides the speed here."""
         return (
@@ -128,7 +133,8 @@ class Scheme:
         return torch.round(weight / _along(scales, weight.ndim, axis)).clamp_(-levels, levels)
 
     def store_weight(
-        self, weight: Tensor, precision: Precision, axis: int, depthwise: bool = False, block_size: int | None = None
+        self, weight: Tensor, precision: Precision, axis: int, depthwise: bool = False, block_size: int | None = None,
+        scales: Tensor | None = None,
     ) -> StoredWeight:
         """The weight of a layer as ``precision`` stores it.
 
@@ -136,6 +142,7 @@ class Scheme:
             axis: the output channels.
             depthwise: see :meth:`weight_levels`.
             block_size: entries of the axis after ``axis`` that share a scale, for blockwise precisions.
+            scales: learned ones, for integers, (n_channels,); by default they are taken from the weight.
         """
         weight, bits = weight.detach().float(), precision.weight_bits
         if precision.weight_format == "fp8":
@@ -144,7 +151,8 @@ class Scheme:
             return StoredWeight(to_fp8(weight / _along(scales, weight.ndim, axis)), scales, axis)
         rows = weight.reshape(-1, block_size) if block_size else weight
         rows_axis = 0 if block_size else axis
-        scales = self.weight_scales(rows, bits, rows_axis, depthwise)
+        if scales is None:
+            scales = self.weight_scales(rows, bits, rows_axis, depthwise)
         if not precision.quantizes_activations:
             # The scale of a weight-only layer has the type that the layer computes in.
             scales = scales.clamp_min(SMALLEST_HALF).half()

@@ -33,6 +33,7 @@ from hwsmpq.types.precision import (
     Precision,
 )
 from hwsmpq.types.settings import Budget, BudgetKind, Settings
+from hwsmpq.types.trained import Recipe, Trained
 
 __all__ = [
     "HALF_FORMATS",
@@ -68,9 +69,11 @@ __all__ = [
     "Plan",
     "Precision",
     "Ranges",
+    "Recipe",
     "Round",
     "Scores",
     "Settings",
     "Stability",
     "TensorRange",
+    "Trained",
 ]

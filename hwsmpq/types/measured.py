@@ -27,7 +27,8 @@ class Ranges:
     """Calibrated activation ranges, one a layer.
 
     ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed: by precision and name of
-    the input tensor.
+    the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output channel, by bits and name
+    of the weight; where there are none, the scheme takes them from the weight.
     """
 
     model_sha256: str
@@ -37,6 +38,7 @@ class Ranges:
     n_samples: int
     layers: dict[str, TensorRange]
     smoothed: dict[str, dict[str, TensorRange]] = field(default_factory=dict)
+    weight_scales: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def of(self, layer: Layer, precision: Precision) -> TensorRange:
         """The range of a layer's input as it is read in one precision."""

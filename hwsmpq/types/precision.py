@@ -42,6 +42,11 @@ class Precision:
         return self.activation_format in ("int", "fp8")
 
     @property
+    def has_integer_operands(self) -> bool:
+        """Whether weights and activations both are integers with a scale."""
+        return self.weight_format == self.activation_format == "int"
+
+    @property
     def is_blockwise(self) -> bool:
         """Whether weights have a scale a block of inputs rather than an output channel."""
         return self.name == "w4a16"

@@ -13,8 +13,8 @@ from cli.console import Cli, start
 from hwsmpq._version import __version__
 
 VERBS = (
-    "run", "inspect", "calibrate", "profile", "contribute", "search", "build", "verify", "report", "targets",
-    "quickstart",
+    "run", "inspect", "calibrate", "profile", "contribute", "search", "finetune", "build", "verify", "report",
+    "targets", "quickstart",
 )
 SHOWN = {
     "inspect": "search space: 3^4 = 81 configurations (w4a4, int8, fp32)",
@@ -130,3 +130,12 @@ def test_resnet101_has_the_search_space_of_the_paper(cli: Cli) -> None:
     result = cli("inspect", "torchvision:resnet101", "--ladder", "w3a3..w8a8")
     assert result.code == 0
     assert "6^101 = 3.9e78 configurations" in result.out
+
+
+def test_finetune_takes_the_run_folder_as_its_argument(cli: Cli, qdq_copy: Path) -> None:
+    result = cli("finetune", qdq_copy, "--epochs", "1", "--lr", "0.003")
+    assert result.code == 0 and "trained for 1 epochs on" in result.out, result
+    assert "no training samples" in result.err
+    assert json.loads(cli("finetune", "-o", qdq_copy, "--epochs", "1", "--lr", "0.003", "--json").out)["n_samples"] > 0
+    result = cli("finetune", qdq_copy, "--epochs", "0")
+    result.assert_one_message("n_epochs is 0")

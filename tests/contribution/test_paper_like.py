@@ -111,3 +111,13 @@ def test_mean_minus_deviation():
     np.testing.assert_allclose(found.phi, plain.phi - np.std(plain.draws, axis=0, ddof=1), atol=1e-12)
     np.testing.assert_allclose(found.draws.mean(axis=0), found.phi, atol=1e-12)
     assert "mean minus deviation" in found.estimator and not found.phi[:, 0].any()
+
+
+def test_momentum_is_a_moving_average_that_begins_without_bias():
+    plain = permutation(random_game(4, 3), Stop(n_draws=6), 0)
+    found = PaperLike(momentum=0.8)(random_game(4, 3), Stop(n_draws=6), 0)
+    average, weight = np.zeros_like(plain.phi), 0.0
+    for draw in plain.draws:
+        average, weight = 0.8 * average + 0.2 * draw, 0.8 * weight + 0.2
+    np.testing.assert_allclose(found.phi, average / weight, atol=1e-12)
+    assert found.estimator == "permutations, momentum 0.8"

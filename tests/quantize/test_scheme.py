@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +178,14 @@ def test_without_vnni_two_products_fit_int16() -> None:
 def test_unknown_scheme_is_named() -> None:
     with pytest.raises(HwsmpqError, match="'float9'"):
         get_scheme("float9")
+
+
+@pytest.mark.parametrize("name", ["unsigned_activations", "signed_symmetric"])
+def test_a_grid_has_a_clip_that_gives_it_again(name: str) -> None:
+    scheme, rng = get_scheme(name), np.random.default_rng(0)
+    for bits in range(2, 9):
+        for low, high in rng.normal(size=(200, 2)) * 10.0 ** rng.integers(-6, 6, size=(200, 1)):
+            grid = scheme.activation_grid((min(low, high), max(low, high)), bits)
+            for scale in (grid.scale, float(np.float32(grid.scale * rng.uniform(0.1, 3)))):
+                moved = replace(grid, scale=scale)
+                assert scheme.activation_grid(scheme.clip_of(moved), bits) == moved

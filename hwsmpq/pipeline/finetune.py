@@ -1,0 +1,148 @@
+"""The stage that trains a plan's quantized network, and what the stages behind it build from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from hwsmpq import artifacts
+from hwsmpq.artifacts import digest, file_digest
+from hwsmpq.engine.build import Builder
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import Captured
+from hwsmpq.model.task import Samples, cross_entropy
+from hwsmpq.model.values import value_function
+from hwsmpq.pipeline.measure import survey
+from hwsmpq.pipeline.run import Run
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.train.fit import fit
+from hwsmpq.train.network import quantized
+from hwsmpq.types import REFERENCE, Plan, Ranges, Recipe, Trained
+
+WEIGHTS_FILE = "weights.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"
+ALL_TRAINING = "the task's training samples"
+FALLBACK = "the search part"
+FALLBACK_WITH_CALIBRATION = "the search part, and the calibration samples with the network's own answers"
+
+
+def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Trained:
+    """Train the plan's quantized network (weights and steps) on the value that scores assignments.
+
+    ``soft``, the default for classification, distils the unquantized network and knows the labels. An interrupted
+    training goes on after its last epoch. Later stages build from the result as long as the plan stays the same.
+
+    Args:
+        device: that is trained on; what a GPU makes of the same seed is not what a CPU does.
+    """
+    recipe = recipe or Recipe()
+    survey(run)
+    plan = run.read(Plan)
+    samples, data = _training_samples(run)
+    objective = "loss" if run.value == "metric" else run.value  # counting right answers has no gradient
+    inputs = {
+        **_trained_from(run, plan),
+        "samples": samples.sha256(),
+        "recipe": asdict(recipe),
+        "objective": [objective, torch.device(device).type],
+    }
+
+    def make() -> Trained:
+        if data != ALL_TRAINING:
+            run.notify(f"the task has no training samples: training on {data}; the report part stays unseen")
+        network = quantized(run.captured, run.read(Ranges), run.scheme, plan.assignment)
+        if not network.is_quantized:
+            raise HwsmpqError(
+                "nothing is quantized in this plan", "every group runs in fp32", "search with a tighter budget first"
+            )
+        reference = quantized(run.captured, run.read(Ranges), run.scheme, run.network.uniform(REFERENCE)).to(device)
+
+        def minimised(outputs: Tensor, batch: Samples) -> Tensor:
+            def answers() -> Tensor:
+                with torch.no_grad():
+                    return reference(*batch.inputs)  # type: ignore[no-any-return]
+
+            return -value_function(objective, run.task, batch, answers)(outputs, slice(0, len(batch))).mean()
+
+        folder = run.path(Trained).parent
+        losses = fit(
+            network, samples, minimised, recipe, device, folder / CHECKPOINT_FILE, digest(inputs),
+            lambda done, n: run.progress("finetune", done, n),
+        )
+        artifacts.write_bytes(folder / WEIGHTS_FILE, save(network.weights()))
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        return Trained(
+            model_sha256=run.network.model_sha256,
+            assignment=run.network.canonical(plan.assignment),
+            recipe=recipe,
+            objective=objective,
+            data=data,
+            n_samples=len(samples),
+            losses=losses,
+            ranges=network.ranges(),
+            weights_sha256=file_digest(folder / WEIGHTS_FILE),
+        )
+
+    return run.stage(Trained, inputs, make)
+
+
+def trained(run: Run, plan: Plan) -> Trained | None:
+    """What was trained for a plan; None if nothing was, or only for another plan."""
+    path = run.path(Trained)
+    if not path.exists():
+        return None
+    inputs = artifacts.read_envelope(path, Trained)["inputs"]
+    if any(inputs[role] != expected for role, expected in _trained_from(run, plan).items()):
+        return None
+    return run.read(Trained)
+
+
+def builder_of(run: Run, plan: Plan) -> Builder:
+    """Builds the plan's engine, of trained weights if there are any for it."""
+    result = trained(run, plan)
+    if result is None:
+        return run.builder
+    return Builder(_with_weights(run, result), result.ranges, run.scheme, run.target, run.settings.batch)
+
+
+def simulator_of(run: Run, plan: Plan) -> Simulator:
+    """Simulates the plan, with trained weights if there are any for it."""
+    result = trained(run, plan)
+    if result is None:
+        return run.simulator
+    return Simulator(_with_weights(run, result), result.ranges, run.scheme, run.settings.memory_mb)
+
+
+def _trained_from(run: Run, plan: Plan) -> dict[str, str]:
+    """What trained weights must have been made from to be those of a plan."""
+    return {"assignment": digest(run.network.canonical(plan.assignment)), "ranges": run.sha256(Ranges)}
+
+
+def _with_weights(run: Run, result: Trained) -> Captured:
+    path: Path = run.path(Trained).parent / WEIGHTS_FILE
+    if not path.is_file() or file_digest(path) != result.weights_sha256:
+        raise HwsmpqError(
+            f"{path} is missing or was changed after it was written", f"its hash is not that in {run.path(Trained)}",
+            f"delete {run.path(Trained)} and run `hwsmpq finetune` again",
+        )
+    return run.captured.with_weights(load_file(path))
+
+
+def _training_samples(run: Run) -> tuple[Samples, str]:
+    """The samples, and what they are in words."""
+    task = run.task
+    if task.training is not None:
+        return task.training, ALL_TRAINING
+    search_part = run.parts[0]
+    if task.loss is not cross_entropy:
+        return search_part, FALLBACK
+    uniform = run.network.uniform(REFERENCE)
+    answers = run.simulator.scores([uniform], task.calibration, lambda out, rows: out.argmax(1))[0]
+    return Samples(
+        tuple(torch.cat(pair) for pair in zip(search_part.inputs, task.calibration, strict=True)),
+        torch.cat((search_part.targets, answers.to(search_part.targets.dtype))),
+    ), FALLBACK_WITH_CALIBRATION

@@ -1,0 +1,134 @@
+"""The training loop: SGD with momentum and a cosine schedule, stored after every epoch."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hwsmpq.artifacts import write_bytes
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.task import Samples
+from hwsmpq.train.network import QuantizedNetwork
+from hwsmpq.types import Recipe
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+LARGEST_GRADIENT = 5.0
+"""Norm that gradients are clipped to: without batch norm, which is folded, a low-bit network can take off."""
+RATES = {"weights": 1.0, "others": 1.0, "alphas": 100.0}
+"""Learning rate of every kind of parameter, relative to the recipe's. The gradient of an alpha is a share of the
+loss, small beside those of weights; EdMIPS too gives alphas a rate of their own."""
+
+Objective = Callable[[Tensor, Samples], Tensor]
+"""(outputs (n, ...), the samples that they are of, on the same device) -> the scalar that is minimised."""
+
+
+def fit(
+    network: QuantizedNetwork, samples: Samples, objective: Objective, recipe: Recipe, device: str = "cpu",
+    checkpoint: Path | None = None, identity: str = "", progress: Callable[[int, int], None] | None = None,
+) -> tuple[float, ...]:
+    """Train a network in place, and leave it on the CPU.
+
+    An interrupted training that is started again with the same arguments goes on after its last finished epoch, and
+    ends as if it had not been interrupted, bit for bit on the same machine with as many threads.
+
+    Args:
+        checkpoint: where to keep what goes on; not kept by default.
+        identity: of everything the training depends on; a checkpoint of another one is not gone on with.
+        progress: called with (epochs done, epochs in all).
+
+    Returns:
+        The mean objective of every epoch.
+
+    Raises:
+        HwsmpqError: the training diverged, the device is not there, or the checkpoint cannot be read.
+    """
+    _check_device(device)
+    network.to(device)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": parameters, "rate": RATES[kind], "weight_decay": WEIGHT_DECAY if kind == "weights" else 0.0}
+            for kind, parameters in network.parameter_groups()
+        ],
+        lr=recipe.learning_rate, momentum=MOMENTUM,
+    )
+    losses = _go_on(network, optimizer, checkpoint, identity)
+    n_batches = math.ceil(len(samples) / recipe.batch_size)
+    for epoch in range(len(losses), recipe.n_epochs):
+        if progress:
+            progress(epoch, recipe.n_epochs)
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed((recipe.seed << 20) + epoch))
+        total = 0.0
+        for n_done, index in enumerate(order.split(recipe.batch_size)):
+            share = (epoch * n_batches + n_done) / (recipe.n_epochs * n_batches)
+            _step(optimizer, recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)))
+            taken = samples.take(index)
+            batch = Samples(tuple(x.to(device) for x in taken.inputs), taken.targets.to(device))
+            loss = objective(network(*batch.inputs), batch)
+            if not bool(torch.isfinite(loss)):
+                raise HwsmpqError(
+                    f"the training diverged in epoch {epoch + 1}", "its objective is no longer finite",
+                    "lower the learning rate, or raise the floor of the ladder and search again",
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+            optimizer.step()
+            network.constrain()
+            total += float(loss.detach()) * len(index)
+        losses.append(total / len(samples))
+        if checkpoint is not None:
+            _store(checkpoint, {
+                "identity": identity, "losses": losses, "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            })
+    if progress:
+        progress(recipe.n_epochs, recipe.n_epochs)
+    network.to("cpu")
+    return tuple(losses)
+
+
+def _step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate"]
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise HwsmpqError(f"no device {device!r}", str(error).splitlines()[0], "take cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HwsmpqError(f"no device {device!r}", "torch finds no CUDA device here", "take --device cpu")
+
+
+def _store(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _go_on(
+    network: QuantizedNetwork, optimizer: torch.optim.Optimizer, checkpoint: Path | None, identity: str
+) -> list[float]:
+    """Load a checkpoint of the same training; the losses so far."""
+    if checkpoint is None or not checkpoint.exists():
+        return []
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["identity"] != identity:
+            return []
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:
+        raise HwsmpqError(
+            f"{checkpoint} cannot be read", f"{type(error).__name__}: {str(error)[:200]}",
+            "delete it: the training then begins anew",
+        ) from error
+    return list(state["losses"])

@@ -1,0 +1,234 @@
+"""A captured network that computes what its quantized form computes, and can be trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hwsmpq.model.capture import Captured
+from hwsmpq.model.fold import get_tensor
+from hwsmpq.quantize.operands import channels_last, inverse_of, rounded, stored_weight
+from hwsmpq.quantize.residual import Residual, residuals
+from hwsmpq.quantize.schedule import LAYOUT_FREE
+from hwsmpq.quantize.scheme import Grid, Scheme, fp8_scale, quantize_fp8
+from hwsmpq.train.lsq import Quantizer, straight_through
+from hwsmpq.types import REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
+
+
+class QuantizedNetwork(nn.Module):
+    """A network whose layers read operands quantized as the scheme has it, with everything behind that trainable.
+
+    Integer weights and activations have learned steps (:mod:`hwsmpq.train.lsq`), which begin as calibrated; zero points
+    stay. Other formats take their scales from weights and ranges, and pass gradients straight through. Outputs are
+    those of the :class:`~hwsmpq.quantize.simulator.Simulator` with :meth:`weights` and :meth:`ranges`.
+
+    Args:
+        precisions: of every group, by its name.
+    """
+
+    def __init__(
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, precisions: Mapping[str, tuple[Precision, ...]]
+    ) -> None:
+        super().__init__()
+        self.network, self._scheme, self._initial = captured.network, scheme, ranges
+        self.precisions = dict(precisions)
+        self.graph = copy.deepcopy(captured.graph)
+        for parameter in self.graph.parameters():
+            parameter.data = channels_last(parameter.data)
+            parameter.requires_grad_(True)
+        self._layers = {captured.layer_nodes[layer.name].name: layer for layer in self.network.layers}
+        self._group_of = {layer.name: self.network.group_of(layer.name) for layer in self.network.layers}
+        found = residuals(captured) if scheme.quantizes_residuals else {}
+        self._residuals = {node.name: residual for node, residual in found.items()}
+        self.weight_quantizers, self.input_quantizers = nn.ModuleDict(), nn.ModuleDict()
+        self._grids: dict[str, list[Grid]] = {}
+        for layer in self.network.layers:
+            self._add_quantizers(layer)
+
+    def _add_quantizers(self, layer: Layer) -> None:
+        precisions = self.precisions_of(layer)
+        if not precisions[0].has_integer_operands:
+            return
+        weight = get_tensor(self.graph, layer.weight_name)
+        key, per_precision = _key(layer.weight_name), _by_bits(precisions, "weight_bits")
+        if key not in self.weight_quantizers:
+            shape = [1] * weight.ndim
+            shape[layer.channel_axis] = -1
+            scales = [
+                stored_weight(layer, weight, precision, self._initial, self._scheme).scales.reshape(shape)
+                for precision in per_precision
+            ]
+            levels = [self._scheme.weight_levels(p.weight_bits, layer.is_depthwise) for p in per_precision]
+            self.weight_quantizers[key] = Quantizer(
+                scales, [(-n, n) for n in levels], weight.numel() // weight.shape[layer.channel_axis]
+            )
+        key, per_precision = _key(layer.input_tensor), _by_bits(precisions, "activation_bits")
+        if key not in self.input_quantizers:
+            grids = [
+                self._scheme.activation_grid(self._initial.of(layer, p).clip[p.activation_bits], p.activation_bits)
+                for p in per_precision
+            ]
+            self._grids[layer.input_tensor] = grids
+            self.input_quantizers[key] = Quantizer(
+                [torch.tensor(grid.scale) for grid in grids],
+                [(grid.low - grid.zero_point, grid.high - grid.zero_point) for grid in grids],
+                int(torch.Size(layer.input_shape).numel()),
+            )
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether anything is."""
+        return any(precision.name != REFERENCE for group in self.precisions.values() for precision in group)
+
+    def precisions_of(self, layer: Layer) -> tuple[Precision, ...]:
+        return self.precisions[self._group_of[layer.name]]
+
+    def shares(self, group: str) -> tuple[Tensor, Tensor]:
+        """The share of every bit-width in the weights and in the inputs of a group, (n_bit_widths,) each."""
+        one = torch.ones(1, device=next(self.parameters()).device)
+        return one, one
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Outputs (n, ...) of inputs (n, ...)."""
+        output = _Pass(self).run(*(channels_last(x) for x in inputs))
+        result: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return result
+
+    def input_of(self, layer: Layer, x: Tensor, shares: Tensor) -> Tensor:
+        """The input of a layer as it reads it."""
+        precision = self.precisions_of(layer)[0]
+        if not precision.quantizes_activations:
+            return rounded(x, precision)
+        observed = self._initial.of(layer, precision)
+        if observed.smooth:
+            x = x * inverse_of(observed.smooth).to(x.device)
+        if precision.activation_format == "fp8":
+            return straight_through(x, quantize_fp8(x.detach(), fp8_scale(observed.minimum, observed.maximum)))
+        quantized: Tensor = self.input_quantizers[_key(layer.input_tensor)](x, shares)
+        return quantized
+
+    def weight_of(self, layer: Layer, weight: Tensor, shares: Tensor) -> Tensor:
+        """The weight of a layer as it is stored."""
+        precision = self.precisions_of(layer)[0]
+        if precision.is_float:
+            return rounded(weight, precision)
+        smooth = self._initial.of(layer, precision).smooth if precision.quantizes_activations else ()
+        if smooth:
+            weight = weight * torch.tensor(smooth, device=weight.device)
+        if precision.has_integer_operands:
+            quantized: Tensor = self.weight_quantizers[_key(layer.weight_name)](weight, shares)
+            return quantized
+        block_size = layer.block_size if precision.is_blockwise else None
+        stored = self._scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
+        return channels_last(straight_through(weight, stored.dequantize()))
+
+    def constrain(self) -> None:
+        """Keep every step positive; to be called after every update."""
+        for module in self.modules():
+            if isinstance(module, Quantizer):
+                module.constrain()
+
+    def parameter_groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
+        """What is trained: ``weights`` (of more than one dimension) and ``others``."""
+        weights = [p for p in self.graph.parameters() if p.ndim > 1]
+        steps = [p for part in (self.weight_quantizers, self.input_quantizers) for p in part.parameters()]
+        yield "weights", weights
+        yield "others", [p for p in self.graph.parameters() if p.ndim <= 1] + steps
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters by their name in the graph, as :meth:`Captured.with_weights` takes them."""
+        return {name: p.detach().cpu().contiguous() for name, p in self.graph.named_parameters()}
+
+    def ranges(self) -> Ranges:
+        """The ranges, and scales of weights, that give the learned steps."""
+        layers, smoothed = dict(self._initial.layers), {k: dict(v) for k, v in self._initial.smoothed.items()}
+        scales: dict[int, dict[str, tuple[float, ...]]] = {}
+        for layer in self.network.layers:
+            precisions = self.precisions_of(layer)
+            if not precisions[0].has_integer_operands:
+                continue
+            quantizer = self.weight_quantizers[_key(layer.weight_name)]
+            for precision, step in zip(_by_bits(precisions, "weight_bits"), quantizer.steps, strict=True):
+                scales.setdefault(precision.weight_bits, {})[layer.weight_name] = tuple(step.flatten().tolist())
+            clips = self._clips(layer)
+            for precision in precisions:
+                tensors = smoothed.get(precision.name, {})
+                if layer.input_tensor in tensors:
+                    tensors[layer.input_tensor] = _clipped(tensors[layer.input_tensor], clips)
+                else:
+                    layers[layer.name] = _clipped(layers[layer.name], clips)
+        return replace(self._initial, layers=layers, smoothed=smoothed, weight_scales=scales)
+
+    def _clips(self, layer: Layer) -> dict[int, tuple[float, float]]:
+        """The learned clip of a layer's input by activation bits."""
+        bits = [p.activation_bits for p in _by_bits(self.precisions_of(layer), "activation_bits")]
+        steps = self.input_quantizers[_key(layer.input_tensor)].steps.tolist()
+        grids = [replace(g, scale=s) for g, s in zip(self._grids[layer.input_tensor], steps, strict=True)]
+        return {b: self._scheme.clip_of(grid) for b, grid in zip(bits, grids, strict=True)}
+
+
+class _Pass(fx.Interpreter):
+    """One forward pass; a tensor that several layers read is quantized once."""
+
+    def __init__(self, net: QuantizedNetwork) -> None:
+        super().__init__(net.graph)
+        self._net = net
+        self._shares = {group: net.shares(group) for group in net.precisions}
+        self._quantized: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_function":
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
+        if layer is not None:
+            precision = self._net.precisions_of(layer)[0]
+            others = [rounded(a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
+            weight = self._net.weight_of(layer, args[1], self._shares_of(layer)[0])
+            return rounded(n.target(self._input(n, layer, args, 0), weight, *others, **kwargs), precision)
+        if residual is not None and self._reads_quantized(residual):
+            index = residual.argument
+            args = (*args[:index], self._input(n, residual.reader, args, index), *args[index + 1 :])
+        if kwargs.get("device"):
+            kwargs = {**kwargs, "device": next(self._net.parameters()).device}
+        return LAYOUT_FREE.get(n.target, n.target)(*args, **kwargs)
+
+    def _shares_of(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        return self._shares[self._net._group_of[layer.name]]
+
+    def _input(self, n: fx.Node, layer: Layer, args: tuple[Any, ...], index: int) -> Tensor:
+        source = str(n.args[index])
+        if source not in self._quantized:
+            self._quantized[source] = self._net.input_of(layer, args[index], self._shares_of(layer)[1])
+        return self._quantized[source]
+
+    def _reads_quantized(self, residual: Residual) -> bool:
+        reader, partner = (self._net.precisions_of(layer)[0] for layer in (residual.reader, residual.partner))
+        return residual.is_quantized(reader, partner)
+
+
+def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:
+    """The network under one assignment, as the target runs it."""
+    realised = captured.network.canonical(assignment)
+    precisions = {group: (Precision.parse(name),) for group, name in realised.items()}
+    return QuantizedNetwork(captured, ranges, scheme, precisions)
+
+
+def _clipped(observed: TensorRange, clips: dict[int, tuple[float, float]]) -> TensorRange:
+    return replace(observed, clip={**observed.clip, **clips})
+
+
+def _by_bits(precisions: tuple[Precision, ...], attribute: str) -> list[Precision]:
+    """One precision of every number of bits, fewest first."""
+    found = {getattr(p, attribute): p for p in reversed(precisions)}
+    return [found[bits] for bits in sorted(found)]
+
+
+def _key(name: str) -> str:
+    """A name of the graph as the name of a submodule, which may hold no dot."""
+    return name.replace(".", "/")

@@ -1,0 +1,48 @@
+"""What training made of a plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.types.measured import Ranges
+from hwsmpq.types.precision import Assignment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: epochs over the training samples, the first learning rate (it falls to 0 along a cosine)."""
+
+    n_epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise HwsmpqError(f"{name} is {getattr(self, name)}", "it must be at least 1", "raise it")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise HwsmpqError(
+                f"a learning rate of {self.learning_rate}", "it must be a positive number", "for example 0.01"
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights and ranges that replace those of the network in the engine of one assignment.
+
+    The weights lie in a file of their own, with SHA-256 ``weights_sha256``; ``ranges`` hold the learned steps.
+    ``data`` says in words what was trained on; ``losses`` are the means of the objective, one an epoch.
+    """
+
+    model_sha256: str
+    assignment: Assignment
+    recipe: Recipe
+    objective: str
+    data: str
+    n_samples: int
+    losses: tuple[float, ...]
+    ranges: Ranges
+    weights_sha256: str
