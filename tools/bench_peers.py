@@ -30,10 +30,10 @@ from _peer_nncf import quantize, require
 from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
 from hwsmpq.engine.build import ONNX_FILE
-from hwsmpq.hardware.timing import Timing, measure
+from hwsmpq.hardware.timing import measure
 from hwsmpq.pipeline.measure import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
-from hwsmpq.types import REFERENCE
+from hwsmpq.types import REFERENCE, Measurement
 
 AT_LATENCY, AT_KL = "_at_latency_of_", "_at_kl_of_"
 MATCHED = ("nncf", "nncf_accuracy_control")
@@ -124,21 +124,22 @@ class Comparison:
         path = self._folder / ROWS_FILE
         stored = json.loads(path.read_text()) if path.exists() else {}
         if stored.get("records") != records:
-            timing = self._timed([REFERENCE, *records])
-            stored = {"records": records, "rows": [self._row(tool, records[tool], timing) for tool in records]}
+            timed = self._timed([REFERENCE, *records])
+            stored = {"records": records, "rows": [self._row(tool, records[tool], timed) for tool in records]}
             _write(path, stored)
         rows: list[dict[str, Any]] = stored["rows"]
         return rows
 
-    def _row(self, tool: str, record: Record, timing: Timing) -> dict[str, Any]:
+    def _row(self, tool: str, record: Record, timed: dict[str, Measurement]) -> dict[str, Any]:
+        fp32_ms = timed[REFERENCE].median_ms
         outputs = self._outputs(tool, "report")
         drop, drop_stderr = self._judge.lost_points(outputs)
         distance, distance_stderr = self._judge.distance(outputs)
         row = {
             "network": self._name, "tool": tool,
             "metric_drop": drop, "metric_drop_stderr": drop_stderr, "kl": distance, "kl_stderr": distance_stderr,
-            "latency_ratio": timing.ratio[tool], "latency_ratio_spread": timing.ratio_spread[tool],
-            "latency_ms": timing.measured[tool].median_ms, "fp32_ms": timing.measured[REFERENCE].median_ms,
+            "latency_ratio": timed[tool].median_ms / fp32_ms, "latency_ratio_spread": timed[tool].spread_ms / fp32_ms,
+            "latency_ms": timed[tool].median_ms, "fp32_ms": fp32_ms,
             **{key: value for key, value in record.items() if isinstance(value, int | float | str)},
             **{f"{stage}_s": seconds for stage, seconds in record["stages_s"].items() if stage != "search"},
         }
@@ -147,7 +148,7 @@ class Comparison:
             others = self._outputs(peer, "report")
             row["kl_minus_peer"], row["kl_minus_peer_stderr"] = self._judge.distance(outputs, than=others)
             row["drop_minus_peer"], row["drop_minus_peer_stderr"] = self._judge.lost_points(outputs, than=others)
-            row["latency_to_peer"] = timing.ratio[tool] / timing.ratio[peer]
+            row["latency_to_peer"] = timed[tool].median_ms / timed[peer].median_ms
         return row
 
     def _fp32(self, folder: Path) -> Record:
@@ -184,19 +185,20 @@ class Comparison:
         path = self._folder / RATIOS_FILE
         ratios: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
         if not set(peers) <= set(ratios):
-            ratios = self._timed([REFERENCE, *peers]).ratio
+            timed = self._timed([REFERENCE, *peers])
+            ratios = {peer: timed[peer].median_ms / timed[REFERENCE].median_ms for peer in peers}
             _write(path, ratios)
         return ratios
 
     def _engine_folder(self, tool: str) -> Path:
         return self._folder / tool / "engine"
 
-    def _timed(self, tools: list[str]) -> Timing:
+    def _timed(self, tools: list[str]) -> dict[str, Measurement]:
         print(f"  timing {len(tools)} engines", flush=True)
         return measure(
             {tool: engine_in(self._engine_folder(tool)) for tool in tools}, timing_inputs(self._run),
-            self._seed, reference=REFERENCE, seconds=SECONDS_QUICK if self._quick else SECONDS,
-        )
+            self._seed, SECONDS_QUICK if self._quick else SECONDS,
+        ).measured
 
     def _outputs(self, tool: str, part: str) -> torch.Tensor:
         """Outputs of a tool's engine on one part, kept beside it."""
