@@ -13,7 +13,18 @@ import typer
 from hwsmpq import artifacts
 from hwsmpq._version import __version__
 from hwsmpq.cli import display
-from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, ManyValues, takes
+from hwsmpq.cli.options import (
+    BUDGETS,
+    CALIBRATION,
+    EXECUTION,
+    FOLDER,
+    MODEL,
+    PROFILING,
+    SCORING,
+    SEARCH,
+    ManyValues,
+    takes,
+)
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Ladder, Recipe, Settings
 
@@ -108,6 +119,20 @@ def calibrate(values: dict[str, Any]) -> None:
         values, stage,
         lambda r: display.console.print(f"ranges of {len(r.layers)} layers from {r.n_samples} samples ({r.observer})"),
     )
+
+
+@app.command()
+@takes(
+    *FOLDER, "data", "weights", "target", "observer", "smooth", "seed", "value", "n_score_samples", *EXECUTION,
+    out=Path("runs/ladder"), target=FLEXIBLE_TARGET,
+)
+def ladder(values: dict[str, Any]) -> None:
+    """Propose precisions to search among, from uniform networks of few weight or activation bits."""
+    from hwsmpq.hardware.target import get_target
+    from hwsmpq.pipeline.ladder import sweep, swept
+
+    values["ladder"] = ",".join(swept(get_target(values["target"]).native))
+    _stage(values, sweep, display.show_sweep)
 
 
 @app.command(cls=ManyValues)

@@ -23,7 +23,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hwsmpq.types import Assignment, Certificate, Contributions, CostTable, Front, Manifest, Network, Plan, Trained
+from hwsmpq.types import (
+    Assignment,
+    Certificate,
+    Contributions,
+    CostTable,
+    Front,
+    Manifest,
+    Network,
+    Plan,
+    Sweep,
+    Trained,
+)
 
 console = Console()
 errors = Console(stderr=True)
@@ -84,6 +95,18 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
         f"search space: {n}^{len(network.groups)} = {_power(network.n_configurations(n))} configurations"
         f" ({', '.join(ladder)})"
     )
+
+
+def show_sweep(sweep: Sweep) -> None:
+    table = Table("uniform", f"{sweep.value} lost", "points lost", title=f"On {sweep.n_samples} samples")
+    for name, point in sweep.points.items():
+        dead = "" if point.alive else "  (destroyed)"
+        table.add_row(
+            name, f"{sweep.reference_value - point.value:.4g}",
+            f"{point.drop_points:.2f} +- {point.drop_stderr_points:.2f}{dead}",
+        )
+    console.print(table)
+    console.print(f"proposed: --ladder {','.join(sweep.ladder)}", highlight=False)
 
 
 def show_cost_table(table: CostTable) -> None:

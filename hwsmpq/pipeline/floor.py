@@ -38,7 +38,7 @@ def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
     names = run.ladder.names
     if run.settings.base is not None:
         return names.index(run.settings.base)
-    shares, metrics, chance = _shares_kept(run, batch, game)
+    shares, metrics, chance = shares_kept(run, batch, game)
     dead = [name for name, share in zip(names, shares, strict=True) if share < LEAST_SHARE]
     if not dead:
         return 0
@@ -57,7 +57,7 @@ def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
     return base
 
 
-def _shares_kept(
+def shares_kept(
     run: Run, batch: Samples, game: MemoizedGame
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """(share of the reference's distance from chance that each level keeps, metric of each level, chance)."""

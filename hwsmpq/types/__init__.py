@@ -33,6 +33,7 @@ from hwsmpq.types.precision import (
     Precision,
 )
 from hwsmpq.types.settings import Budget, BudgetKind, Settings
+from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
 __all__ = [
@@ -74,6 +75,8 @@ __all__ = [
     "Scores",
     "Settings",
     "Stability",
+    "Sweep",
+    "SweepPoint",
     "TensorRange",
     "Trained",
 ]
