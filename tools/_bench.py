@@ -60,6 +60,10 @@ class Bench:
         for name in sorted(self.figures):
             table.add_row(escape(name), f"{self.figures[name]:.5g}")
         Console(soft_wrap=True).print(table)
+        self.write()
+
+    def write(self) -> None:
+        """Write the JSON file, if one was asked for, with what is known by now."""
         if self.options.json:
             result = {
                 "bench": self.name, "quick": self.options.quick, "machine": machine(), "versions": self.versions,

@@ -54,7 +54,7 @@ TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 BENCHED = ("resnet18", "mobilenet_v2", "resnet20", "efficientnet_lite0")
 LADDER = ("int8", "fp32")
 N_FITTED, N_UNSEEN, N_LEVELS = 12, 30, 5
-PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 90.0, 8.0, 30.0
+PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 60.0, 8.0, 20.0
 OTHER_SEED = 1000
 """Added to the seed for the unseen mixtures."""
 
@@ -86,7 +86,8 @@ def main() -> None:
                 for level in range(1, n_levels + 1):
                     copy = Path(shutil.copytree(folder, folder.with_name(f"{name}-{level}")))
                     _budget(bench, _run(copy, task, target, options, VERIFY_SECONDS), name, level / (n_levels + 1))
-            _summary(bench, target)
+                _summary(bench, target)
+                bench.write()
     bench.finish()
 
 
