@@ -188,12 +188,16 @@ def verify(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes("out")
+@takes("folders", "out")
 def report(values: dict[str, Any]) -> None:
-    """Write the HTML report of a run folder."""
-    from hwsmpq.report.render import render
+    """Write the HTML report of a run folder, or set the run of a second folder against the first."""
+    from hwsmpq.report.render import render, render_comparison
 
-    display.console.print(f"report: {render(values['out'])}", markup=False, soft_wrap=True)
+    folders = values["folders"] or [values["out"]]
+    if len(folders) > 2:
+        raise HwsmpqError(f"a report of {len(folders)} folders", "it shows one, or compares two", "name one or two")
+    written = render_comparison(*folders) if len(folders) == 2 else render(*folders)
+    display.console.print(f"{written.stem}: {written}", markup=False, soft_wrap=True)
 
 
 @app.command()

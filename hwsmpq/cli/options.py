@@ -62,6 +62,14 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
         Path("runs/default"),
     ),
+    "folders": (
+        Annotated[
+            list[Path] | None,
+            typer.Argument(help="Run folder (instead of -o), or two to compare.", metavar="[FOLDER [FOLDER]]",
+                           show_default=False),
+        ],
+        None,
+    ),
     "from_trtexec": (
         Annotated[
             list[Path] | None,
