@@ -81,6 +81,7 @@ def test_options_and_verbs_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     command = get_command(app)
     options = {option for verb in command.commands.values() for p in verb.params for option in p.opts}
+    options |= {option for p in command.params for option in p.opts}
     of_pip = {"--no-deps"}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"} - of_pip
     assert mentioned - options == set()

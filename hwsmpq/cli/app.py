@@ -14,11 +14,12 @@ from hwsmpq import artifacts
 from hwsmpq._version import __version__
 from hwsmpq.cli import display
 from hwsmpq.cli.options import BUDGETS, CALIBRATION, FOLDER, MODEL, PROFILING, SCORING, SEARCH, ManyValues, takes
+from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Ladder, Settings
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True, pretty_exceptions_enable=False,
     help="Mixed-precision quantization that is measured, solved exactly, built and proven on the real device.",
 )
 
@@ -64,7 +65,7 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
     with display.progress_bars(not values["json"]) as progress:
         result = work(
             Run(
-                values["out"], settings, progress=progress, notify=progress.notify,
+                values["out"], settings, progress=progress, notify=progress.notify, status=progress.status,
                 workers=values.get("workers") or 0, ray_address=values.get("ray"),
             )
         )
@@ -183,7 +184,7 @@ def verify(values: dict[str, Any]) -> None:
     """Measure the built engine and write the certificate."""
     from hwsmpq.pipeline.prove import verify as stage
 
-    _stage(values, stage, display.show_certificate)
+    _stage(values, stage, lambda certificate: show_verdict(certificate, values["out"]))
     _exit_unless_verified(values["out"])
 
 
@@ -263,7 +264,7 @@ def _run(values: dict[str, Any]) -> None:
         render(run.folder)
         return certificate
 
-    _stage(values, work, display.show_certificate)
+    _stage(values, work, lambda certificate: show_verdict(certificate, values["out"]))
     if not values["json"]:
         folder = values["out"]
         display.console.print(
