@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from hwsmpq._version import __version__
 
 if TYPE_CHECKING:
+    from hwsmpq.engine.load import load
     from hwsmpq.errors import HwsmpqError
     from hwsmpq.model.task import Task
     from hwsmpq.pipeline.budgets import resolve_budgets
     from hwsmpq.pipeline.contribute import contribute
     from hwsmpq.pipeline.front import pareto
     from hwsmpq.pipeline.measure import calibrate, inspect, profile
+    from hwsmpq.pipeline.optimize import optimize
     from hwsmpq.pipeline.prove import build, refine, verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.pipeline.solve import search
@@ -31,6 +33,8 @@ __all__ = [
     "calibrate",
     "contribute",
     "inspect",
+    "load",
+    "optimize",
     "pareto",
     "profile",
     "refine",
@@ -50,6 +54,8 @@ _HOME = {
     "calibrate": "hwsmpq.pipeline.measure",
     "contribute": "hwsmpq.pipeline.contribute",
     "inspect": "hwsmpq.pipeline.measure",
+    "load": "hwsmpq.engine.load",
+    "optimize": "hwsmpq.pipeline.optimize",
     "pareto": "hwsmpq.pipeline.front",
     "profile": "hwsmpq.pipeline.measure",
     "refine": "hwsmpq.pipeline.prove",

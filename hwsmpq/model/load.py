@@ -27,6 +27,11 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
     Raises:
         HwsmpqError: nothing by that name, or it gives no task.
     """
+    if not spec:
+        raise HwsmpqError(
+            "this run folder does not name its task", "it was made in Python, with a task as an object",
+            "go on in Python with the same task, or name one in a file",
+        )
     if spec.startswith("torchvision:"):
         return _torchvision(spec.partition(":")[2], data, weights)
     if data or weights:

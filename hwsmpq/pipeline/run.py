@@ -92,11 +92,12 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings | None = None, task: Task | None = None, progress: Progress = silent,
-        workers: int = 0, ray_address: str | None = None, notify: Callable[[str], None] = unheard,
-        status: Callable[[str, str], None] = unseen,
+        self, folder: str | Path, settings: Settings | None = None, task: Task | None = None,
+        progress: Progress = silent, workers: int = 0, ray_address: str | None = None,
+        notify: Callable[[str], None] = unheard, status: Callable[[str, str], None] = unseen,
     ) -> None:
-        self.folder, self.progress, self.notify, self.status = folder, progress, notify, status
+        self.folder = folder = Path(folder)
+        self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))

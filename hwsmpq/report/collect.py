@@ -55,8 +55,15 @@ def collect(folder: Path) -> View:
         group_ms=run.cost.group_ms if run.cost else {},
         interactions=run.interactions,
         stability=run.plan.stability if run.plan else None,
-        command=clean(provenance.command(run.settings, run.plan.budgets if run.plan else ())) if run.settings else None,
+        command=_command(run),
     )
+
+
+def _command(run: Artifacts) -> str | None:
+    """None where the folder was made in Python with a task as an object, which no command line names."""
+    if run.settings is None or not run.settings.task:
+        return None
+    return clean(provenance.command(run.settings, run.plan.budgets if run.plan else ()))
 
 
 def _notices(run: Artifacts) -> Iterator[str]:
