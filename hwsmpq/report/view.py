@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,6 +163,11 @@ class View:
         rows = (*(self.tradeoff.points if self.tradeoff else ()), *self.timings)
         held = {p for row in rows if row.assignment is not None for p in row.assignment.values()}
         return in_order({*self.ladder, *held})
+
+    @property
+    def phi_decimals(self) -> int:
+        """Decimals that show three digits of the largest contribution, and four at least."""
+        return max(4, 2 - math.floor(math.log10(max(map(abs, self.phi_range)))))
 
     @property
     def phi_range(self) -> tuple[float, float]:
