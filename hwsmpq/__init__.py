@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hwsmpq._version import __version__
 
 if TYPE_CHECKING:
+    from hwsmpq.engine.load import load
     from hwsmpq.errors import HwsmpqError
     from hwsmpq.model.task import Task
     from hwsmpq.pipeline.budgets import resolve_budgets
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hwsmpq.pipeline.finetune import finetune
     from hwsmpq.pipeline.front import pareto
     from hwsmpq.pipeline.measure import calibrate, inspect, profile
+    from hwsmpq.pipeline.optimize import optimize
     from hwsmpq.pipeline.prove import build, refine, verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.pipeline.solve import search
@@ -34,6 +36,8 @@ __all__ = [
     "contribute",
     "finetune",
     "inspect",
+    "load",
+    "optimize",
     "pareto",
     "profile",
     "refine",
@@ -55,6 +59,8 @@ _HOME = {
     "contribute": "hwsmpq.pipeline.contribute",
     "finetune": "hwsmpq.pipeline.finetune",
     "inspect": "hwsmpq.pipeline.measure",
+    "load": "hwsmpq.engine.load",
+    "optimize": "hwsmpq.pipeline.optimize",
     "pareto": "hwsmpq.pipeline.front",
     "profile": "hwsmpq.pipeline.measure",
     "refine": "hwsmpq.pipeline.prove",

@@ -25,6 +25,7 @@ SCHEMAS: dict[type, str] = {
     types.CostTable: "cost_table",
     types.Contributions: "contributions",
     types.Scores: "scores",
+    types.Interactions: "interactions",
     types.Fallbacks: "fallbacks",
     types.Plan: "plan",
     types.Trained: "trained",

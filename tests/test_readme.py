@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
 TASK_FILE = next(block for block in blocks("python") if block.startswith("# my_task.py"))
-API_EXAMPLE = next(block for block in blocks("python") if "resolve_budgets" in block)
+API_EXAMPLES = [block for block in blocks("python") if not block.startswith("# my_task.py")]
 
 
 @pytest.fixture
@@ -61,11 +61,15 @@ def test_quickstart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (folder / "runs" / "quickstart" / "report.html").is_file()
 
 
-def test_python_example(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(API_EXAMPLE, "README.md", "exec"), {})
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("True ")
-    assert Path(out[1]).is_file()
+def test_python_examples(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "my_task", raising=False)
+    for example in API_EXAMPLES:
+        exec(compile(example, "README.md", "exec"), {})
+    whole, accuracy, staged = capsys.readouterr().out.splitlines()
+    assert whole.startswith(("True ", "False ")) and accuracy.startswith("tensor(")
+    assert staged.startswith("True ") and Path(staged.split()[1]).is_file()
+    assert (folder / "runs" / "from_python" / "report.html").is_file()
 
 
 def test_every_artifact_is_described() -> None:
@@ -81,6 +85,7 @@ def test_options_and_verbs_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     command = get_command(app)
     options = {option for verb in command.commands.values() for p in verb.params for option in p.opts}
+    options |= {option for p in command.params for option in p.opts}
     of_pip = {"--no-deps"}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"} - of_pip
     assert mentioned - options == set()

@@ -25,11 +25,12 @@ from hwsmpq.cli.options import (
     ManyValues,
     takes,
 )
+from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import Ladder, Recipe, Settings
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True, pretty_exceptions_enable=False,
     help="Mixed-precision quantization that is measured, solved exactly, built and proven on the real device.",
 )
 
@@ -75,7 +76,7 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
     with display.progress_bars(not values["json"]) as progress:
         result = work(
             Run(
-                values["out"], settings, progress=progress, notify=progress.notify,
+                values["out"], settings, progress=progress, notify=progress.notify, status=progress.status,
                 workers=values.get("workers") or 0, ray_address=values.get("ray"),
             )
         )
@@ -222,17 +223,21 @@ def verify(values: dict[str, Any]) -> None:
     """Measure the built engine and write the certificate."""
     from hwsmpq.pipeline.prove import verify as stage
 
-    _stage(values, stage, display.show_certificate)
+    _stage(values, stage, lambda certificate: show_verdict(certificate, values["out"]))
     _exit_unless_verified(values["out"])
 
 
 @app.command()
-@takes("out")
+@takes("folders", "out")
 def report(values: dict[str, Any]) -> None:
-    """Write the HTML report of a run folder."""
-    from hwsmpq.report.render import render
+    """Write the HTML report of a run folder, or set the run of a second folder against the first."""
+    from hwsmpq.report.render import render, render_comparison
 
-    display.console.print(f"report: {render(values['out'])}", markup=False, soft_wrap=True)
+    folders = values["folders"] or [values["out"]]
+    if len(folders) > 2:
+        raise HwsmpqError(f"a report of {len(folders)} folders", "it shows one, or compares two", "name one or two")
+    written = render_comparison(*folders) if len(folders) == 2 else render(*folders)
+    display.console.print(f"{written.stem}: {written}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -298,7 +303,7 @@ def _run(values: dict[str, Any]) -> None:
         render(run.folder)
         return certificate
 
-    _stage(values, work, display.show_certificate)
+    _stage(values, work, lambda certificate: show_verdict(certificate, values["out"]))
     if not values["json"]:
         folder = values["out"]
         display.console.print(

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import TypeAdapter
+from rich.box import ROUNDED
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -23,9 +24,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hwsmpq.cli.tree import network_tree
 from hwsmpq.types import (
     Assignment,
-    Certificate,
     Contributions,
     CostTable,
     Front,
@@ -36,8 +37,21 @@ from hwsmpq.types import (
     Trained,
 )
 
-console = Console()
-errors = Console(stderr=True)
+PIPED_WIDTH = 200
+"""Of lines that go to a file or another program, which no terminal would wrap."""
+
+
+def _console(stream: TextIO) -> Console:
+    console = Console(stderr=stream is sys.stderr)
+    return console if console.is_terminal else Console(stderr=stream is sys.stderr, width=PIPED_WIDTH)
+
+
+console, errors = _console(sys.stdout), _console(sys.stderr)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table; without frames where no terminal shows it."""
+    return Table(*columns, title=title, box=ROUNDED if console.is_terminal else None, title_justify="left")
 
 
 class ProgressBars:
@@ -48,8 +62,13 @@ class ProgressBars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(escape(stage), total=total)
+            self._tasks[stage] = self._bars.add_task(escape(stage), total=total, found="")
         self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def status(self, stage: str, text: str) -> None:
+        """What a stage has found so far, beside its bar."""
+        if stage in self._tasks:
+            self._bars.update(self._tasks[stage], found=text)
 
     def notify(self, message: str) -> None:
         """A sentence for the user, above the bars."""
@@ -61,6 +80,7 @@ def progress_bars(enabled: bool) -> Iterator[ProgressBars]:
     """Progress bars while a command runs; drawn only on a terminal, and not with ``--json``."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[found]}", markup=False),
     )
     with Progress(*columns, console=errors, disable=not (enabled and errors.is_terminal)) as bars:
         yield ProgressBars(bars)
@@ -77,19 +97,10 @@ def _power(value: float) -> str:
 
 
 def show_network(network: Network, ladder: tuple[str, ...]) -> None:
-    table = Table("group", "layers", "MACs", "weights", title="Groups")
-    for group in network.groups:
-        layers = network.layers_of(group.name)
-        table.add_row(
-            escape(group.name), str(len(layers)), f"{sum(la.n_macs for la in layers):,}",
-            f"{sum(la.n_weights for la in layers):,}",
-        )
-    console.print(table)
     n_macs = sum(layer.n_macs for layer in network.layers)
     n_params = network.n_other_params + sum(layer.n_weights + layer.n_biases for layer in network.layers)
-    console.print(
-        f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters"
-    )
+    title = f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters"
+    console.print(network_tree(network, title), soft_wrap=not console.is_terminal)
     n = len(ladder)
     console.print(
         f"search space: {n}^{len(network.groups)} = {_power(network.n_configurations(n))} configurations"
@@ -98,37 +109,37 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
 
 
 def show_sweep(sweep: Sweep) -> None:
-    table = Table("uniform", f"{sweep.value} lost", "points lost", title=f"On {sweep.n_samples} samples")
+    shown = table("uniform", f"{sweep.value} lost", "points lost", title=f"On {sweep.n_samples} samples")
     for name, point in sweep.points.items():
         dead = "" if point.alive else "  (destroyed)"
-        table.add_row(
+        shown.add_row(
             name, f"{sweep.reference_value - point.value:.4g}",
             f"{point.drop_points:.2f} +- {point.drop_stderr_points:.2f}{dead}",
         )
-    console.print(table)
+    console.print(shown)
     console.print(f"proposed: --ladder {','.join(sweep.ladder)}", highlight=False)
 
 
-def show_cost_table(table: CostTable) -> None:
-    shown = Table("engine", "median ms", "spread ms", title=f"Measured on {escape(table.target)}")
-    for name, measured in table.uniform_ms.items():
+def show_cost_table(cost: CostTable) -> None:
+    shown = table("engine", "median ms", "spread ms", title=f"Measured on {escape(cost.target)}")
+    for name, measured in cost.uniform_ms.items():
         shown.add_row(f"uniform {name}", f"{measured.median_ms:.4g}", f"{measured.spread_ms:.2g}")
     console.print(shown)
     console.print(
-        f"T = {table.scale:.4g} * counters + {table.offset_ms:.4g} ms, a switch costs {table.switch_ms:.3g} ms"
-        f" + {table.switch_element_ms:.3g} ms an element;"
-        f" error {table.fit_error_ms:.2g} ms on {len(table.engines)} mixtures"
+        f"T = {cost.scale:.4g} * counters + {cost.offset_ms:.4g} ms, a switch costs {cost.switch_ms:.3g} ms"
+        f" + {cost.switch_element_ms:.3g} ms an element;"
+        f" error {cost.fit_error_ms:.2g} ms on {len(cost.engines)} mixtures"
     )
 
 
 def show_contributions(contributions: Contributions) -> None:
     shown = [p for p in contributions.ladder if p != contributions.start]
-    table = Table("group", *shown, title=f"Contributions to {contributions.value} (+- standard error)")
+    rows = table("group", *shown, title=f"Contributions to {contributions.value} (+- standard error)")
     for group, row in contributions.phi.items():
-        table.add_row(
+        rows.add_row(
             escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in shown)
         )
-    console.print(table)
+    console.print(rows)
     console.print(
         f"{contributions.estimator}: value {contributions.floor_value:.4g} at"
         f" {contributions.start}, {contributions.top_value:.4g} at the top;"
@@ -168,34 +179,34 @@ def show_trained(trained: Trained) -> None:
 def show_front(front: Front) -> None:
     unit = "latency ms" if front.cost == "latency_ms" else "BitOps"
     n_samples = front.points[0].n_samples
-    table = Table(
+    rows = table(
         unit, "MB", "value", "points lost", "precisions",
         title=f"Front from {front.n_compared} assignments, on {n_samples} samples of the search part",
     )
     for point in front.points:
-        table.add_row(
+        rows.add_row(
             f"{front.cost_of(point):.4g}", f"{point.size_mb:.3g}", f"{point.value:.4f} +- {point.stderr:.2g}",
             f"{point.drop_points:+.2f} +- {point.drop_stderr_points:.2f}", _counts(point.assignment, front.ladder),
         )
-    console.print(table)
+    console.print(rows)
     if front.engines:
         _show_engines(front)
 
 
 def _show_engines(front: Front) -> None:
-    table = Table(
+    rows = table(
         "predicted ms", "measured ms", "points lost", "KL", "precisions",
         title=f"Engines, on {front.engines[0].accuracy.n_samples} samples of the report part",
     )
     for engine in front.engines:
         predicted = next((f"{p.latency_ms:.4g}" for p in front.points if p.assignment == engine.assignment), "")
         accuracy = engine.accuracy
-        table.add_row(
+        rows.add_row(
             predicted, f"{engine.latency.median_ms:.4g} +- {engine.latency.spread_ms:.2g}",
             f"{engine.drop_points:+.2f} +- {100 * accuracy.paired_stderr:.2f}",
             "" if accuracy.kl is None else f"{accuracy.kl:.2g}", _counts(engine.assignment, front.ladder),
         )
-    console.print(table)
+    console.print(rows)
     for engine in front.engines:
         for layer in engine.audit.mismatches:
             console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
@@ -216,28 +227,3 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
     )
     for layer in others:
         console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
-
-
-def show_certificate(certificate: Certificate) -> None:
-    table = Table("budget", "limit", "predicted", "measured", "met", title=certificate.claim)
-    for b in certificate.budgets:
-        measured = "not here" if b.measured is None else f"{b.measured:.5g}"
-        table.add_row(b.kind, f"{b.limit:.5g}", f"{b.predicted:.5g}", measured, "yes" if b.met else "NO")
-    console.print(table)
-    accuracy, latency, audit = certificate.accuracy, certificate.latency_ms, certificate.audit
-    if latency:
-        console.print(
-            f"latency {latency.measured:.4g} +- {latency.spread:.2g} ms (predicted {latency.predicted:.4g}"
-            + (f", with 90 % confidence {latency.interval[0]:.4g} to {latency.interval[1]:.4g}),"
-               if latency.interval else "),") +
-            f" {latency.reference / latency.measured:.2f}x faster than the reference ({latency.reference:.4g} ms)"
-        )
-    console.print(
-        f"{accuracy.source} metric {100 * accuracy.engine:.2f} against {100 * accuracy.reference:.2f}"
-        f" (paired standard error {100 * accuracy.paired_stderr:.2f} points, {accuracy.n_samples} unseen samples)"
-    )
-    console.print(f"audit: {audit.n_as_requested} of {audit.n_layers} layers run as requested")
-    for group, found in certificate.fallbacks.items():
-        for asked, realised in found.items():
-            console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
-    console.print("[bold]every budget met[/]" if certificate.verified else "[bold]NOT every budget met[/]")

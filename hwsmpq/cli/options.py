@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 _OPTIONAL: dict[str, tuple[type, str]] = {
-    "data": (str, "imagefolder:DIR, for torchvision models."),
+    "data": (str, "imagefolder:DIR for torchvision models, npz:FILE for ONNX files."),
     "weights": (str, "State dict of a torchvision model (loaded with weights_only)."),
     "target": (str, "Hardware target; see `hwsmpq targets`."),
     "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8."),
@@ -56,7 +56,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Argument(
-                help="Task: file.py, module:callable or torchvision:NAME. Remembered by the run folder.",
+                help="Task: file.py, module:callable, file.onnx or torchvision:NAME. Remembered by the run folder.",
                 show_default=False,
             ),
         ],
@@ -72,6 +72,14 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
             Path | None,
             typer.Option(help="A cost table of this network that was measured on another machine.",
                          metavar="FILE", show_default=False),
+        ],
+        None,
+    ),
+    "folders": (
+        Annotated[
+            list[Path] | None,
+            typer.Argument(help="Run folder (instead of -o), or two to compare.", metavar="[FOLDER [FOLDER]]",
+                           show_default=False),
         ],
         None,
     ),

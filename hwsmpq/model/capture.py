@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import io
 from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -124,7 +125,7 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
     try:
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
-            exported = torch.export.export(model.eval(), rows, dynamic_shapes=batch)
+            exported = torch.export.export(model.eval(), rows, dynamic_shapes=_as_taken(model, batch))
         graph = exported.run_decompositions({}).module(check_guards=False)
     except Exception as error:
         text = str(error).strip()
@@ -150,6 +151,13 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _as_taken(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One a parameter of ``forward``; what ``*inputs`` takes is together."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    n = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), None)
+    return shapes if n is None else (*shapes[:n], shapes[n:])
 
 
 class _ValueShapes(fx.Interpreter):

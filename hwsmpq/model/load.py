@@ -1,12 +1,15 @@
-"""Find the task that the user names: a Python file, ``module:callable``, or a torchvision model with images."""
+"""Find the task that the user names: a Python file, ``module:callable``, an ONNX file with arrays, or a torchvision
+model with images."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,21 +17,31 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 
 CALIBRATION_SAMPLES = 256
+ONNX_ARRAYS = ("calibration", "inputs", "labels")
 
 
 def load_task(spec: str, data: str | None = None, weights: Path | None = None) -> Task:
     """Build the task that ``spec`` names.
 
     Args:
-        spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), or ``torchvision:NAME``.
+        spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), ``path/to/file.onnx``, or
+            ``torchvision:NAME``.
         data: ``imagefolder:DIR`` for torchvision models: one sub-folder a class, in the model's class order.
+            ``npz:FILE`` for ONNX files: arrays ``calibration``, ``inputs`` and ``labels``, prepared as in training.
         weights: a state dict for torchvision models, loaded with ``weights_only=True``.
 
     Raises:
         HwsmpqError: nothing by that name, or it gives no task.
     """
+    if not spec:
+        raise HwsmpqError(
+            "this run folder does not name its task", "it was made in Python, with a task as an object",
+            "go on in Python with the same task, or name one in a file",
+        )
     if spec.startswith("torchvision:"):
         return _torchvision(spec.partition(":")[2], data, weights)
+    if spec.endswith(".onnx"):
+        return _onnx(Path(spec), data)
     if data or weights:
         raise HwsmpqError(
             "--data and --weights go with torchvision:NAME models", f"{spec} brings its own", "leave them out"
@@ -70,7 +83,7 @@ def _from_module(spec: str) -> object:
     module_name, colon, name = spec.partition(":")
     if not colon:
         raise HwsmpqError(
-            f"unknown task {spec!r}", fix="give a file.py, a module:callable, or torchvision:NAME with --data"
+            f"unknown task {spec!r}", fix="give a file.py, a module:callable, or a file.onnx or torchvision:NAME"
         )
     try:
         factory = getattr(importlib.import_module(module_name), name)
@@ -82,6 +95,23 @@ def _from_module(spec: str) -> object:
         raise
     except Exception as error:
         raise HwsmpqError(f"{spec} failed", f"{type(error).__name__}: {error}", "fix the task") from error
+
+
+def _onnx(path: Path, data: str | None) -> Task:
+    kind, _, file = (data or "").partition(":")
+    if kind != "npz" or not file:
+        raise HwsmpqError(
+            "ONNX files need --data npz:FILE", f"got {data!r}",
+            "save arrays named calibration, inputs and labels with numpy.savez, prepared as in training",
+        )
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            calibration, inputs, labels = (torch.from_numpy(arrays[name]) for name in ONNX_ARRAYS)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise HwsmpqError(
+            f"no samples in {file}", str(error), "it needs the arrays calibration, inputs and labels, none of objects"
+        ) from error
+    return Task(path, calibration, (inputs, labels), name=path.stem)
 
 
 def _default_weights(name: str):  # type: ignore[no-untyped-def]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.onnx_import import read_onnx
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 """(outputs (n, ...), targets (n, ...)) -> one number a sample, float (n,)."""
@@ -63,7 +65,8 @@ class Task:
     """What the toolkit works on.
 
     Args:
-        model: a trained network whose inputs and outputs carry the batch in dimension 0.
+        model: a trained network whose inputs and outputs carry the batch in dimension 0, or the path of an ONNX file
+            that holds one (in float32, opset 17 or newer).
         calibration: unlabelled input samples, (n, ...) or one such tensor an argument.
         evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
@@ -73,12 +76,13 @@ class Task:
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
 
     Raises:
-        HwsmpqError: empty or non-finite data, or labels that do not match the inputs or the outputs.
+        HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
+            the outputs.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | Path,
         calibration: Tensor | tuple[Tensor, ...],
         evaluation: tuple[Tensor | tuple[Tensor, ...], Tensor],
         metric: PerSample | None = None,
@@ -86,7 +90,7 @@ class Task:
         name: str = "task",
         training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = (model if isinstance(model, nn.Module) else read_onnx(Path(model))).eval()
         self.name = name
         self.metric = metric or top1
         self.loss = loss or cross_entropy

@@ -12,6 +12,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE
 
 GROWTH = 4
+STAGE = "search: evaluate candidates"
 
 
 class NestedBatches:
@@ -25,6 +26,7 @@ class NestedBatches:
         self._samples: list[Samples] = [part.take(slice(a, b)) for a, b in zip(starts, ends, strict=True)]
         self._games = [evaluation_game(run, samples, self._progress) for samples in self._samples]
         self._reference: list[NDArray[np.float32]] = []
+        self._best: dict[int, float] = {}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -33,7 +35,10 @@ class NestedBatches:
 
     def values(self, choices: NDArray[np.int64], batch: int) -> NDArray[np.float64]:
         """Values (n, n_samples) of choices (n, n_groups) on the samples that a batch adds."""
-        return self._both(choices, batch)[0]
+        values = self._both(choices, batch)[0]
+        self._best[batch] = max(self._best.get(batch, -np.inf), float(values.mean(1).max()))
+        self._run.status(STAGE, f"best {self._run.value} {self._best[batch]:.4f} on {self.sizes[batch]} samples")
+        return values
 
     def up_to(self, choice: NDArray[np.int64], n_samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(values, metrics) of one choice on the first ``n_samples``, which end with a batch."""
@@ -61,4 +66,4 @@ class NestedBatches:
         return values, metrics
 
     def _progress(self, done: int, n: int) -> None:
-        self._run.progress("search: evaluate candidates", done, n)
+        self._run.progress(STAGE, done, n)

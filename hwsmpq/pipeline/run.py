@@ -26,6 +26,7 @@ from hwsmpq.types import (
     Contributions,
     CostTable,
     Fallbacks,
+    Interactions,
     Ladder,
     Manifest,
     Network,
@@ -46,6 +47,7 @@ FILES: dict[type, str] = {
     CostTable: "cost_table.json",
     Contributions: "contributions.json",
     Scores: "scores.json",
+    Interactions: "interactions.json",
     Fallbacks: "fallbacks.json",
     Plan: "plan.json",
     Trained: "finetune/trained.json",
@@ -71,6 +73,10 @@ def unheard(message: str) -> None:
     """Tell nobody."""
 
 
+def unseen(stage: str, text: str) -> None:
+    """Show nobody."""
+
+
 class Run:
     """One run folder.
 
@@ -83,16 +89,19 @@ class Run:
         ray_address: of a Ray cluster that evaluates instead, with one worker a device, or ``workers`` if given. The
             results are the same.
         notify: told in a sentence what the user should know of, such as a precision that destroys the network.
+        status: told (stage, what it has found so far).
 
     Raises:
         HwsmpqError: no settings, an unknown target, or a ladder that the target cannot write.
     """
 
     def __init__(
-        self, folder: Path, settings: Settings | None = None, task: Task | None = None, progress: Progress = silent,
-        workers: int = 0, ray_address: str | None = None, notify: Callable[[str], None] = unheard,
+        self, folder: str | Path, settings: Settings | None = None, task: Task | None = None,
+        progress: Progress = silent, workers: int = 0, ray_address: str | None = None,
+        notify: Callable[[str], None] = unheard, status: Callable[[str, str], None] = unseen,
     ) -> None:
-        self.folder, self.progress, self.notify = folder, progress, notify
+        self.folder = folder = Path(folder)
+        self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))

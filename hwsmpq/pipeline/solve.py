@@ -15,6 +15,7 @@ from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.candidates import Measured, as_candidate, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import allowed, choice_of, costs_of
+from hwsmpq.pipeline.interactions import record_interactions
 from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
@@ -143,7 +144,9 @@ class _Search:
         if self._cheapest:
             assert self._max_drop is not None
             return screen_for_cost(problem, values, self._cheapest, self._max_drop, self._batches)
-        return race_for_value(problem, values, observed(run, contributions), self._batches, run.settings)
+        evaluated = observed(run, contributions)
+        record_interactions(run, problem, contributions, *evaluated)
+        return race_for_value(problem, values, evaluated, self._batches, run.settings)
 
     def _choose(self, candidates: list[Candidate]) -> Candidate:
         """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the

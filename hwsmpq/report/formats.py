@@ -37,6 +37,10 @@ def milliseconds(value: float) -> str:
     return f"{significant(value)}\u00a0ms"
 
 
+def optional_ms(value: float | None) -> str:
+    return "no value" if value is None else milliseconds(value)
+
+
 def signed_points(value: float) -> str:
     """Points of the metric with a sign; never ``-0.00``."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from hwsmpq.report.figures import UNITS_PER_INCH
+from hwsmpq.report.colours import PALETTE
 from hwsmpq.report.formats import bitops, shorten
-from hwsmpq.report.svg import PALETTE, drawing
+from hwsmpq.report.style import UNITS_PER_INCH, drawing
 from hwsmpq.types import BuiltEngine, Front
 
 WIDTH, HEIGHT = 720, 620

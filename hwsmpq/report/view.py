@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from hwsmpq.report.verdict import Verdict
-from hwsmpq.types import EngineResult, LayerAudit
+from hwsmpq.types import Assignment, EngineResult, Interactions, Ladder, LayerAudit, Network, Stability
 
-PointKind = Literal["reference", "uniform", "candidate", "compared", "chosen"]
-TimingKind = Literal["uniform", "mixture", "round"]
+PointKind = Literal["reference", "uniform", "built", "compared", "chosen", "candidate"]
+"""All but candidates were measured on the report part, where the run measures latency."""
+TimingKind = Literal["uniform", "mixture", "round", "front"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Point:
     x_source: Literal["measured", "predicted", "counted"]
     x_spread: float | None = None
     y_stderr: float | None = None
+    assignment: Assignment | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Timing:
     predicted_ms: float
     measured_ms: float
     spread_ms: float | None
+    assignment: Assignment
 
     @property
     def relative_error(self) -> float:
@@ -84,14 +90,14 @@ class Fallback:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group: its chosen precision, (precision, phi, standard error) beside the base, and the share of resampled
+    """One group: its chosen precision, precision -> (phi, standard error) beside the base, and the share of resampled
     contributions that give it the same precision."""
 
     name: str
     layers: tuple[str, ...]
     n_macs: int
     precision: str | None
-    phi: tuple[tuple[str, float, float | None], ...]
+    phi: dict[str, tuple[float, float | None]]
     certainty: float | None = None
 
 
@@ -111,8 +117,17 @@ class Source:
     version: str
 
 
+def in_order(precisions: Iterable[str]) -> tuple[str, ...]:
+    """Cheapest first, as in a ladder."""
+    distinct = sorted(set(precisions))
+    return Ladder.parse(",".join(distinct)).names if len(distinct) > 1 else tuple(distinct)
+
+
 @dataclass(frozen=True)
 class View:
+    """All that one page shows of one run. Names are cleaned, except those of ``network``, ``interactions`` and
+    assignments."""
+
     name: str
     verdict: Verdict
     claim: str
@@ -136,3 +151,26 @@ class View:
     settings: tuple[Fact, ...]
     hashes: tuple[Fact, ...]
     sources: tuple[Source, ...]
+    network: Network
+    group_ms: dict[str, dict[str, float]]
+    interactions: Interactions | None
+    stability: Stability | None
+    command: str | None
+
+    @cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """The ladder and whatever else an assignment holds, cheapest first."""
+        rows = (*(self.tradeoff.points if self.tradeoff else ()), *self.timings)
+        held = {p for row in rows if row.assignment is not None for p in row.assignment.values()}
+        return in_order({*self.ladder, *held})
+
+    @property
+    def phi_decimals(self) -> int:
+        """Decimals that show three digits of the largest contribution, and four at least."""
+        return max(4, 2 - math.floor(math.log10(max(map(abs, self.phi_range)))))
+
+    @property
+    def phi_range(self) -> tuple[float, float]:
+        """Ends of all contributions with their standard errors, and 0."""
+        ends = [m + sign * (e or 0.0) for g in self.groups for m, e in g.phi.values() for sign in (-1, 1)]
+        return min([0.0, *ends]), max([1e-30, *ends])

@@ -19,7 +19,16 @@ from hwsmpq.types.certificate import (
     Round,
 )
 from hwsmpq.types.front import BuiltEngine, Front
-from hwsmpq.types.measured import Contributions, CostTable, EngineTiming, Measurement, Ranges, Scores, TensorRange
+from hwsmpq.types.measured import (
+    Contributions,
+    CostTable,
+    EngineTiming,
+    Interactions,
+    Measurement,
+    Ranges,
+    Scores,
+    TensorRange,
+)
 from hwsmpq.types.network import Edge, Group, Layer, Network
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
@@ -60,6 +69,7 @@ __all__ = [
     "Format",
     "Front",
     "Group",
+    "Interactions",
     "Ladder",
     "LatencyOutcome",
     "Layer",

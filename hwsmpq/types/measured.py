@@ -135,3 +135,20 @@ class Scores:
 
     tables: tuple[Contributions, ...]
     skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What two groups at ``low`` lose together beyond what each of them loses alone.
+
+    ``pairs`` holds (group, group, v(both low) - v(first low) - v(second low) + v(both high)), negative where both
+    together lose more, of the second-order surrogate that the search fitted on ``n_evaluations``: the pairs it keeps,
+    strongest first. Empty where cross-validation says that the contributions alone predict as well.
+    """
+
+    model_sha256: str
+    value: str
+    low: str
+    high: str
+    n_evaluations: int
+    pairs: tuple[tuple[str, str, float], ...]

@@ -28,6 +28,7 @@ class Budget:
 class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
+    ``task`` names the task as the command line does; it is empty where the task was given as an object.
     ``smooth`` lets calibration smooth the inputs of linear layers. ``value`` scores assignments (by default ``soft``
     for classification with cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what
     precisions cost: latency where the target is measured, or ``bitops``, with which nothing is timed.
@@ -43,7 +44,7 @@ class Settings:
     (by default with an even chance; what is missed is measured and solved again).
     """
 
-    task: str
+    task: str = ""
     data: str | None = None
     weights: str | None = None
     target: str = "openvino-cpu"

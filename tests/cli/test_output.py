@@ -102,6 +102,13 @@ def test_report(cli: Cli, qdq_copy: Path) -> None:
     assert (qdq_copy / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_report_of_two_folders_compares_them(cli: Cli, qdq_run: Finished, qdq_copy: Path) -> None:
+    result = cli("report", qdq_run.folder, qdq_copy)
+    assert (result.code, result.out) == (0, f"comparison: {qdq_copy / 'comparison.html'}\n")
+    assert cli("report", qdq_copy).out == f"report: {qdq_copy / 'report.html'}\n"
+    cli("report", qdq_copy, qdq_copy, qdq_copy).assert_one_message("a report of 3 folders")
+
+
 def test_targets(cli: Cli) -> None:
     assert "openvino-cpu: ready; int8, fp32; measures latency" in cli("targets").out
     rows = json.loads(cli("targets", "--json").out)

@@ -14,6 +14,7 @@ from hwsmpq.types import (
     Audit,
     Budget,
     BudgetOutcome,
+    BuiltEngine,
     Candidate,
     Certificate,
     Contributions,
@@ -21,7 +22,9 @@ from hwsmpq.types import (
     Edge,
     EngineResult,
     EngineTiming,
+    Front,
     Group,
+    Interactions,
     Ladder,
     LatencyOutcome,
     Layer,
@@ -32,6 +35,8 @@ from hwsmpq.types import (
     Plan,
     Ranges,
     Round,
+    Settings,
+    Stability,
     TensorRange,
 )
 
@@ -39,8 +44,11 @@ MODEL, DATA = "ab" * 32, "cd" * 32
 FILES = {
     "network": "network.json", "ranges": "ranges.json", "cost_table": "cost_table.json",
     "contributions": "contributions.json", "plan": "plan.json", "manifest": "engine/manifest.json",
-    "certificate": "certificate.json",
+    "certificate": "certificate.json", "settings": "settings.json", "interactions": "interactions.json",
+    "front": "front.json",
 }
+OPTIONAL = ("interactions", "front")
+"""What a run may do without."""
 MACHINE = {"cpu": "synthetic CPU", "threads": "1", "runtime": "synthetic 1.0"}
 
 
@@ -54,10 +62,11 @@ def make_run(
     mismatches: int = 0,
     met: bool = True,
     without: tuple[str, ...] = (),
+    n_engines: int = 6,
     seed: int = 0,
 ) -> Path:
     """Write the artifacts named in ``FILES`` except those in ``without``; the same arguments give the same numbers."""
-    made = make_artifacts(n_groups, Ladder.parse(ladder), latency, first_group, mismatches, met, seed)
+    made = make_artifacts(n_groups, Ladder.parse(ladder), latency, first_group, mismatches, met, n_engines, seed)
     for role, value in made.items():
         if role not in without:
             artifacts.write(folder / FILES[role], value, {"model": MODEL})
@@ -65,7 +74,8 @@ def make_run(
 
 
 def make_artifacts(
-    n_groups: int, ladder: Ladder, latency: bool, first_group: str, mismatches: int, met: bool, seed: int
+    n_groups: int, ladder: Ladder, latency: bool, first_group: str, mismatches: int, met: bool, n_engines: int,
+    seed: int,
 ) -> dict[str, object]:
     rng = np.random.default_rng(seed)
     network = make_network(n_groups, first_group, rng)
@@ -101,13 +111,16 @@ def make_artifacts(
         -0.75, -0.75 + float(weight.sum()), 2 * n_groups * 10, 10, 256, seed,
     )
 
+    bitops = {g: {b: float(network.bitops(g, ladder[b])) for b in levels} for g in names}
+    n_bytes = {g: {b: network.size_bytes(g, ladder[b]) for b in levels} for g in names}
+
     def candidate(assignment: dict[str, str]) -> Candidate:
         lost = sum(weight[i] - phi[g].get(assignment[g], 0.0) for i, g in enumerate(names))
         return Candidate(
             assignment, -0.4 - lost, float(-0.4 - lost + rng.normal(0, 0.004)), 0.006, float(12 * lost), 0.3,
             latency_ms(assignment) if latency else None,
-            float(sum(network.bitops(g, ladder[b]) for g, b in assignment.items())),
-            sum(network.size_bytes(g, ladder[b]) for g, b in assignment.items()) / 1e6,
+            sum(bitops[g][b] for g, b in assignment.items()),
+            sum(n_bytes[g][b] for g, b in assignment.items()) / 1e6,
         )
 
     sensitive = set(np.array(names)[np.argsort(-weight)[: max(1, n_groups // 4)]])
@@ -120,7 +133,8 @@ def make_artifacts(
     limits["max_drop"] = plan_point.drop_points + 1.0
     budgets = tuple(Budget(kind, limit) for kind, limit in limits.items())
     plan = Plan(chosen, budgets, "value", "optimal", 0.0, plan_point.predicted_value, plan_point.drop_points,
-                plan_point.latency_ms, plan_point.bitops, plan_point.size_mb, pool, levels, MODEL, seed)
+                plan_point.latency_ms, plan_point.bitops, plan_point.size_mb, pool, levels, MODEL, seed,
+                Stability(0.42, {g: 0.5 + 0.5 * i / n_groups for i, g in enumerate(names)}, 50))
     audits = tuple(
         LayerAudit(layer.name, chosen[network.group_of(layer.name)], chosen[network.group_of(layer.name)])
         for layer in network.layers
@@ -144,8 +158,21 @@ def make_artifacts(
     )
     ranges = Ranges(MODEL, DATA, "signed symmetric per channel", "mse", 300,
                     {layer.name: TensorRange(-1.0, 2.0, {8: (-1.0, 2.0)}) for layer in network.layers})
+    pairs = [(names[i], names[j], float(rng.normal(0, 0.01))) for i, j in rng.integers(n_groups, size=(n_groups, 2))
+             if i != j]
+    interactions = Interactions(MODEL, "negative cross-entropy", levels[0], levels[-1], 160,
+                                tuple(sorted(pairs, key=lambda pair: -abs(pair[2]))))
+    settings = Settings("my task.py", target=cost.target, ladder=levels, seed=seed + 1, smooth=False)
+
+    def built(assignment: dict[str, str]) -> BuiltEngine:
+        accuracy = AccuracyOutcome(0.751, 0.751 - candidate(assignment).drop_points / 100, 325, 0.003)
+        return BuiltEngine(assignment, timing(latency_ms(assignment)), accuracy, Audit(len(audits), len(audits), ()))
+
+    front = Front(cost.target, MODEL, levels, seed, "latency_ms" if latency else "bitops", "negative cross-entropy",
+                  -0.4, 200, pool[:4], tuple(built(mixture()) for _ in range(n_engines)) if latency else ())
     return {"network": network, "ranges": ranges, "cost_table": cost, "contributions": contributions, "plan": plan,
-            "manifest": manifest, "certificate": certificate}
+            "manifest": manifest, "certificate": certificate, "settings": settings, "interactions": interactions,
+            "front": front}
 
 
 def make_network(n_groups: int, first_group: str, rng: np.random.Generator) -> Network:

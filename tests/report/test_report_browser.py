@@ -1,4 +1,4 @@
-"""The page in a real browser: no console messages, no requests, no sideways overflow."""
+"""The pages in a real browser: no console messages, no requests, no sideways overflow; engines can be selected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hwsmpq.report.collect import collect
-from hwsmpq.report.render import render
+from hwsmpq.report.render import render, render_comparison
 from tests.report.factory import FILES, make_run
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -22,7 +22,10 @@ CASES: dict[str, dict[str, Any]] = {
     "wide": {"n_groups": 100, "ladder": "w3a3..w8a8,fp32", "mismatches": 3, "met": False, "first_group": HOSTILE},
     "bitops": {"latency": False},
     "network alone": {"without": tuple(role for role in FILES if role != "network")},
+    "large": {"n_groups": 160, "ladder": "w4a4,int8,fp32", "n_engines": 2000},
 }
+BACKGROUND = {"light": "rgb(245, 246, 248)", "dark": "rgb(18, 21, 26)"}
+OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +57,209 @@ def test_the_log_sees_errors_and_requests(browser: Any, tmp_path: Path) -> None:
     assert (tmp_path / "missing.png").as_uri() in requested_urls(browser)
 
 
-@pytest.mark.parametrize(("name", "scheme"), [*((name, "light") for name in CASES), ("wide", "dark")])
-def test_page_opens_cleanly(browser: Any, tmp_path: Path, name: str, scheme: str) -> None:
-    folder = make_run(tmp_path / "run", **CASES[name])
-    page = render(folder).as_uri()
-    verdict = collect(folder).verdict
+def show(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
+    """Open a page as a screen of ``width`` pixels would, with empty logs."""
     browser.get("about:blank")
     browser.get_log("browser"), browser.get_log("performance")
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.get(page.as_uri())
+
+
+def assert_quiet(browser: Any, page: Path) -> None:
+    assert browser.get_log("browser") == []
+    assert requested_urls(browser) <= {page.as_uri(), "data:,", "about:blank"}
+
+
+def assert_fits(browser: Any, width: int, scheme: str) -> None:
+    assert browser.execute_script(OVERFLOW) == 0
+    assert browser.execute_script("return document.body.scrollWidth") <= width
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert background == BACKGROUND[scheme]
+
+
+def page_data(browser: Any) -> dict[str, Any]:
+    return dict(browser.execute_script("return JSON.parse(document.getElementById('data').textContent)"))
+
+
+def shown_precisions(browser: Any) -> list[str]:
+    """The strip, from left to right."""
+    return list(browser.execute_script(
+        "return [...document.querySelectorAll('#strip .group')].map(g => g.dataset.precision)"
+    ))
+
+
+def engine(browser: Any) -> dict[str, str]:
+    """What is said about the engine that is shown."""
+    rows = "[...document.querySelectorAll('#engine > div')]"
+    return dict(browser.execute_script(f"return {rows}.map(d => [...d.children].map(c => c.textContent))"))
+
+
+def layer_names(browser: Any) -> list[str]:
+    """Of the table that has just been opened; browsers tell the page of it a little later."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    names = "return [...document.querySelectorAll('#layer-rows th')].map(h => h.textContent)"
+    return list(WebDriverWait(browser, 5).until(lambda b: b.execute_script(names)))
+
+
+def decoded(data: dict[str, Any], item: dict[str, Any]) -> list[str]:
+    return [data["precisions"][ord(c) - ord("0")] for c in item["levels"]]
+
+
+def pointer_at(browser: Any, chart: str, index: int) -> Any:
+    from selenium.webdriver import ActionChains
+
+    mark = browser.find_element("id", f"{chart}-{index}")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", mark)
+    return ActionChains(browser).move_to_element(mark)
+
+
+@pytest.mark.parametrize(("name", "scheme"), [*((name, "light") for name in CASES), ("wide", "dark")])
+def test_page_opens_cleanly(browser: Any, tmp_path: Path, name: str, scheme: str) -> None:
+    page = render(make_run(tmp_path / "run", **CASES[name]))
+    verdict = collect(tmp_path / "run").verdict
     for width in (390, 1280):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        browser.get(page)
+        show(browser, page, width, scheme)
         heading = browser.find_element("id", "verdict")
         assert heading.is_displayed() and heading.text == verdict.text
         assert browser.title == f"{verdict.badge}: run - hwsmpq report"
-        overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert browser.execute_script(overflow) == 0
-        assert browser.execute_script("return document.body.scrollWidth") <= width
-        sizes = "return [...document.querySelectorAll('svg use')].map(u => u.getBBox().width + u.getBBox().height)"
-        assert all(size > 0 for size in browser.execute_script(sizes)), "a marker points at an id that is not there"
-        background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert background == {"light": "rgb(245, 246, 248)", "dark": "rgb(18, 21, 26)"}[scheme]
-    assert browser.get_log("browser") == []
-    assert requested_urls(browser) <= {page, "data:,", "about:blank"}
+        assert_fits(browser, width, scheme)
+        assert_quiet(browser, page)
+    sizes = "return [...document.querySelectorAll('.point')].map(p => p.getBBox().width)"
+    assert all(size > 0 for size in browser.execute_script(sizes))
+
+
+def test_a_large_run_shows_all_its_engines_and_layers(browser: Any, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", **CASES["large"])
+    show(browser, render(folder))
+    data = page_data(browser)
+    assert sum(len(group["layers"]) for group in data["runs"][0]["groups"]) >= 190
+    assert len(browser.find_elements("css selector", "#front .point")) == len(data["points"]) > 2000
+    assert len(shown_precisions(browser)) == 160
+    started = browser.execute_script("return performance.now()")
+    press = "document.getElementById('front').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))"
+    for _ in range(10):
+        browser.execute_script(press)
+    assert browser.execute_script("return performance.now()") - started < 10_000
+
+
+def test_hovering_previews_and_a_click_selects(browser: Any, tmp_path: Path) -> None:
+    page = render(make_run(tmp_path / "run", ladder="w4a4,int8,fp32"))
+    show(browser, page)
+    data = page_data(browser)
+    chosen = next(p for p in data["points"] if p["kind"] == "chosen")
+    index, other = max(enumerate(data["points"]), key=lambda pair: (pair[1]["kind"] == "reference", pair[1]["x"]))
+    assert shown_precisions(browser) == decoded(data, chosen) != decoded(data, other)
+    assert engine(browser)["Engine"] == "chosen"
+    pointer_at(browser, "front", index).perform()
+    assert shown_precisions(browser) == decoded(data, other)
+    pointer_at(browser, "front", index).move_to_element(browser.find_element("id", "h-groups")).perform()
+    assert shown_precisions(browser) == decoded(data, chosen)
+    pointer_at(browser, "front", index).click().move_to_element(browser.find_element("id", "h-groups")).perform()
+    assert shown_precisions(browser) == decoded(data, other)
+    assert engine(browser)["Engine"] == other["label"]
+    assert browser.find_element("id", f"front-{index}").get_attribute("aria-selected") == "true"
+    back = browser.find_element("id", "back")
+    assert back.is_displayed()
+    back.click()
+    assert shown_precisions(browser) == decoded(data, chosen) and not back.is_displayed()
+    mixture = next(i for i, t in enumerate(data["timings"]) if t["kind"] == "mixture")
+    pointer_at(browser, "timings", mixture).click().perform()
+    assert shown_precisions(browser) == decoded(data, data["timings"][mixture])
+    assert_quiet(browser, page)
+
+
+def test_the_strip_marks_switches_and_measured_times(browser: Any, tmp_path: Path) -> None:
+    show(browser, render(make_run(tmp_path / "run", ladder="w4a4,int8,fp32")))
+    data, precisions = page_data(browser), shown_precisions(browser)
+    n_switches = sum(precisions[a] != precisions[b] for a, b in data["runs"][0]["edges"])
+    assert n_switches > 0
+    assert len(browser.find_elements("css selector", "#strip path.switch")) == n_switches
+    assert engine(browser)["Precision switches"] == str(n_switches)
+    groups = "return [...document.querySelectorAll('#strip .group')]"
+    heights = browser.execute_script(f"{groups}.map(g => +g.querySelector('rect').getAttribute('height'))")
+    costs = [g["cost"][data["precisions"].index(p)] for g, p in zip(data["runs"][0]["groups"], precisions, strict=True)]
+    assert [h / heights[0] for h in heights] == pytest.approx([c / costs[0] for c in costs], rel=1e-4)
+    # Without colours the lane tells the precision.
+    lanes = browser.execute_script(f"{groups}.map(g => g.querySelectorAll('rect')[1].getAttribute('y'))")
+    assert len(set(zip(lanes, precisions, strict=True))) == len(set(lanes)) == len(set(precisions))
+
+
+def test_everything_works_from_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    page = render(make_run(tmp_path / "run", ladder="w4a4,int8,fp32"))
+    show(browser, page)
+    data = page_data(browser)
+    by_cost = sorted(data["points"], key=lambda p: (p["x"], p["y"]))
+    ids: list[str] = []
+    for _ in range(200):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        ids.append(browser.execute_script("return document.activeElement.id || document.activeElement.tagName"))
+        if ids[-1] == "front":
+            break
+    assert ids[-1] == "front", "the chart cannot be reached with the tabulator"
+    ActionChains(browser).send_keys(Keys.HOME).perform()
+    assert engine(browser)["Engine"] == by_cost[0]["label"]
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT, Keys.ENTER, Keys.END).perform()
+    assert engine(browser)["Engine"] == by_cost[-1]["label"]
+    active = browser.execute_script("return document.activeElement.getAttribute('aria-activedescendant')")
+    assert by_cost[-1]["label"] in browser.find_element("id", active).get_attribute("aria-label")
+    ActionChains(browser).send_keys(Keys.TAB).perform()
+    assert engine(browser)["Engine"] == by_cost[1]["label"], "what Enter selected stays"
+    layers = browser.find_element("css selector", "#layers summary")
+    layers.send_keys(Keys.ENTER)
+    assert len(layer_names(browser)) == sum(len(g["layers"]) for g in data["runs"][0]["groups"])
+    assert_quiet(browser, page)
+
+
+def test_tables_are_sorted_by_a_click(browser: Any, tmp_path: Path) -> None:
+    show(browser, render(make_run(tmp_path / "run", n_groups=20)))
+    table = "section[aria-labelledby=h-groups]"
+    heads = browser.find_elements("css selector", f"{table} thead th")
+    contribution = next(head for head in heads if head.text.startswith("Contribution at"))
+    column = f"return [...document.querySelectorAll('{table} tbody tr')].map(r => +r.cells[4].dataset.value)"
+    before = browser.execute_script(column)
+    contribution.find_element("tag name", "button").click()
+    assert contribution.get_attribute("aria-sort") == "descending"
+    assert browser.execute_script(column) == sorted(before, reverse=True) != before
+    contribution.find_element("tag name", "button").click()
+    assert browser.execute_script(column) == sorted(before)
+
+
+def test_names_with_markup_stay_text(browser: Any, tmp_path: Path) -> None:
+    page = render(make_run(tmp_path / "run", first_group=HOSTILE + "</script>"))
+    show(browser, page)
+    browser.find_element("css selector", "#layers summary").click()
+    assert layer_names(browser)[0] == HOSTILE + "</script>"
+    assert browser.find_elements("css selector", "img") == []
+    titles = browser.execute_script("return [...document.querySelectorAll('#strip title')].map(t => t.textContent)")
+    assert titles[0].startswith(HOSTILE + "</script>: ")
+    assert browser.title.endswith("hwsmpq report")
+    assert_quiet(browser, page)
+
+
+@pytest.mark.parametrize("second", [{"ladder": "w4a4,int8,fp32", "seed": 1}, {"latency": False}])
+def test_comparison(browser: Any, tmp_path: Path, second: dict[str, Any]) -> None:
+    first = make_run(tmp_path / "first", ladder="w4a4,int8,fp32")
+    page = render_comparison(first, make_run(tmp_path / "second", first_group=HOSTILE, **second))
+    for width, scheme in ((390, "dark"), (1280, "light")):
+        show(browser, page, width, scheme)
+        assert browser.find_element("id", "verdict").text == "first and second"
+        assert_fits(browser, width, scheme)
+        assert_quiet(browser, page)
+    if "latency" in second:
+        assert browser.find_elements("id", "front") == []
+        return
+    data = page_data(browser)
+    for run in (0, 1):
+        index = next(i for i, p in enumerate(data["points"]) if p["run"] == run and p["kind"] == "uniform")
+        pointer_at(browser, "front", index).click().perform()
+        assert engine(browser)["Run"] == data["runs"][run]["name"]
+        assert shown_precisions(browser) == decoded(data, data["points"][index])

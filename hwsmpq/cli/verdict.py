@@ -1,0 +1,68 @@
+"""The verdict of a run on the terminal: the sentence of the report, and its numbers in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.markup import escape
+
+from hwsmpq import artifacts
+from hwsmpq.cli.display import console, table
+from hwsmpq.report.formats import BUDGET_LABELS, quantity, significant
+from hwsmpq.report.verdict import judge
+from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
+
+
+def show_verdict(certificate: Certificate, folder: Path) -> None:
+    """Print the certificate of a run folder."""
+    verdict = judge(
+        artifacts.read(folder / "network.json", Network), artifacts.read(folder / "plan.json", Plan), certificate
+    )
+    rows = table("", REFERENCE, "predicted", "engine", "budget", "", title=escape(certificate.claim))
+    for row in _rows(certificate):
+        rows.add_row(*map(escape, row))
+    console.print(rows)
+    for group, found in certificate.fallbacks.items():
+        for asked, realised in found.items():
+            console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
+    for layer in certificate.audit.mismatches:
+        console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+    console.print(f"[bold]{verdict.badge}:[/] {escape(verdict.text)}", highlight=False, soft_wrap=True)
+
+
+def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
+    """(what, of the reference, predicted, of the engine, limit, outcome), for what is budgeted or measured."""
+    latency, accuracy = certificate.latency_ms, certificate.accuracy
+    outcomes = {outcome.kind: outcome for outcome in certificate.budgets}
+    reference = next((engine for engine in certificate.engines if engine.name == REFERENCE), None)
+    top: dict[BudgetKind, str] = {"max_drop": f"metric {100 * accuracy.reference:.2f}"}
+    measured: dict[BudgetKind, str] = {
+        "max_drop": f"metric {100 * accuracy.engine:.2f}, lost {100 * (accuracy.reference - accuracy.engine):.2f}"
+        f" +- {100 * accuracy.paired_stderr:.2f}"
+    }
+    predicted: dict[BudgetKind, str] = {}
+    if reference:
+        top |= {"bitops": quantity("bitops", reference.bitops), "size_mb": quantity("size_mb", reference.size_mb)}
+        if reference.latency_ms is not None:
+            top["latency_ms"] = quantity("latency_ms", reference.latency_ms)
+    if latency:
+        measured["latency_ms"] = f"{quantity('latency_ms', latency.measured)} +- {significant(latency.spread)}"
+        predicted["latency_ms"] = quantity("latency_ms", latency.predicted) + (
+            f" ({significant(latency.interval[0])} to {significant(latency.interval[1])})" if latency.interval else ""
+        )
+    for kind, label in BUDGET_LABELS.items():
+        outcome = outcomes.get(kind)
+        if outcome is None and kind not in measured:
+            continue
+        found = "not here" if outcome is None or outcome.measured is None else quantity(kind, outcome.measured)
+        yield (
+            label,
+            top.get(kind, ""),
+            predicted.get(kind) or (quantity(kind, outcome.predicted) if outcome else ""),
+            measured.get(kind) or found,
+            f"at most {quantity(kind, outcome.limit)}" if outcome else "none",
+            "" if outcome is None else "met" if outcome.met else "MISSED",
+        )
+    audit = certificate.audit
+    yield "Layers as requested", "", str(audit.n_layers), str(audit.n_as_requested), "", ""

@@ -1,0 +1,39 @@
+"""A built engine as PyTorch code calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from hwsmpq import artifacts
+from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.hardware.target import Engine, get_target
+from hwsmpq.types import Settings
+
+
+class LoadedEngine:
+    """Called with the model's inputs, tensors with any number of rows, it returns the model's output."""
+
+    def __init__(self, engine: Engine, batch: int) -> None:
+        self._engine, self._batch = engine, batch
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Output (n, ...) of inputs (n, ...), one tensor an argument of the model.
+
+        Raises:
+            HwsmpqError: the inputs do not fit the engine, or its target has no runtime here.
+        """
+        return engine_outputs(self._engine, inputs, self._batch)
+
+
+def load(folder: str | Path) -> LoadedEngine:
+    """Load the engine of a run folder, with the batch size and threads that it was built for.
+
+    Raises:
+        HwsmpqError: the folder holds no engine, or its target cannot load it here.
+    """
+    folder = Path(folder)
+    settings = artifacts.read(folder / "settings.json", Settings)
+    target = get_target(settings.target).with_threads(settings.threads)
+    return LoadedEngine(target.load(folder / "engine"), settings.batch)

@@ -1,0 +1,220 @@
+"""Read an ONNX file as a torch module, whose layers keep their names."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import version_converter
+from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
+from torch import Tensor, nn
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.onnx_operators import OPERATORS
+
+MIN_OPSET, OPSET = 17, 22
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LINEAR = "Linear"
+"""A product with a stored matrix, which is read as `torch.nn.functional.linear`."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation: values by name (empty where left out), attributes as Python values."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+class OnnxModule(nn.Module):
+    """An ONNX graph, operation by operation. Weights are parameters under the names of their layers."""
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__()
+        self._inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        self._output = str(model.graph.outputs[0].name)
+        self._constants: dict[str, Any] = {}
+        self._tensors: dict[str, str] = {}
+        self._steps = [self._step(node, index) for index, node in enumerate(model.graph)]
+        needed = {name for step in self._steps for name in step.inputs}
+        for name, value in model.graph.initializers.items():
+            if name in needed:
+                self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True)) | self._constants | {"": None}
+        values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
+        for step in self._steps:
+            operands = [values[name] for name in step.inputs]
+            if step.operator == LINEAR:
+                result = nn.functional.linear(*operands)
+            else:
+                result = OPERATORS[step.operator](*operands, **step.attributes)
+            results = result if isinstance(result, tuple) else (result,)
+            values |= dict(zip(step.outputs, results, strict=False))
+        return values[self._output]
+
+    def _step(self, node: ir.Node, index: int) -> _Step:
+        inputs = [str(value.name) if value is not None else "" for value in node.inputs]
+        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+        operator = node.op_type
+        if operator == "Constant":
+            name = str(node.outputs[0].name)
+            self._keep(name, np.asarray(_constant(attributes)), re.sub(r"[^\w.]", "_", name))
+            return _Step("Identity", (name,), (name,), {})
+        weight = _stored_weight(node)
+        if weight is not None:
+            value, turned = weight
+            array = _array(value)
+            # Files may hold a matrix either way round; torch's linear layers have (outputs, inputs).
+            if operator in ("Gemm", "MatMul"):
+                turned ^= operator == "MatMul" or not attributes.get("transB", 0)
+                if operator == "MatMul" or attributes.keys() <= {"transB"}:
+                    operator, attributes = LINEAR, {}
+                else:
+                    attributes["transB"] = 1
+            inputs[1] = f"{value.name}{' turned' if turned else ''}"
+            self._keep(inputs[1], np.ascontiguousarray(array.T) if turned else array, _layer_path(value, node, index))
+        outputs = tuple(str(value.name) for value in node.outputs)
+        return _Step(operator, tuple(inputs), outputs, attributes)
+
+    def _keep(self, name: str, array: np.ndarray[Any, Any], path: str) -> None:
+        """Keep a constant: numbers and lists of integers as such, all else as a parameter at a path of modules."""
+        if name in self._tensors or name in self._constants:
+            return
+        if array.ndim == 0 or (array.dtype.kind in "iu" and array.ndim == 1):
+            self._constants[name] = array.tolist()
+            return
+        *owners, leaf = path.split(".")
+        module: nn.Module = self
+        for part in owners:
+            part = _free(part)
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        leaf = _free(leaf)
+        while leaf in module._parameters or leaf in module._modules:
+            leaf += "_"
+        module.register_parameter(leaf, nn.Parameter(torch.from_numpy(array.copy()), requires_grad=False))
+        self._tensors[name] = ".".join([*map(_free, owners), leaf])
+
+
+def read_onnx(path: Path) -> nn.Module:
+    """The network of an ONNX file in float32, opset 17 or newer, with a free batch dimension.
+
+    Raises:
+        HwsmpqError: no such file, not ONNX, an older opset, several outputs, or an operator that is not read (named).
+    """
+    if not path.is_file():
+        raise HwsmpqError(f"no ONNX file {path}", fix="check the path")
+    try:
+        model = ir.load(path)
+        version = model.opset_imports.get("", 0)
+        logging.getLogger(version_converter.__name__).setLevel(logging.ERROR)
+        if MIN_OPSET <= version < OPSET:
+            version_converter.convert_version(model, OPSET, fallback=True)
+        inline(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fold_constants(model, should_fold=_folds)
+        remove_unused_nodes(model)
+    except HwsmpqError:
+        raise
+    except Exception as error:
+        raise HwsmpqError(
+            f"{path} cannot be read as ONNX", f"{type(error).__name__}: {str(error)[:300]}", "export it again"
+        ) from error
+    if version < MIN_OPSET:
+        raise HwsmpqError(
+            f"{path} has opset {version}", f"it is read from {MIN_OPSET} on", "export it with a newer one"
+        )
+    if len(model.graph.outputs) != 1:
+        raise HwsmpqError(
+            f"{path} has {len(model.graph.outputs)} outputs", "one output is judged", "export it with that output alone"
+        )
+    known = {*OPERATORS, "Constant"}
+    unknown = sorted({node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in model.graph
+                      if node.op_type not in known or node.domain})
+    if unknown:
+        quantized = any("QuantizeLinear" in name or "Integer" in name for name in unknown)
+        raise HwsmpqError(
+            f"{path} has operators that are not read: {', '.join(unknown)}",
+            "it is quantized already" if quantized else "they have no counterpart here",
+            "give the float network" if quantized else "export the network without them, or give it as PyTorch code",
+        )
+    return OnnxModule(model)
+
+
+def _array(value: ir.Value) -> np.ndarray[Any, Any]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _plain(attribute: ir.Attr) -> Any:
+    value = attribute.value
+    return value.numpy() if isinstance(value, ir.TensorProtocol) else list(value) if isinstance(value, tuple) else value
+
+
+def _constant(attributes: dict[str, Any]) -> Any:
+    """The value of a Constant node, which has one attribute of several."""
+    (name, value), = attributes.items()
+    return np.asarray(value, np.float32 if "float" in name else np.int64 if "int" in name else None)
+
+
+def _folds(node: ir.Node) -> bool | None:
+    """Shapes are computed now, weights stay where layers are recognised by them; None leaves it to the optimizer."""
+    return True if node.op_type == "ConstantOfShape" else False if _turns_a_weight(node) else None
+
+
+def _turns_a_weight(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.op_type == "Transpose" else None
+    return source is not None and source.is_initializer() and source.dtype == ir.DataType.FLOAT
+
+
+def _stored_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
+    """The stored weight of a layer, and whether the file turns it before use; None where it is computed."""
+    value = node.inputs[1] if node.op_type in LAYER_OPS and len(node.inputs) > 1 else None
+    if value is None:
+        return None
+    if value.is_initializer():
+        matrix = value.shape is not None and len(value.shape) == 2
+        return (value, False) if node.op_type != "MatMul" or matrix else None
+    producer = value.producer()
+    if producer is not None and _turns_a_weight(producer) and node.op_type in ("Gemm", "MatMul"):
+        source = producer.inputs[0]
+        assert source is not None
+        return (source, True) if source.shape is not None and len(source.shape) == 2 else None
+    return None
+
+
+def _layer_path(value: ir.Value, node: ir.Node, index: int) -> str:
+    """Where a layer's weight is kept: under its own name if that is one of PyTorch's, else under the node's."""
+    name = str(value.name)
+    if re.fullmatch(r"\w+(\.\w+)*\.weight", name):
+        return name
+    parts = [re.sub(r"\W", "_", part) for part in _parts(node.name or f"{node.op_type}_{index}")]
+    return ".".join([*parts, "weight"])
+
+
+def _parts(name: str) -> Iterator[str]:
+    """Of a node's name such as ``/layer1/layer1.0/conv1/Conv``, which repeats the path of every module."""
+    path = [part for part in name.split("/") if part]
+    if len(path) > 1:
+        path = path[:-1]
+    for above, part in zip(["", *path], path, strict=False):
+        yield from (part.removeprefix(f"{above}.") if above else part).split(".")
+
+
+def _free(part: str) -> str:
+    """A name that modules do not use for themselves."""
+    return f"{part}_" if not part or hasattr(nn.Module, part) or part == "training" else part

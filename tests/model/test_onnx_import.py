@@ -1,0 +1,168 @@
+"""ONNX files as networks: what they compute, against ONNX Runtime and the torch network that they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import models
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import capture
+from hwsmpq.model.onnx_import import read_onnx
+
+
+def export(model: nn.Module, x: Tensor, path: Path, dynamo: bool, **options: object) -> Path:
+    batch: dict[str, object] = (
+        {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamo
+        else {"opset_version": 17, "input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    )
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model.eval(), (x,), path, dynamo=dynamo, verbose=False, **batch, **options)
+    return path
+
+
+class Residual(nn.Module):
+    """Convolutions of several kinds, a shortcut that subsamples and pads, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 5, padding=2, groups=16)
+        self.up = nn.ConvTranspose2d(16, 16, 2, stride=2)
+        self.head = nn.Linear(16 * 4 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu6(self.stem(x))
+        shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        x = functional.hardswish(self.depthwise(functional.silu(self.down(x)))) + shortcut
+        x = functional.max_pool2d(self.up(x), 3, 2, 1)
+        return self.head(functional.avg_pool2d(x, 2).flatten(1))
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu")
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (Residual, (2, 3, 16, 16)),
+    "encoder": (Encoder, (2, 7, 32)),
+    "shufflenet": (models.shufflenet_v2_x0_5, (2, 3, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_is_that_of_torch(name: str, dynamo: bool, tmp_path: Path) -> None:
+    """Same outputs, layers, costs and data flow; the same names too where the file has them."""
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.rand(shape)
+    read = read_onnx(export(model, x, tmp_path / "net.onnx", dynamo))
+    more = torch.rand(5, *shape[1:])
+    torch.testing.assert_close(read(more).detach(), model(more).detach(), rtol=1e-4, atol=1e-5)
+    ours, theirs = capture(read, (x,)).network, capture(model, (x,)).network
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert (a.kind, a.weight_shape, a.input_shape, a.output_shape, a.n_macs) == (
+            b.kind, b.weight_shape, b.input_shape, b.output_shape, b.n_macs
+        )
+    assert [len(group.layers) for group in ours.groups] == [len(group.layers) for group in theirs.groups]
+    if name != "encoder":
+        assert [layer.name for layer in ours.layers] == [layer.name for layer in theirs.layers]
+        assert [e.n_elements for e in ours.edges] == [e.n_elements for e in theirs.edges]
+
+
+def single(op: str, shape: tuple[int, ...], *constants: np.ndarray, **attributes: object) -> onnx.ModelProto:
+    """A file with one operation on x, then a convolution, so that there is a layer."""
+    names = [f"c{i}" for i in range(len(constants))]
+    nodes = [helper.make_node(op, ["x", *names], ["y"], **attributes)]
+    graph = helper.make_graph(
+        nodes, "single", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(c, name) for c, name in zip(constants, names, strict=True)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
+MATRIX, BIAS = RNG.normal(size=(6, 4)).astype(np.float32), RNG.normal(size=(4,)).astype(np.float32)
+SINGLE: dict[str, onnx.ModelProto] = {
+    "same upper": single("Conv", (3, 7, 8), WEIGHT, auto_pad="SAME_UPPER", strides=[2, 2]),
+    "same lower": single("Conv", (3, 7, 8), WEIGHT, auto_pad="SAME_LOWER", strides=[2, 2]),
+    "one-sided": single("Conv", (3, 7, 8), WEIGHT, pads=[0, 1, 1, 0], dilations=[1, 2]),
+    "gemm": single("Gemm", (6,), MATRIX, BIAS, alpha=0.5, beta=2.0),
+    "matmul": single("MatMul", (5, 6), MATRIX),
+    "max pool": single("MaxPool", (3, 7, 8), kernel_shape=[2, 3], pads=[0, 1, 1, 0], strides=[2, 2]),
+    "pool": single("AveragePool", (3, 8, 8), kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0),
+    "pad": single("Pad", (3, 7, 8), np.array([0, 0, 1, 2, 0, 0, 3, 0]), np.array(0.5, np.float32)),
+    "reflect": single("Pad", (3, 7, 8), np.array([0, 0, 1, 2, 0, 0, 3, 0]), mode="reflect"),
+    "slice": single("Slice", (3, 7, 8), np.array([1, -6]), np.array([9, -1]), np.array([2, 3]), np.array([2, 1])),
+    "reduce": single("ReduceMean", (3, 7, 8), np.array([2, -1]), keepdims=0),
+    "softmax": single("Softmax", (3, 7), axis=1), "leaky": single("LeakyRelu", (3, 7), alpha=0.3),
+    "hard sigmoid": single("HardSigmoid", (3, 7)), "elu": single("Elu", (3, 7), alpha=0.7),
+    "transpose": single("Transpose", (3, 7), perm=[0, 2, 1]), "flatten": single("Flatten", (3, 7)),
+    "layer norm": single("LayerNormalization", (3, 4), BIAS, BIAS + 1),
+    "resize": single("Resize", (3, 4, 4), np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32), mode="linear"),
+    "average": single("GlobalAveragePool", (3, 7, 8)), "clip": single("Clip", (3,), np.array(-0.2, np.float32)),
+    "max": single("Max", (3,), np.array(0.1, np.float32)), "power": single("Pow", (3,), np.array(2.0, np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_operators_compute_what_onnx_runtime_computes(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnxruntime)")
+    path = tmp_path / "single.onnx"
+    onnx.save(SINGLE[name], path)
+    shape = [d.dim_value or 2 for d in SINGLE[name].graph.input[0].type.tensor_type.shape.dim]
+    x = RNG.normal(size=shape).astype(np.float32)
+    expected = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    np.testing.assert_allclose(read_onnx(path)(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(HwsmpqError, match="no ONNX file"):
+        read_onnx(path)
+    path.write_bytes(b"no onnx")
+    with pytest.raises(HwsmpqError, match="cannot be read as ONNX"):
+        read_onnx(path)
+    old = single("Relu", (3,))
+    old.opset_import[0].version = 11
+    onnx.save(old, path)
+    with pytest.raises(HwsmpqError, match="has opset 11"):
+        read_onnx(path)
+    onnx.save(single("Det", (3, 3)), path)
+    with pytest.raises(HwsmpqError, match="not read: Det"):
+        read_onnx(path)
+    onnx.save(single("QuantizeLinear", (3,), np.float32(0.1), np.int8(0)), path)
+    with pytest.raises(HwsmpqError, match="quantized already"):
+        read_onnx(path)
+
+
+def test_names_that_modules_use_themselves(tmp_path: Path) -> None:
+    """A layer named like a method of modules is kept under a free name, and does not replace it."""
+    model = single("Conv", (3, 7, 8), WEIGHT)
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = "forward.training.weight"
+    onnx.save(model, tmp_path / "net.onnx")
+    read = read_onnx(tmp_path / "net.onnx")
+    assert capture(read, (torch.rand(2, 3, 7, 8),)).network.layers[0].name == "forward_.training_"

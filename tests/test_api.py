@@ -1,0 +1,73 @@
+"""What the package offers to Python."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Finished
+from tiny_task import network, task
+
+import hwsmpq
+from hwsmpq.pipeline.budgets import resolve_budgets
+
+SMALL = {"n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api") / "run"
+    certificate = hwsmpq.optimize(
+        task(), str(folder), ladder="int8,fp32", target="openvino-cpu", speedup=0.2, max_drop=50, timing_seconds=0.5,
+        **SMALL,
+    )
+    assert certificate.verified
+    return folder
+
+
+def test_one_call_leaves_engine_certificate_and_report(folder: Path) -> None:
+    for name in ("engine/manifest.json", "certificate.json", "report.html"):
+        assert (folder / name).is_file()
+    assert "given as an object in Python" in (folder / "report.html").read_text()
+
+
+def test_a_loaded_engine_is_called_with_tensors(folder: Path) -> None:
+    inputs = task().evaluation.inputs[0][:7]
+    outputs = hwsmpq.load(folder)(inputs)
+    expected = network()(inputs).detach()
+    assert outputs.dtype == torch.float32 and outputs.shape == expected.shape
+    assert float((outputs - expected).abs().mean()) < 0.1 * float(expected.abs().mean())
+    accuracy = hwsmpq.verify(hwsmpq.Run(folder, task=task())).accuracy
+    report_part = task().split(0)[1]
+    correct = hwsmpq.load(str(folder))(*report_part.inputs).argmax(1) == report_part.targets
+    assert float(correct.float().mean()) == pytest.approx(accuracy.engine)
+
+
+def test_a_second_call_goes_on_where_the_first_was(folder: Path) -> None:
+    before = (folder / "contributions.json").read_bytes()
+    hwsmpq.optimize(task(), folder, ladder=("int8", "fp32"), target="openvino-cpu", speedup=0.2, max_drop=50,
+                    timing_seconds=0.5, **SMALL)
+    assert (folder / "contributions.json").read_bytes() == before
+
+
+def test_folders_without_an_engine_or_a_task_say_so(folder: Path, qdq_run: Finished, tmp_path: Path) -> None:
+    with pytest.raises(hwsmpq.HwsmpqError, match="no settings"):
+        hwsmpq.load(tmp_path)
+    with pytest.raises(hwsmpq.HwsmpqError, match="does not name its task"):
+        _ = hwsmpq.Run(folder).task
+    with pytest.raises(hwsmpq.HwsmpqError):
+        hwsmpq.load(qdq_run.folder)(task().evaluation.inputs[0])  # the target has no runtime
+
+
+def test_everything_that_is_offered_is_there_and_typed() -> None:
+    assert files("hwsmpq").joinpath("py.typed").is_file()
+    for name in hwsmpq.__all__:
+        offered = getattr(hwsmpq, name)
+        if inspect.isfunction(offered):
+            assert all(p.annotation is not p.empty for p in inspect.signature(offered).parameters.values()), name
+            assert offered.__doc__
+    budgets = set(inspect.signature(resolve_budgets).parameters) - {"run"}
+    assert budgets <= set(inspect.signature(hwsmpq.optimize).parameters)
