@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq._version import __version__
@@ -75,4 +76,8 @@ def __getattr__(name: str) -> Any:
     """Load the public API on first use, so that importing the package stays light."""
     if name not in _HOME:
         raise AttributeError(f"module 'hwsmpq' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    found = getattr(importlib.import_module(_HOME[name]), name)
+    # The first import of a subpackage puts it where a verb of its name should be.
+    for verb in _HOME.keys() & {module.removeprefix("hwsmpq.") for module in sys.modules}:
+        globals()[verb] = getattr(importlib.import_module(_HOME[verb]), verb)
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -71,3 +73,9 @@ def test_everything_that_is_offered_is_there_and_typed() -> None:
             assert offered.__doc__
     budgets = set(inspect.signature(resolve_budgets).parameters) - {"run"}
     assert budgets <= set(inspect.signature(hwsmpq.optimize).parameters)
+
+
+@pytest.mark.parametrize("first", ["", "from hwsmpq import Run", "import hwsmpq.search.milp; from hwsmpq import Task"])
+def test_a_verb_is_not_hidden_by_the_subpackage_of_its_name(first: str) -> None:
+    code = f"{first}\nfrom hwsmpq import search\nassert callable(search), search"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
