@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 from hwsmpq.report.folder import Artifacts
 from hwsmpq.report.formats import clean
@@ -22,7 +22,7 @@ def command(settings: Settings, budgets: tuple[Budget, ...]) -> str:
     words = ["hwsmpq", "run", settings.task]
     for field in fields(Settings):
         value = getattr(settings, field.name)
-        if field.default is MISSING or (value == field.default and field.name not in ALWAYS):
+        if field.name == "task" or (value == field.default and field.name not in ALWAYS):
             continue
         if isinstance(value, bool):
             words.append(FLAGS[field.name, value])
