@@ -80,7 +80,7 @@ def quantize(
 
 
 class Validation:
-    """What accuracy control is told of a model: the mean metric, or the negative mean distance, and every sample's."""
+    """What accuracy control is told of a model: the mean metric, or one minus the mean distance, and every sample's."""
 
     def __init__(
         self, network: Network, task: Task, samples: Samples, reference: Tensor, criterion: str
@@ -97,7 +97,8 @@ class Validation:
         if self._criterion == "metric":
             scores = self._task.metric(found, self._samples.targets[index]).double()
         else:
-            scores = -self._network.distance(self._reference[index], found).double()
+            # Accuracy control divides by the metric of the fp32 model, which must not be 0.
+            scores = 1 - self._network.distance(self._reference[index], found).double()
         return float(scores.mean()), scores.tolist()
 
 

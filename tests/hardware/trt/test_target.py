@@ -80,7 +80,8 @@ class TestRtxHere(RunnableConformance):
     [
         ("tensorrt-rtx:sm90", "sm90.*sm75, sm80"), ("tensorrt:8.9", "8.9.*sm89"),
         ("tensorrt-rtx:sm80,sm89", "2 devices"),
-        ("openvino-cpu:sm80", "takes no options"), ("tensorrt-trx:sm80", "unknown target"),
+        ("openvino-cpu:sm80", "has no option"), ("onnx-qdq:sm80", "takes no options"),
+        ("tensorrt-trx:sm80", "unknown target"),
     ],
 )
 def test_names_that_mean_nothing(name, said):
