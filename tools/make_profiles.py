@@ -44,7 +44,8 @@ def main() -> None:
 
 def machine_name(machine: dict[str, str]) -> str:
     """A folder's name for a machine: its device, cores and runtime."""
-    words = f"{machine['device']} {machine['n_cores']} cores {machine['runtime']}".lower()
+    runtime = machine["runtime"].partition("-")[0]  # without what its build is called
+    words = f"{machine['device']} {machine['n_cores']} cores {runtime}".lower()
     return re.sub(r"[^a-z0-9.]+", "-", words.replace("(r)", "")).strip("-")
 
 
