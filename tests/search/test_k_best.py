@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_time_that_runs_out_keeps_what_was_found(monkeypatch):
         found.append(optimum(*args))
         return found[-1]
 
-    monkeypatch.setattr("hwsmpq.search.k_best.optimum", optimum_that_tires)
+    monkeypatch.setattr(import_module("hwsmpq.search.k_best"), "optimum", optimum_that_tires)
     assert [tuple(s.choice) for s in k_best(problem, 9)] == [choice for _, choice in brute_force(problem)[:3]]
 
 
