@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,19 @@ def test_kendall_is_tau_b(tool) -> None:
 
 def test_interval_holds_the_middle(tool) -> None:
     assert tool("_study").interval(np.arange(1001.0)) == pytest.approx((25, 975))
+
+
+@pytest.mark.parametrize("name", ["study_alpha_pitfall", "study_matched_budgets"])
+def test_plots_are_drawn_from_a_finished_study(tool, name: str, tmp_path: Path) -> None:
+    study, result = tool(name), json.loads((TOOLS.parent / "docs" / "bench" / f"{name}.json").read_text())
+    bench = SimpleNamespace(name=name, figures=result["figures"], rows=result["rows"])
+    if name == "study_alpha_pitfall":
+        study._plots(tmp_path, bench, list(dict.fromkeys(row["group"] for row in bench.rows)))
+    else:
+        study._plot(tmp_path, bench, SimpleNamespace(size=study.SIZES["default"]))
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert drawn.keys() == {path.name for path in (TOOLS.parent / "docs" / "bench").glob(f"{name}.*.svg")}
+    assert all(text.startswith("<?xml") and "</svg>" in text for text in drawn.values())
 
 
 @pytest.mark.parametrize("name", ["study_alpha_pitfall", "study_matched_budgets"])

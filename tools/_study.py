@@ -234,7 +234,8 @@ def save_plot(path: Path, size: tuple[float, float], draw: Callable[[Any, Any], 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from hwsmpq.report.svg import PALETTE, drawing
+    from hwsmpq.report.colours import PALETTE
+    from hwsmpq.report.style import drawing
 
     with drawing():
         figure = Figure(figsize=size, layout="constrained")
