@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks, run
 
-from hwsmpq.cli import main
 from hwsmpq.pipeline.run import FILES, MEMO_FILE
 from hwsmpq.types import CostTable
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-TASK_FILE = next(block for block in blocks("python") if block.startswith("# my_task.py"))
-API_EXAMPLES = [block for block in blocks("python") if not block.startswith("# my_task.py")]
+COMMANDS = [line[2:] for block in blocks(README, "console") for line in block.splitlines() if line.startswith("$ ")]
+TASK_FILE = next(block for block in blocks(README, "python") if block.startswith("# my_task.py"))
+API_EXAMPLES = [block for block in blocks(README, "python") if not block.startswith("# my_task.py")]
 
 
 @pytest.fixture
@@ -31,16 +26,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_task.py").write_text(TASK_FILE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, *arguments = shlex.split(command)
-    assert program == "hwsmpq"
-    monkeypatch.setattr(sys, "argv", [program, *arguments])
-    try:
-        main()
-    except SystemExit as end:
-        assert end.code in (0, None), command
 
 
 def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

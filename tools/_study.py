@@ -137,6 +137,25 @@ def supernet(folder: Path, search: Search) -> Any:
     return net
 
 
+@dataclass(frozen=True)
+class Training:
+    """The piece of work that trains one supernet."""
+
+    folder: Path
+    search: Search
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.search.name}.safetensors"
+
+    def __call__(self) -> None:
+        supernet(self.folder, self.search)
+
+    @property
+    def cpu_s(self) -> float:
+        return float(stored(self.path.with_suffix(".json"))["cpu_s"])
+
+
 def some(samples: Any, n: int, seed: int) -> Any:
     """``n`` random samples, without repetition."""
     import torch

@@ -22,6 +22,7 @@ from _study import (
     LEARNING_RATE,
     NAMES,
     Search,
+    Training,
     add_options,
     interval,
     judged,
@@ -88,20 +89,6 @@ class Study:
         if self.size.n_layers is None:
             return names
         return [names[i] for i in np.linspace(0, len(names) - 1, self.size.n_layers).round().astype(int)]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The supernet itself."""
-
-    study: Study
-
-    @property
-    def path(self) -> Path:
-        return self.study.folder / f"{self.study.search.name}.safetensors"
-
-    def __call__(self) -> None:
-        supernet(self.study.folder, self.study.search)
 
 
 @dataclass(frozen=True)
@@ -234,7 +221,7 @@ def main() -> None:
         "resamples": N_RESAMPLES,
     })
     pieces = list(_finetunings(study, groups, n_seeds))
-    work_through("supernet", [Training(study)], 1)
+    work_through("supernet", [Training(study.folder, study.search)], 1)
     work_through("scores", [Score(study, score) for score in SCORES], options.jobs)
     work_through("fine-tuning", pieces, options.jobs)
     correct = np.array([_correct(piece) for piece in pieces]).reshape(len(groups) + 1, len(NAMES), n_seeds, -1)

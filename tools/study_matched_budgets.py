@@ -26,6 +26,7 @@ from _study import (
     SPLIT_SEED,
     TASK,
     Search,
+    Training,
     add_options,
     interval,
     judged,
@@ -108,6 +109,9 @@ class Study:
         ladder = material(self.training).ladder
         return float(sum(self.network.bitops(group, ladder[name]) for group, name in assignment.items()))
 
+    def supernet(self, strength: float) -> Training:
+        return Training(self.folder, self.search(strength))
+
     @property
     def network(self) -> Any:
         return material(self.training).captured.network
@@ -122,25 +126,6 @@ class Study:
         costs = costs_of(self.network, material(self.training).ladder, None)
         choice = solve(Problem(Cost(np.asarray(table)), costs, {"bitops": self.limit(budget)})).choice
         return {group: NAMES[level] for group, level in zip(self.network.group_names, choice, strict=True)}
-
-
-@dataclass(frozen=True)
-class Training:
-    """One supernet."""
-
-    study: Study
-    strength: float
-
-    @property
-    def path(self) -> Path:
-        return self.study.folder / f"{self.study.search(self.strength).name}.safetensors"
-
-    def __call__(self) -> None:
-        supernet(self.study.folder, self.study.search(self.strength))
-
-    @property
-    def cpu_s(self) -> float:
-        return float(stored(self.path.with_suffix(".json"))["cpu_s"])
 
 
 @dataclass(frozen=True)
@@ -256,13 +241,9 @@ class Retrained:
         return self.study.folder / "retrained" / f"{digest(dict(self.plan))[:16]}-{self.seed}.npz"
 
     def __call__(self) -> None:
-        import torch
-        from torch import Tensor
-
-        from hwsmpq.model.task import Samples
-        from hwsmpq.model.values import value_function
         from hwsmpq.train.fit import fit
         from hwsmpq.train.network import quantized
+        from hwsmpq.train.objective import negative_value
         from hwsmpq.types import Recipe
 
         m, size = material(self.study.training), self.study.size
@@ -274,17 +255,10 @@ class Retrained:
         arrays = {}
         if self.seed == self.study.seed:
             arrays["untrained"] = judged(net, report)["correct"]
-
-        def objective(outputs: Tensor, batch: Samples) -> Tensor:
-            def answers() -> Tensor:
-                with torch.no_grad():
-                    return reference(*batch.inputs)
-
-            return -value_function("soft", m.task, batch, answers)(outputs, slice(0, len(batch))).mean()
-
         n = min(size.n_retrain, len(m.weights))
         recipe = Recipe(size.n_retrain_epochs, LEARNING_RATE, BATCH_SIZE, self.seed)
         checkpoint = self.path.with_suffix(".pt")
+        objective = negative_value("soft", m.task, reference)
         fit(net, some(m.weights, n, self.seed), objective, recipe, checkpoint=checkpoint, identity=repr(self))
         store_arrays(self.path, **arrays, **judged(net, report))
         checkpoint.unlink(missing_ok=True)
@@ -305,13 +279,13 @@ def chosen(study: Study, method: str, budget: str, seed: int) -> Chosen:
         found = stored(Measured(study, seed).path)[method][budget]
         return Chosen(found["plan"], found["n_evaluations"], found["cpu_s"])
     if method == "smpq_supernet":
-        found, training = stored(Operations(study).path), Training(study, study.size.strengths[0])
+        found, training = stored(Operations(study).path), study.supernet(study.size.strengths[0])
         return Chosen(found["plans"][budget], found["n_evaluations"], found["cpu_s"] + training.cpu_s)
     if method == "uniform":
         plans = [study.network.uniform(name) for name in NAMES]
         return Chosen([p for p in plans if study.bitops(p) <= study.limit(budget)][-1], 0, 0.0)
-    limit, trainings = study.limit(budget), [Training(study, strength) for strength in study.size.strengths]
-    nets = [supernet(study.folder, study.search(training.strength)) for training in trainings]
+    limit, trainings = study.limit(budget), [study.supernet(strength) for strength in study.size.strengths]
+    nets = [supernet(training.folder, training.search) for training in trainings]
     plans = [net.argmax() for net in nets]
     if method == "alpha_argmax":
         # One has to try strengths until the budget is met: all of them count.
@@ -337,7 +311,7 @@ def main() -> None:
         "retraining": min(size.n_retrain, n_weights), "retraining_epochs": size.n_retrain_epochs,
         "report": size.n_report, "score": size.n_score, "score_of_operations": size.n_batch, "seeds": n_seeds,
     })
-    work_through("supernets", [Training(study, strength) for strength in size.strengths], options.jobs)
+    work_through("supernets", [study.supernet(strength) for strength in size.strengths], options.jobs)
     work_through("selection", [Operations(study), *(Measured(study, seed) for seed in study.seeds)], options.jobs)
     work_through("retraining", dict.fromkeys(piece for *_, piece in _retrainings(study)), options.jobs)
     _figures(bench, study)
@@ -422,7 +396,7 @@ def _cost(bench: Bench, study: Study) -> None:
         m.captured.graph(*images)
     forward_s = (time.process_time() - started) / len(images[0])
     n_trained = bench.samples["search"] * size.n_search_epochs
-    supernet_s = float(np.mean([Training(study, strength).cpu_s for strength in size.strengths]))
+    supernet_s = float(np.mean([study.supernet(strength).cpu_s for strength in size.strengths]))
     additive = [chosen(study, "smpq_additive", size.budgets[0], seed) for seed in study.seeds]
     additive_s = float(np.mean([one.cpu_s for one in additive]))
     n_default = float(np.mean([

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +30,7 @@ from hwsmpq.types import (
     Contributions,
     CostTable,
     Front,
+    LayerAudit,
     Manifest,
     Network,
     Plan,
@@ -208,8 +209,7 @@ def _show_engines(front: Front) -> None:
         )
     console.print(rows)
     for engine in front.engines:
-        for layer in engine.audit.mismatches:
-            console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+        show_mismatches(engine.audit.mismatches)
 
 
 def _counts(assignment: Assignment, ladder: tuple[str, ...]) -> str:
@@ -225,5 +225,10 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
         f" {manifest.n_bytes / 1e6:.4g} MB, built in {manifest.build_seconds:.2g} s",
         markup=False, soft_wrap=True,
     )
-    for layer in others:
+    show_mismatches(others)
+
+
+def show_mismatches(layers: Iterable[LayerAudit]) -> None:
+    """Layers that run in another precision than they were asked to."""
+    for layer in layers:
         console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)

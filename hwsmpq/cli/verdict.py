@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from hwsmpq import artifacts
-from hwsmpq.cli.display import console, table
+from hwsmpq.cli.display import console, show_mismatches, table
 from hwsmpq.report.formats import BUDGET_LABELS, quantity, significant
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
@@ -26,8 +26,7 @@ def show_verdict(certificate: Certificate, folder: Path) -> None:
     for group, found in certificate.fallbacks.items():
         for asked, realised in found.items():
             console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
-    for layer in certificate.audit.mismatches:
-        console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+    show_mismatches(certificate.audit.mismatches)
     console.print(f"[bold]{verdict.badge}:[/] {escape(verdict.text)}", highlight=False, soft_wrap=True)
 
 

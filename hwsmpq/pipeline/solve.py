@@ -14,7 +14,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.candidates import Measured, as_candidate, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
-from hwsmpq.pipeline.costs import allowed, choice_of, costs_of
+from hwsmpq.pipeline.costs import allowed, choices_of, costs_of
 from hwsmpq.pipeline.interactions import record_interactions
 from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
@@ -95,8 +95,8 @@ class _Search:
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         self._problem = Problem(_table(run, contributions), costs, limits, allowed=allowed(run.network, run.ladder))
         if table is not None and "latency_ms" in limits:
-            missed = [a for a, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
-            choices = [choice_of(run.network, run.ladder, assignment) for assignment in missed]
+            over = [assignment for assignment, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
+            choices = choices_of(run.network, run.ladder, over)
             self._problem = replace(self._problem, missed=frozenset(identity(c) for c in choices if c is not None))
             margin = n_margins * error_ms(table)
             if run.settings.confidence is not None:

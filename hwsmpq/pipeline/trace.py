@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.pipeline.candidates import Measured, as_candidate, surrogate
 from hwsmpq.pipeline.contribute import observed
-from hwsmpq.pipeline.costs import allowed, choice_of
+from hwsmpq.pipeline.costs import allowed, choices_of
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import value_tables
@@ -51,8 +51,9 @@ def trace(
     limited = [replace(problem, limits={kind: limit}) for limit in _limits(problem, kind, n_points)]
     batches, walks = NestedBatches(run), observed(run, contributions)
 
-    chosen = [(one, choice_of(run.network, run.ladder, one.assignment)) for one in known]
-    earlier = [(one, choice) for one, choice in chosen if choice is not None]
+    known = list(known)
+    chosen = choices_of(run.network, run.ladder, [one.assignment for one in known])
+    earlier = [(one, choice) for one, choice in zip(known, chosen, strict=True) if choice is not None]
     found = [(name, unsolved(problem, choice)) for one, choice in earlier for name in one.sources]
     found += _walked(run, problem, walks[0])
     model = surrogate(problem, *walks)
@@ -92,10 +93,10 @@ def _limits(problem: Problem, kind: CostKind, n: int) -> list[float]:
 def _walked(run: Run, problem: Problem, walks: NDArray[np.int64]) -> Found:
     """What the contributions were estimated from, as levels that groups may take."""
     names, groups = run.ladder.names, run.network.group_names
+    asked = [{group: names[level] for group, level in zip(groups, levels, strict=True)} for levels in walks]
+    choices = choices_of(run.network, run.ladder, [run.network.canonical(assignment) for assignment in asked])
     found: Found = []
-    for levels in walks:
-        asked = {group: names[level] for group, level in zip(groups, levels, strict=True)}
-        choice = choice_of(run.network, run.ladder, run.network.canonical(asked))
+    for choice in choices:
         assert choice is not None
         found.append(("walk", unsolved(problem, choice)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,6 +87,12 @@ class Audit:
     n_layers: int
     n_as_requested: int
     mismatches: tuple[LayerAudit, ...]
+
+    @staticmethod
+    def of(layers: Sequence[LayerAudit]) -> Audit:
+        """The audit of an engine from those of all its layers."""
+        mismatches = tuple(layer for layer in layers if not layer.as_requested)
+        return Audit(len(layers), len(layers) - len(mismatches), mismatches)
 
 
 @dataclass(frozen=True)
