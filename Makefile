@@ -9,7 +9,7 @@ demo: $(STAMP)
 
 test: lint
 	tools/install_browser.sh
-	$(BIN)/python -m pytest -rs --timeout=600
+	$(BIN)/python -m pytest -rs --timeout=600 --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
