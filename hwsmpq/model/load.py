@@ -17,6 +17,8 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 
 CALIBRATION_SAMPLES = 256
+MOST_IMAGES = 5000
+"""Of a folder: what fits into memory as floats (3 GB at 224 x 224)."""
 ONNX_ARRAYS = ("calibration", "inputs", "labels")
 
 
@@ -26,7 +28,8 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
     Args:
         spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), ``path/to/file.onnx``, or
             ``torchvision:NAME``.
-        data: ``imagefolder:DIR`` for torchvision models: one sub-folder a class, in the model's class order.
+        data: ``imagefolder:DIR`` for torchvision models: one sub-folder a class, in the model's class order, of whose
+            images up to 5,000 are drawn.
             ``npz:FILE`` for ONNX files: arrays ``calibration``, ``inputs`` and ``labels``, prepared as in training.
         weights: a state dict for torchvision models, loaded with ``weights_only=True``.
 
@@ -140,29 +143,38 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
     kind, _, folder = (data or "").partition(":")
     if kind != "imagefolder" or not folder:
         raise HwsmpqError("torchvision models need --data imagefolder:DIR", f"got {data!r}", "one sub-folder a class")
-    inputs, targets = image_folder(Path(folder), default.transforms())
+    (inputs, targets), n_classes = image_folder(Path(folder), default.transforms(), MOST_IMAGES)
     try:
-        model: nn.Module = models.get_model(name, weights=None if weights else default)
-        if weights:
+        if weights is not None:
+            model: nn.Module = models.get_model(name, weights=None, num_classes=n_classes)
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        else:
+            model = models.get_model(name, weights=default)
     except Exception as error:
         raise HwsmpqError(
-            f"no weights for torchvision:{name}", f"{type(error).__name__}: {str(error)[:300]}",
-            "give a state dict with --weights FILE, or connect to the network so that torchvision can download them",
+            f"no weights for torchvision:{name} with {n_classes} classes, as many as {folder} has sub-folders",
+            f"{type(error).__name__}: {str(error)[:300]}",
+            "give the state dict of such a network with --weights FILE, or connect to the network so that torchvision "
+            "can download its own",
         ) from error
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(inputs), generator=generator)
+    if weights is None and n_classes != len(default.meta["categories"]):
+        raise HwsmpqError(
+            f"{folder} has {n_classes} sub-folders, torchvision:{name} {len(default.meta['categories'])} classes",
+            "labels are the positions of the sub-folders, sorted by name",
+            "make a sub-folder for every class, or give the weights of your own network with --weights FILE",
+        )
     n_calibration = min(CALIBRATION_SAMPLES, len(inputs) // 4)
     return Task(
         model=model,
-        calibration=inputs[order[:n_calibration]],
-        evaluation=(inputs[order[n_calibration:]], targets[order[n_calibration:]]),
+        calibration=inputs[:n_calibration],
+        evaluation=(inputs[n_calibration:], targets[n_calibration:]),
         name=name,
     )
 
 
-def image_folder(folder: Path, transform) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
-    """All images of a folder with one sub-folder a class, transformed and stacked, with their class indices."""
+def image_folder(folder: Path, transform, n: int) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:  # type: ignore[no-untyped-def]
+    """Up to ``n`` images of a folder with one sub-folder a class, in a random order that is always the same:
+    transformed and stacked, with their class indices; and the number of classes."""
     from torchvision.datasets import ImageFolder
 
     try:
@@ -171,10 +183,14 @@ def image_folder(folder: Path, transform) -> tuple[torch.Tensor, torch.Tensor]: 
         raise HwsmpqError(
             f"no image folder at {folder}", str(error), "it needs one sub-folder a class, with images inside"
         ) from error
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
     pairs = []
-    for i, (path, _) in enumerate(images.samples):
+    for i in order.tolist():
         try:
             pairs.append(images[i])
         except OSError as error:
-            raise HwsmpqError(f"{path} cannot be read", str(error), "repair or remove that image") from error
-    return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
+            raise HwsmpqError(
+                f"{images.samples[i][0]} cannot be read", str(error), "repair or remove that image"
+            ) from error
+    samples = torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
+    return samples, len(images.classes)

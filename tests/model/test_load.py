@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torchvision import models
+from torchvision import models, transforms
 
 from hwsmpq.cli.app import QUICKSTART
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.load import load_task
+from hwsmpq.model.load import image_folder, load_task
 
 TASK = """
 from __future__ import annotations
@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "images" / name).mkdir(parents=True)
         for i in range(16):
             Image.new("RGB", (24, 32), (40 + 150 * label + i,) * 3).save(root / "images" / name / f"{i}.png")
-    torch.save(models.resnet18().state_dict(), root / "weights.pth")
+    torch.save(models.resnet18(num_classes=2).state_dict(), root / "weights.pth")
     return root
 
 
@@ -115,14 +115,31 @@ def test_torchvision_with_local_weights_and_a_folder(folder: Path) -> None:
     assert seen.isdisjoint(x.numpy().tobytes() for x in task.evaluation.inputs[0])
 
 
+def test_torchvision_draws_images_of_all_classes(folder: Path) -> None:
+    (few, labels), n_classes = image_folder(folder / "images", transforms.ToTensor(), 10)
+    (every, _), _ = image_folder(folder / "images", transforms.ToTensor(), 100)
+    assert n_classes == 2 and len(every) == 32 and set(labels.tolist()) == {0, 1}
+    assert torch.equal(few, every[:10])
+
+
+def test_torchvision_own_weights_need_a_folder_for_every_class(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "get_model", lambda name, weights: models.resnet18())
+    with pytest.raises(HwsmpqError, match="has 2 sub-folders, torchvision:resnet18 1000 classes"):
+        load_task("torchvision:resnet18", f"imagefolder:{folder / 'images'}")
+
+
 def test_torchvision_errors_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     images = f"imagefolder:{folder / 'images'}"
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "foreign.pth")
+    torch.save(models.resnet18(num_classes=3).state_dict(), tmp_path / "three.pth")
     (tmp_path / "images" / "a").mkdir(parents=True)
     (tmp_path / "images" / "a" / "broken.png").write_bytes(b"no image")
     for data, weights, message in (
         (images, tmp_path / "foreign.pth", "no weights for torchvision:resnet18"),
         (images, tmp_path / "missing.pth", "no weights for torchvision:resnet18"),
+        (images, tmp_path / "three.pth", "no weights for torchvision:resnet18 with 2 classes"),
         (f"imagefolder:{tmp_path / 'nowhere'}", folder / "weights.pth", "no image folder at .*nowhere"),
         (f"imagefolder:{tmp_path / 'images'}", folder / "weights.pth", r"broken\.png cannot be read"),
         (f"folder:{tmp_path}", None, "need --data imagefolder:DIR"),
