@@ -63,7 +63,7 @@ class Network:
     """What capture found: layers, groups (in execution order) and the data flow between groups.
 
     ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
-    one asked for.
+    one asked for. ``ties`` are layers whose groups were joined, by the target or the user.
     """
 
     model_sha256: str
@@ -72,6 +72,7 @@ class Network:
     edges: tuple[Edge, ...]
     n_other_params: int
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @property
     def group_names(self) -> tuple[str, ...]:
