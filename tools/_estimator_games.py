@@ -109,7 +109,7 @@ def _enumerate_network() -> NDArray[np.float64]:
 
     torch.set_num_threads(1)
     task = cifar_resnet20.task()
-    captured = capture(task.model, task.calibration, tuple((f"{b}.conv1", f"{b}.conv2") for b in TIED_BLOCKS))
+    captured = capture(task.model, task.calibration).with_ties((f"{b}.conv1", f"{b}.conv2") for b in TIED_BLOCKS)
     names, scheme = captured.network.group_names, get_scheme("unsigned_activations")
     bits = [Precision.parse(name).activation_bits for name in (FLOOR, TOP)]
     ranges = calibrate(captured, tuple(x[:N_CALIBRATION] for x in task.calibration), scheme, bits, "mse")

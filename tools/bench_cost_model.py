@@ -54,6 +54,7 @@ TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 BENCHED = ("resnet18", "mobilenet_v2", "resnet20", "efficientnet_lite0")
 LADDER = ("int8", "fp32")
 N_FITTED, N_UNSEEN, N_LEVELS = 12, 30, 5
+N_FITTED_QUICK, N_UNSEEN_QUICK, N_LEVELS_QUICK = 4, 6, 1
 PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 60.0, 8.0, 20.0
 OTHER_SEED = 1000
 """Added to the seed for the unseen mixtures."""
@@ -64,9 +65,9 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--networks", default=",".join(BENCHED))
     options = parser.parse_args()
-    n_unseen, n_levels = (6, 1) if options.quick else (N_UNSEEN, N_LEVELS)
+    n_unseen, n_levels = (N_UNSEEN_QUICK, N_LEVELS_QUICK) if options.quick else (N_UNSEEN, N_LEVELS)
     bench = Bench(
-        "bench_cost_model", options, {"fitted": N_FITTED, "unseen": n_unseen, "levels": n_levels},
+        "bench_cost_model", options, {"fitted": _n_fitted(options), "unseen": n_unseen, "levels": n_levels},
         ["torchvision", "openvino", "onnxruntime"],
     )
     with tempfile.TemporaryDirectory(prefix="hwsmpq-bench-") as scratch:
@@ -91,10 +92,14 @@ def main() -> None:
     bench.finish()
 
 
+def _n_fitted(options: argparse.Namespace) -> int:
+    return N_FITTED_QUICK if options.quick else N_FITTED
+
+
 def _run(folder: Path, task: Task, target: str, options: argparse.Namespace, seconds: float = PROFILE_SECONDS) -> Run:
     settings = Settings(
         task.name, target=target, ladder=LADDER, seed=options.seed, estimator="fisher", additive=True,
-        n_score_samples=32, n_mixtures=N_FITTED, timing_seconds=seconds / (4 if options.quick else 1),
+        n_score_samples=32, n_mixtures=_n_fitted(options), timing_seconds=seconds / (4 if options.quick else 1),
     )
     return Run(folder, settings, task)
 

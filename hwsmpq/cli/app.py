@@ -97,10 +97,13 @@ def inspect(values: dict[str, Any]) -> None:
 
     task, ladder, out = values["task"], values["ladder"], values["out"]
     if task and task.startswith("torchvision:") and not values["data"]:
+        from hwsmpq.hardware.target import get_target
         from hwsmpq.model.capture import capture
         from hwsmpq.model.load import torchvision_architecture
 
-        network = capture(*torchvision_architecture(task.partition(":")[2])).network
+        captured = capture(*torchvision_architecture(task.partition(":")[2]))
+        target = get_target(values["target"] or Settings(task).target)
+        network = captured.with_ties(target.ties(captured)).network
         names = Ladder.parse(ladder).names if ladder else Settings(task).ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)
         return

@@ -6,12 +6,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network
+
+if TYPE_CHECKING:
+    from hwsmpq.model.capture import Captured
 
 UNATTRIBUTED = ""
 """Key of :meth:`Engine.layer_ms` for the time that belongs to no layer (pooling, reorders, copies)."""
@@ -102,6 +105,13 @@ class Target(ABC):
     def runs(self, layer: Layer, precision: str) -> bool:
         """Whether the target has a kernel for a layer at a precision."""
         return precision in self.native
+
+    def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
+        """Layers that run in some precision only together: the precision of one decides whether another has a kernel.
+
+        A layer that never runs in a precision is no tie, but what :meth:`runs` or an audit of the engine says.
+        """
+        return ()
 
     def conditions(self) -> dict[str, str]:
         """What a measurement depends on and what changes by itself, such as clocks and power state, at this moment."""

@@ -44,6 +44,7 @@ class Captured:
         layer_nodes: layer name -> its node in ``graph``.
         example: one row of every input.
         activation_bytes: bytes that all intermediate tensors of one sample take together.
+        flows: data flow from layer to layer, as ``network.edges`` has it from group to group.
     """
 
     network: Network
@@ -51,6 +52,16 @@ class Captured:
     layer_nodes: dict[str, fx.Node]
     example: tuple[Tensor, ...]
     activation_bytes: int
+    flows: tuple[Edge, ...]
+
+    def with_ties(self, ties: Iterable[tuple[str, ...]]) -> Captured:
+        """The same with one group for all groups that hold layers of one tie.
+
+        Raises:
+            HwsmpqError: a tied layer does not exist.
+        """
+        network = replace(self.network, ties=(*self.network.ties, *ties))
+        return replace(self, network=_grouped(network, self.flows))
 
     def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
         """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
@@ -70,15 +81,12 @@ class Captured:
         )
 
 
-def capture(
-    model: nn.Module, example: tuple[Tensor, ...], ties: Iterable[tuple[str, ...]] = ()
-) -> Captured:
+def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     """Capture a model.
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
         example: input tensors with at least one row.
-        ties: layers that the user wants to share one precision.
 
     Raises:
         HwsmpqError: the model cannot be exported (names the operation), is not float32, or has no quantizable layer.
@@ -97,17 +105,16 @@ def capture(
         )
     stored: set[str] = set()
     layers = tuple(_layer(name, node, values.shapes, graph, stored) for name, node in nodes.items())
-    groups = _groups(layers, tuple(ties))
     network = Network(
         model_sha256=_hash(graph),
         layers=layers,
-        groups=groups,
+        groups=(),
         edges=(),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
     )
-    network = replace(network, edges=_edges(network, nodes, values))
+    flows = _flows(nodes, values)
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)
+    return Captured(_grouped(network, flows), graph, nodes, example, values.n_bytes // EXPORT_BATCH, flows)
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -256,27 +263,39 @@ def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tup
     return tuple(Group(members[0], tuple(members)) for members in ordered)
 
 
-def _edges(network: Network, nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Edge, ...]:
-    """Group -> group data flow through non-layer operations; elements are counted once a tensor read."""
-    group_of_node = {node: network.group_of(name) for name, node in nodes.items()}
-    found: dict[tuple[str, str], dict[fx.Node, int]] = {}
-    for node, target in group_of_node.items():
+def _flows(nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Edge, ...]:
+    """Layer -> layer data flow through other operations; elements are those of the tensor that the target reads."""
+    layer_of_node = {node: name for name, node in nodes.items()}
+    found = []
+    for node, target in layer_of_node.items():
         entry = node.args[0]
         assert isinstance(entry, fx.Node)
+        n_elements = int(torch.Size(values.shapes[entry]).numel()) // EXPORT_BATCH
         stack, seen = [entry], set()
         while stack:
             current = stack.pop()
             if current in seen:
                 continue
             seen.add(current)
-            if current in group_of_node:
-                source = group_of_node[current]
-                if source != target:
-                    n_elements = int(torch.Size(values.shapes[entry]).numel()) // EXPORT_BATCH
-                    found.setdefault((source, target), {})[entry] = n_elements
+            if current in layer_of_node:
+                found.append(Edge(layer_of_node[current], target, n_elements))
             else:
                 stack.extend(n for n in current.all_input_nodes if n in values.data)
-    return tuple(Edge(s, t, sum(tensors.values())) for (s, t), tensors in found.items())
+    return tuple(found)
+
+
+def _grouped(network: Network, flows: tuple[Edge, ...]) -> Network:
+    """The network with its groups and the data flow between them; elements are counted once a tensor read."""
+    groups = _groups(network.layers, network.ties)
+    group_of = {layer: group.name for group in groups for layer in group.layers}
+    read = {layer.name: layer.input_tensor for layer in network.layers}
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for flow in flows:
+        source, target = group_of[flow.source], group_of[flow.target]
+        if source != target:
+            found.setdefault((source, target), {})[read[flow.target]] = flow.n_elements
+    edges = tuple(Edge(source, target, sum(tensors.values())) for (source, target), tensors in found.items())
+    return replace(network, groups=groups, edges=edges)
 
 
 def _hash(graph: fx.GraphModule) -> str:

@@ -172,6 +172,7 @@ def _what_is_scored(run: Run, batch: Samples) -> dict[str, object]:
         "ranges": run.sha256(Ranges),
         "ladder": list(run.ladder.names),
         "substitutes": run.network.substitutes,
+        **run.network.identity,
         "samples": batch.sha256(),
         "value": [run.value, settings.seed, settings.base],
     }

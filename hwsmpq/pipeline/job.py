@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsmpq.errors import HwsmpqError
@@ -13,23 +13,21 @@ from hwsmpq.model.task import Samples, Task
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Ranges, Settings
+from hwsmpq.types import REFERENCE, Network, Ranges, Settings
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """A task with its ranges: ``task`` itself, or None where any process can load what ``settings`` name.
 
-    ``scheme`` names the quantization scheme, ``model_sha256`` is that of the captured network, ``substitutes`` are its
-    own.
+    ``scheme`` names the quantization scheme; ``network`` is what the run captured, as its target runs it.
     """
 
     task: Task | None
     settings: Settings
     ranges: Ranges
     scheme: str
-    model_sha256: str
-    substitutes: dict[str, dict[str, str]]
+    network: Network
 
     def prepare(self) -> Callable[[Samples], Evaluator]:
         """Load and capture the network here; returns what makes an evaluator for a sample set.
@@ -40,16 +38,17 @@ class Job:
         settings = self.settings
         weights = Path(settings.weights) if settings.weights else None
         task = self.task or load_task(settings.task, settings.data, weights)
-        captured = capture(task.model, task.calibration).with_substitutes(self.substitutes)
-        network = captured.network
-        if network.model_sha256 != self.model_sha256:
+        captured = capture(task.model, task.calibration)
+        network = self.network
+        if captured.network.model_sha256 != network.model_sha256:
             raise HwsmpqError(
                 f"a worker loads another model from {settings.task}",
-                f"it has {network.model_sha256[:12]}, the run has {self.model_sha256[:12]}",
+                f"it has {captured.network.model_sha256[:12]}, the run has {network.model_sha256[:12]}",
                 "give every machine of the cluster the same task file, weights and library versions",
             )
         assert settings.value is not None  # the run resolved it
         value = settings.value
+        captured = replace(captured, network=network)
         simulator = Simulator(captured, self.ranges, get_scheme(self.scheme), settings.memory_mb)
         reference = network.uniform(REFERENCE)
         return lambda samples: Evaluator(simulator, task, samples, value, reference)

@@ -160,7 +160,7 @@ def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], N
     """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric."""
     context = digest({
         "ranges": run.sha256(Ranges), "samples": samples.sha256(), "value": run.value,
-        "scheme": run.scheme.name, "evaluate": run.settings.evaluate,
+        "scheme": run.scheme.name, "evaluate": run.settings.evaluate, **run.network.identity,
     })
     workers = run.workers
     execute: Executor

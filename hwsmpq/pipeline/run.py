@@ -145,16 +145,17 @@ class Run:
             HwsmpqError: the folder belongs to another model.
         """
         captured = capture(self.task.model, self.task.calibration)
-        if self.path(Network).exists():
-            known = self.read(Network)
-            if known.model_sha256 != captured.network.model_sha256:
-                raise HwsmpqError(
-                    f"{self.folder} is the run folder of another model",
-                    f"it holds model {known.model_sha256[:12]}, the task gives {captured.network.model_sha256[:12]}",
-                    "choose another folder with -o, or remove that one",
-                )
-        else:
+        known = self.read(Network) if self.path(Network).exists() else None
+        if known is None:
             self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
+        elif known.model_sha256 != captured.network.model_sha256:
+            raise HwsmpqError(
+                f"{self.folder} is the run folder of another model",
+                f"it holds model {known.model_sha256[:12]}, the task gives {captured.network.model_sha256[:12]}",
+                "choose another folder with -o, or remove that one",
+            )
+        captured = captured.with_ties(self.target.ties(captured))
+        if captured.network != known:
             artifacts.write(self.path(Network), captured.network)
         if not self.path(Settings).exists() or self.read(Settings) != self.settings:
             artifacts.write(self.path(Settings), self.settings)
@@ -224,10 +225,7 @@ class Run:
         if self._ray_address is None and self._n_workers <= 1:
             return None
         settings = replace(self.settings, value=self.value)
-        network = self.network
-        job = Job(
-            self._task, settings, self.read(Ranges), self.scheme.name, network.model_sha256, network.substitutes
-        )
+        job = Job(self._task, settings, self.read(Ranges), self.scheme.name, self.network)
         return Workers(job, self._n_workers, self._ray_address)
 
     @cached_property

@@ -63,7 +63,7 @@ class Network:
     """What capture found: layers, groups (in execution order) and the data flow between groups.
 
     ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
-    one asked for.
+    one asked for. ``ties`` are layers whose groups were joined, by the target or the user.
     """
 
     model_sha256: str
@@ -72,6 +72,7 @@ class Network:
     edges: tuple[Edge, ...]
     n_other_params: int
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -91,6 +92,12 @@ class Network:
     def canonical(self, assignment: Assignment) -> Assignment:
         """What an assignment comes to on the target."""
         return {group: self.runs(group, precision) for group, precision in assignment.items()}
+
+    @property
+    def identity(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """What besides the model decides which layers a group's name stands for; nothing without ties, so that what was
+        made from the model alone stays valid."""
+        return {"ties": self.ties} if self.ties else {}
 
     def uniform(self, precision: str) -> Assignment:
         """Every group at ``precision``, or at what it runs instead."""

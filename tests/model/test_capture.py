@@ -15,7 +15,7 @@ from hwsmpq.types import Network
 
 
 def network_of(model: nn.Module, *inputs: Tensor, ties: tuple[tuple[str, ...], ...] = ()) -> Network:
-    return capture(model, inputs, ties).network
+    return capture(model, inputs).with_ties(ties).network
 
 
 def groups_of(network: Network) -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import measured_ms, predict
+from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline import measure, prove
@@ -244,6 +245,19 @@ def test_contributions_add_up_to_what_the_ladder_gains(qdq_run: Finished) -> Non
     gained = sum(row["fp32"] for row in found.phi.values())
     assert gained == pytest.approx(found.top_value - found.floor_value, abs=1e-6)
     assert all(row["w4a4"] == 0 for row in found.phi.values())
+
+
+def test_ties_of_a_target_are_groups_of_its_runs(
+    qdq_copy: Path, qdq_run: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that holds contributions of other groups: these are measured again."""
+    monkeypatch.setattr(OnnxQdqTarget, "ties", lambda target, captured: (("conv1", "conv2"),))
+    run = qdq_run.open(qdq_copy)
+    assert [group.layers for group in run.network.groups] == [("conv1", "conv2"), ("conv3",), ("head",)]
+    assert run.read(Network).groups == run.network.groups
+    found = contributing.contribute(run)
+    gained = [found.phi[group]["fp32"] for group in run.network.group_names]
+    assert sum(gained) == pytest.approx(found.top_value - found.floor_value, abs=1e-6)
 
 
 def test_contributions_are_within_error_of_full_enumeration(qdq_run: Finished) -> None:

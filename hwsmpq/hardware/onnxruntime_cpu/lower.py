@@ -31,8 +31,6 @@ from hwsmpq.hardware.onnxruntime_cpu.windows import Window, window_of
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CONTRIB = "com.microsoft"
-LEAST_CHANNELS = 8
-"""Where windows are gathered. Measured against fp32, 3 channels take four times as long, 8 twice, 24 and more less."""
 LARGEST_BIAS = 2.0**30
 """Leaves the products as much of a 32-bit sum."""
 
@@ -72,7 +70,7 @@ class _Layer:
             self._linear(x)
         elif node.op_type == "Conv" and self._has_constant_bias and (path := path_to_quantizer(node.outputs[0])):
             self._quantized_convolution(x, path)
-        elif node.op_type == "Conv" and (window := self._window()) is not None:
+        elif node.op_type == "Conv" and (window := window_of(node, self._weight.stored.shape)) is not None:
             self._float_convolution(x, window)
         else:
             self._in_float()
@@ -84,12 +82,6 @@ class _Layer:
     @property
     def _has_constant_bias(self) -> bool:
         return self._bias is None or is_constant(self._bias)
-
-    def _window(self) -> Window | None:
-        """The geometry of a convolution that can be a matrix product."""
-        shape = self._weight.stored.shape
-        window = window_of(self._node, shape)
-        return window if window is not None and (window.is_pointwise or shape[1] >= LEAST_CHANNELS) else None
 
     def _in_float(self) -> None:
         self._node.replace_input_with(1, self._constant("weight", self._weight.values))

@@ -30,14 +30,23 @@ def path_to_quantizer(value: ir.Value) -> list[ir.Node]:
     """The nodes up to and with the quantizer that is all that reads a tensor, if what lies between may as well come
     after it: operations that move or select values, and clamps that the quantizer's saturation repeats. Else nothing.
     """
+    between, end = path_behind(value)
+    quantizer = _only_reader(end)
+    grid = grid_of(quantizer) if quantizer is not None and quantizer.op_type == "QuantizeLinear" else None
+    if quantizer is None or grid is None or not all(_commutes(node, grid) for node in between):
+        return []
+    return [*between, quantizer]
+
+
+def path_behind(value: ir.Value) -> tuple[list[ir.Node], ir.Value]:
+    """The operations behind a tensor that move, select or clamp its values and are each all that reads the one before,
+    and the tensor behind all of them.
+    """
     path: list[ir.Node] = []
-    while (node := _only_reader(value)) is not None and node.inputs[0] is value and len(node.outputs) == 1:
+    while (node := _only_reader(value)) is not None and _is_passed(node, value):
         path.append(node)
-        if node.op_type == "QuantizeLinear":
-            grid = grid_of(node)
-            return path if grid is not None and all(_commutes(other, grid) for other in path[:-1]) else []
         value = node.outputs[0]
-    return []
+    return path, value
 
 
 def move_behind(node: ir.Node, stored: ir.Value, grid: Activation) -> ir.Value:
@@ -59,13 +68,21 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
+def _is_passed(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node moves, selects or clamps the values of a tensor, and nothing else decides how."""
+    others = node.inputs[1:]
+    return (
+        node.op_type in CLAMPS | MOVES and node.inputs[0] is value and len(node.outputs) == 1
+        and all(other is None or is_constant(other) for other in others)
+    )
+
+
 def _commutes(node: ir.Node, grid: Activation) -> bool:
-    if not all(value is None or is_constant(value) for value in node.inputs[1:]):
-        return False
-    if node.op_type in CLAMPS:
-        low, high = (0.0, inf) if node.op_type == "Relu" else (_number(node, 1, -inf), _number(node, 2, inf))
-        return grid.level(low) == grid.level(-inf) and grid.level(high) == grid.level(inf)
-    return node.op_type in MOVES
+    """Whether a node of a path may as well come after the quantizer of that grid."""
+    if node.op_type in MOVES:
+        return True
+    low, high = (0.0, inf) if node.op_type == "Relu" else (_number(node, 1, -inf), _number(node, 2, inf))
+    return grid.level(low) == grid.level(-inf) and grid.level(high) == grid.level(inf)
 
 
 def _number(node: ir.Node, index: int, default: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
@@ -11,6 +12,11 @@ from hwsmpq.hardware import cpu
 from hwsmpq.hardware.onnxruntime_cpu import session
 from hwsmpq.hardware.target import Engine, Target
 from hwsmpq.types import Layer
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from hwsmpq.model.capture import Captured
 
 FILE = "model.onnx"
 
@@ -44,6 +50,12 @@ class OnnxruntimeCpuTarget(Target):
     def runs(self, layer: Layer, precision: str) -> bool:
         return precision in self.native and (precision != "int8" or layer.kind != "conv_transpose")
 
+    def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
+        from hwsmpq.hardware.onnxruntime_cpu.ties import ties
+        from hwsmpq.quantize.qdq import export_onnx
+
+        return ties(_model(export_onnx(captured)), [layer.name for layer in captured.network.layers])
+
     def build(self, onnx: Path, folder: Path) -> None:
         _require(self)
         data = _lowered(onnx)
@@ -67,19 +79,25 @@ class OnnxruntimeCpuTarget(Target):
 
 def _lowered(path: Path) -> bytes:
     """The file with int8 layers as integer operations."""
-    import onnx
     import onnx_ir
 
     from hwsmpq.hardware.onnxruntime_cpu.lower import lower
 
     try:
-        proto = onnx.load(path)
-        onnx.checker.check_model(proto)
+        model = _model(path.read_bytes())
     except Exception as error:
         raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
-    model = onnx_ir.serde.deserialize_model(proto)
     lower(model)
     return onnx_ir.serde.serialize_model(model).SerializeToString()
+
+
+def _model(data: bytes) -> onnx_ir.Model:
+    import onnx
+    import onnx_ir
+
+    proto = onnx.load_model_from_string(data)
+    onnx.checker.check_model(proto)
+    return onnx_ir.serde.deserialize_model(proto)
 
 
 def _require(target: Target) -> None:

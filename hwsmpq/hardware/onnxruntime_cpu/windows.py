@@ -10,6 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+LEAST_CHANNELS = 8
+"""Where windows are gathered. Measured against fp32, 3 channels take four times as long, 8 twice, 24 and more less."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -45,7 +48,9 @@ class Window:
 
 
 def window_of(node: ir.Node, weight_shape: Sequence[int]) -> Window | None:
-    """The geometry of a Conv node; None if it has groups, or its size or padding is not written down."""
+    """The geometry of a Conv node that can be a matrix product; None if it has groups or few channels, or its size or
+    padding is not written down.
+    """
     data = node.inputs[0]
     assert data is not None
     size = () if data.shape is None else data.shape[2:]
@@ -57,7 +62,8 @@ def window_of(node: ir.Node, weight_shape: Sequence[int]) -> Window | None:
         return tuple(node.attributes[attribute].as_ints()) if attribute in node.attributes else (default,) * n
 
     n = len(size)
-    return Window(
+    window = Window(
         tuple(size), tuple(weight_shape[2:]), numbers("strides", 1, n), numbers("dilations", 1, n),
         numbers("pads", 0, 2 * n),
     )
+    return window if window.is_pointwise or weight_shape[1] >= LEAST_CHANNELS else None

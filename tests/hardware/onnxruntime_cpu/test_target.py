@@ -102,19 +102,25 @@ def decibels(signal: Tensor, other: Tensor) -> float:
     return float(10 * torch.log10(signal.square().mean() / (signal - other).square().mean()))
 
 
-@pytest.mark.parametrize("name", ["int8", "mixed"])
-def test_engine_computes_what_the_simulator_scored(name):
-    """Sample by sample, on a trained network."""
+@pytest.fixture(scope="module")
+def trained():
+    """A trained network: its task, the captured network, a simulator and a builder of engines."""
     target, task = OnnxruntimeCpuTarget(), quickstart_task()
     captured, scheme = capture(task.model, task.calibration), get_scheme(target.scheme_name)
     ranges = calibrate(captured, task.calibration, scheme, [8])
+    return task, captured, Simulator(captured, ranges, scheme), Builder(captured, ranges, scheme, target)
+
+
+@pytest.mark.parametrize("name", ["int8", "mixed"])
+def test_engine_computes_what_the_simulator_scored(trained, name):
+    """Sample by sample."""
+    task, captured, simulator, builder = trained
     every_second = {g: "int8" if i % 2 else "fp32" for i, g in enumerate(captured.network.group_names)}
     assignment = captured.network.uniform("int8") if name == "int8" else every_second
     inputs = task.evaluation.take(slice(0, N_SAMPLES)).inputs
 
-    simulated = Simulator(captured, ranges, scheme).scores([assignment], inputs, lambda out, rows: out)[0]
-    engine = Builder(captured, ranges, scheme, target).engine(assignment)
-    measured = engine_outputs(engine, inputs)
+    simulated = simulator.scores([assignment], inputs, lambda out, rows: out)[0]
+    measured = engine_outputs(builder.engine(assignment), inputs)
 
     print(f"{name}: {decibels(simulated, measured):.0f} dB")
     assert decibels(simulated, measured) > 40
