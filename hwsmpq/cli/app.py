@@ -41,13 +41,16 @@ SETTINGS_FILE = "settings.json"
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
+    from hwsmpq.hardware.target import get_target
+
     path = folder / SETTINGS_FILE
     changes = {name: value for name, value in given.items() if value is not None}
     known = artifacts.read(path, Settings) if path.exists() else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
         by_default = known is None or known.target == Settings.target
-        if "target" not in changes and by_default and not set(changes["ladder"]) <= {"int8", "fp32"}:
+        offered = get_target(Settings.target).native
+        if "target" not in changes and by_default and not set(changes["ladder"]) <= set(offered):
             changes["target"] = FLEXIBLE_TARGET
     if known is not None:
         return replace(known, **({"task": task} if task else {}), **changes)

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: int8 and fp32 engines, one thread."""
+"""OpenVINO on the CPU: engines of int8, fp32 and weight-only layers, one thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,19 @@ from numpy.typing import NDArray
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cpu
 from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
+from hwsmpq.types import Layer
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 COMPUTE_OPS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
 PASS_THROUGH_OPS = {"Add", "Multiply", "Reshape", "Transpose", "Convert"}
-COMPUTE_KERNELS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
-SUBGRAPH = "Subgraph"
+SUBGRAPH, FULLY_CONNECTED = "Subgraph", "FullyConnected"
+COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul"}
+INTEGERS = {"i8", "u8"}
 PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
+"""Type of the stored weight -> precision of a product that reads floats."""
+FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
+"""Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
 CONFIG = {
     "PERFORMANCE_HINT": "LATENCY",
     "NUM_STREAMS": 1,
@@ -32,15 +38,20 @@ CONFIG = {
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
 }
+GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 FILE = "model.xml"
 PER_TENSOR = "per-tensor"
-BIAS = "/bias"
-SUFFIXES = ("", "_original", BIAS, "/DequantizationMultiply")
+BIAS, CAST = "/bias", "/cast"
+SUFFIXES = ("", "_original", BIAS, CAST, "/DequantizationMultiply")
 """What a kernel's origins may append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoCpuTarget(Target):
-    """OpenVINO CPU plugin. Input-side Q/DQ with unsigned asymmetric activations becomes int8 kernels.
+    """OpenVINO CPU plugin. Input-side Q/DQ with unsigned asymmetric activations becomes int8 kernels; products of
+    floats with a dequantized weight become kernels that read integers and dequantize them as they compute.
+
+    All that is no integer is computed in fp32, also the fp16 side of weight-only layers: where the simulator rounds to
+    fp16, the engine does not.
 
     Args:
         options: ``per-tensor`` gives all channels of a weight one scale, as some exporters and tools do.
@@ -49,7 +60,7 @@ class OpenvinoCpuTarget(Target):
         HwsmpqError: unknown options.
     """
 
-    native = ("int8", "fp32")
+    native = ("w4a16", "int8", "w8a16", "fp32")
     has_latency = True
     claim = "latency and accuracy measured on the built engine"
 
@@ -85,6 +96,15 @@ class OpenvinoCpuTarget(Target):
             "capabilities": ",".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
         }
 
+    def runs(self, layer: Layer, precision: str) -> bool:
+        """Weight-only are matrix products, in 4 bits those whose inputs divide into blocks."""
+        if precision not in WEIGHT_ONLY.values():
+            return precision in self.native
+        if layer.kind != "linear" or (precision == "w4a16" and layer.block_size is None):
+            return False
+        n_outputs, n_inputs = layer.weight_shape
+        return n_outputs >= FEWEST_OUTPUTS and n_inputs >= FEWEST_INPUTS
+
     def build(self, onnx: Path, folder: Path) -> None:
         _require(self)
         import openvino
@@ -98,6 +118,9 @@ class OpenvinoCpuTarget(Target):
                 "replace the operation it names in the model, or use another target",
             ) from error
         _name_layers(model, onnx)
+        # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
+        # every inference, as they do by default where the processor has dot products of integers.
+        model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -145,16 +168,8 @@ class OpenvinoEngine(Engine):
         return [result[port] for port in self._compiled.outputs]
 
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for node, names in self._layer_kernels(layers).items():
-            kernel = self._kernels[node]
-            for name in names:
-                precision = kernel["runtimePrecision"]
-                if kernel["layerType"] == SUBGRAPH:
-                    # One kernel for a chain of products says what it starts with; each product computes as its weight.
-                    precision = next((p for const, p in kernel["constants"] if const.startswith(f"{name}.")), precision)
-                found[name] = PRECISIONS.get(precision, precision)
-        return {layer: found[layer] for layer in layers}
+        kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
+        return {layer: _precision(kernels[layer], layer) for layer in layers}
 
     def layer_ms(
         self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
@@ -189,16 +204,20 @@ class OpenvinoEngine(Engine):
 
     @cached_property
     def _kernels(self) -> dict[str, dict[str, Any]]:
-        """Runtime information of every executed node by name, with (name, precision) of the constants it reads."""
+        """Runtime information of every executed node by name, with what it reads: the precision of its ``data``, and
+        (name, precision) of its ``constants``."""
         keys = ("runtimePrecision", "layerType", "originalLayersNames")
-        nodes = self._compiled.get_runtime_model().get_ops()
-        found: dict[str, dict[str, Any]] = {
-            n.get_friendly_name(): {key: n.rt_info[key].astype(str) for key in keys} for n in nodes
-        }
-        for node in nodes:
-            sources = [value.get_node().get_friendly_name() for value in node.input_values()]
-            constants = [(s, found[s]["runtimePrecision"]) for s in sources if found[s]["layerType"] == "Const"]
-            found[node.get_friendly_name()]["constants"] = constants
+        found: dict[str, dict[str, Any]] = {}
+        for node in self._compiled.get_runtime_model().get_ops():
+            kernel: dict[str, Any] = {key: node.rt_info[key].astype(str) for key in keys}
+            kernel["data"], kernel["constants"] = "", []
+            for value in node.input_values():
+                source, precision = value.get_node(), value.get_element_type().get_type_name()
+                if source.rt_info["layerType"].astype(str) == "Const":
+                    kernel["constants"].append((source.get_friendly_name(), precision))
+                else:
+                    kernel["data"] = kernel["data"] or precision
+            found[node.get_friendly_name()] = kernel
         return found
 
     def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
@@ -209,7 +228,8 @@ class OpenvinoEngine(Engine):
         for kinds in (COMPUTE_KERNELS, {SUBGRAPH}):
             done = {name for names in owners.values() for name in names}
             for node, info in self._kernels.items():
-                origins = info["originalLayersNames"].split(",") if info["layerType"] in kinds else []
+                # Its own name too: a cast that was removed before it leaves it the origins of what the cast read.
+                origins = [node, *info["originalLayersNames"].split(",")] if info["layerType"] in kinds else []
                 names = {wanted[origin] for origin in origins if origin in wanted} - done
                 if names:
                     owners[node] = sorted(names)
@@ -223,12 +243,26 @@ class OpenvinoEngine(Engine):
         return owners
 
 
+def _precision(kernel: Mapping[str, Any], layer: str) -> str:
+    """What a kernel computes a layer in."""
+    own, constants = kernel["runtimePrecision"], kernel["constants"]
+    if kernel["layerType"] == SUBGRAPH:
+        # One kernel for a chain of products says what it starts with; each product computes as its weight.
+        own = next((precision for name, precision in constants if name.startswith(f"{layer}.")), own)
+    elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
+        # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.
+        _, weight = constants[0]
+        return WEIGHT_ONLY.get(weight, PRECISIONS.get(own, own))
+    return PRECISIONS.get(own, own)
+
+
 def _name_layers(model: Any, onnx_path: Path) -> None:
     """Give every computing operation the name of its layer.
 
     OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and
     its place in the graph; tensor names are kept always, so the search starts there. A matrix product fused with its
-    bias keeps only the name of the addition, so that carries the layer's name too.
+    bias keeps only the name of the addition, and one with a cast behind it that of the cast, so these carry the layer's
+    name too.
     """
     import onnx
 
@@ -243,11 +277,18 @@ def _name_layers(model: Any, onnx_path: Path) -> None:
         if op.get_type_name() not in COMPUTE_OPS:
             continue
         op.set_friendly_name(node.name)
-        consumers = [port.get_node() for port in op.output(0).get_target_inputs()]
-        if len(consumers) == 1 and consumers[0].get_type_name() == "Add":
-            addends = [value.get_node().get_type_name() for value in consumers[0].input_values()]
-            if "Constant" in addends:
-                consumers[0].set_friendly_name(node.name + BIAS)
+        addition = _only_reader(op, "Add")
+        if addition is not None and "Constant" in (v.get_node().get_type_name() for v in addition.input_values()):
+            addition.set_friendly_name(node.name + BIAS)
+            op = addition
+        if (cast := _only_reader(op, "Convert")) is not None:
+            cast.set_friendly_name(node.name + CAST)
+
+
+def _only_reader(op: Any, kind: str) -> Any:
+    """The operation that is all that reads a result, if it is of that kind."""
+    readers = [port.get_node() for port in op.output(0).get_target_inputs()]
+    return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
 
 
 def _require(target: Target) -> None:

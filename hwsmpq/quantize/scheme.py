@@ -97,22 +97,23 @@ class Scheme:
             .clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
         )
 
-    def weight_levels(self, bits: int, depthwise: bool = False) -> int:
-        """Largest absolute integer of a weight. Depthwise kernels are free of the cap: they add no products of
-        different channels, and were measured never to saturate (grouped ones with a multiplier do)."""
-        if depthwise:
+    def weight_levels(self, bits: int, exact: bool = False) -> int:
+        """Largest absolute integer of a weight. ``exact`` kernels are free of the cap: those that multiply floats, and
+        depthwise ones, which add no products of different channels and were measured never to saturate (grouped ones
+        with a multiplier do)."""
+        if exact:
             return 2 ** (bits - 1) - 1  # type: ignore[no-any-return]
         return min(2 ** (bits - 1) - 1, self.max_weight_level)  # type: ignore[no-any-return]
 
-    def weight_scales(self, weight: Tensor, bits: int, axis: int, depthwise: bool = False) -> Tensor:
+    def weight_scales(self, weight: Tensor, bits: int, axis: int, exact: bool = False) -> Tensor:
         """One scale a channel, shape (n_channels,), float32. At 8 bits the channel's largest absolute value is the
         last level; below, the clip ratio with the least squared error of that channel is taken. With
         ``per_tensor_weights`` the tensor takes the place of the channel."""
         if self.per_tensor_weights:
             whole = replace(self, per_tensor_weights=False)
-            return whole.weight_scales(weight[None], bits, 0, depthwise).repeat(weight.shape[axis])
+            return whole.weight_scales(weight[None], bits, 0, exact).repeat(weight.shape[axis])
         flat = weight.detach().movedim(axis, 0).flatten(1).float()
-        levels = self.weight_levels(bits, depthwise)
+        levels = self.weight_levels(bits, exact)
         peak = flat.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         if bits >= 8:
             return peak / levels
@@ -126,10 +127,10 @@ class Scheme:
         return best
 
     def weight_integers(
-        self, weight: Tensor, scales: Tensor, bits: int, axis: int, depthwise: bool = False
+        self, weight: Tensor, scales: Tensor, bits: int, axis: int, exact: bool = False
     ) -> Tensor:
         """Integer weights as float32, same shape as ``weight``."""
-        levels = self.weight_levels(bits, depthwise)
+        levels = self.weight_levels(bits, exact)
         return torch.round(weight / _along(scales, weight.ndim, axis)).clamp_(-levels, levels)
 
     def store_weight(
@@ -151,12 +152,13 @@ class Scheme:
             return StoredWeight(to_fp8(weight / _along(scales, weight.ndim, axis)), scales, axis)
         rows = weight.reshape(-1, block_size) if block_size else weight
         rows_axis = 0 if block_size else axis
+        exact = depthwise or not precision.quantizes_activations
         if scales is None:
-            scales = self.weight_scales(rows, bits, rows_axis, depthwise)
+            scales = self.weight_scales(rows, bits, rows_axis, exact)
         if not precision.quantizes_activations:
             # The scale of a weight-only layer has the type that the layer computes in.
             scales = scales.clamp_min(SMALLEST_HALF).half()
-        values = self.weight_integers(rows, scales.float(), bits, rows_axis, depthwise).to(torch.int8)
+        values = self.weight_integers(rows, scales.float(), bits, rows_axis, exact).to(torch.int8)
         if block_size:
             return StoredWeight(values.view_as(weight), scales.view(len(weight), -1), axis + 1, block_size)
         return StoredWeight(values, scales, axis)

@@ -145,7 +145,7 @@ def test_nodes_carry_layer_names_and_precisions(network: str, precision: str, tm
         if expected == "fp8":
             assert stored.dtype.name == "float8_e4m3fn" and np.abs(stored.astype(np.float32)).max() == FP8_MAX
         else:
-            levels = case.scheme.weight_levels(LADDER[expected].weight_bits)
+            levels = case.scheme.weight_levels(LADDER[expected].weight_bits, exact=expected == "w8a16")
             assert stored.dtype == np.int8 and np.abs(stored).max() == levels
         assert initializers[weight_source.input[1]].shape == (layer.weight_shape[layer.channel_axis],)
     # A tensor that several layers of one precision read is quantized once.

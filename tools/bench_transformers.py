@@ -1,0 +1,127 @@
+"""Transformers on OpenVINO from end to end: how fast engines are, and how far from fp32, uniform and chosen.
+
+- ``minilm``: trained sentence embeddings, two sentences of 32 tokens an inference. ``plan`` is what the toolkit chooses
+  from the whole ladder: the closest to fp32 of all that take at most 10 % longer than int8 everywhere.
+- ``vit``: torchvision's ViT-B/16 on one image of 224 x 224, with random weights.
+- ``decoder``: blocks of a decoder on the one row that a new token is, with random weights.
+
+All engines of a network are timed in one interleaved run, on one thread and its CPU time, and judged on the report
+part, which neither calibration nor search saw.
+
+Figures, for each network and engine: ``latency_ms``; ``latency_ratio`` (to the fp32 engine) and its spread;
+``size_mb`` of the file of the weights; ``sqnr_db`` of the outputs against those of the fp32 engine; ``n_other``, layers
+that run in another precision than the one the engine is named for. For MiniLM also ``spearman``, the ``lost_points``
+of it and the ``distance`` (1 - cosine), both against the fp32 engine and with paired standard errors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from _bench import Bench, arguments
+from _peer_networks import NETWORKS as PEER_NETWORKS
+from _peer_networks import Judge
+from _transformer_networks import NETWORKS
+from torch import Tensor
+
+from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.hardware.openvino_cpu import FILE
+from hwsmpq.hardware.timing import measure
+from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.measure import profile, survey, timing_inputs
+from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.run import Run
+from hwsmpq.types import REFERENCE, Assignment, Ladder, Plan, Settings
+
+LADDER = Ladder.parse("w4a16,int8,w8a16,fp32")
+TRAINED = "minilm"
+SLACK = 0.1
+SECONDS, SECONDS_QUICK = 30.0, 3.0
+SEARCH: dict[str, Any] = {"estimator": "one-at-a-time", "n_score_samples": 64, "timing_seconds": 10.0}
+SEARCH_QUICK: dict[str, Any] = {
+    **SEARCH, "n_score_samples": 8, "n_mixtures": 2, "search_evaluations": 10, "timing_seconds": 1.0,
+}
+
+
+def main() -> None:
+    parser = arguments("Transformers on OpenVINO: latency and accuracy of uniform and chosen engines.")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    samples: dict[str, int] = {}
+    bench = Bench("bench_transformers", options, samples, ("torchvision", "openvino"))
+    for name in options.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(bench, name, Path(folder))
+    bench.finish()
+
+
+def compare(bench: Bench, name: str, folder: Path) -> None:
+    """One row for every engine of a network."""
+    options = bench.options
+    settings = Settings(
+        ladder=LADDER.names, value="mse", seed=options.seed, **(SEARCH_QUICK if options.quick else SEARCH)
+    )
+    task = NETWORKS[name](options.quick)
+    run = Run(folder / "run", settings, task, notify=lambda text: print(f"  {text}", flush=True))
+    survey(run)
+    assignments = {precision: run.network.uniform(precision) for precision in LADDER.names}
+    if name == TRAINED:
+        assignments["plan"] = chosen(run)
+    for engine, assignment in assignments.items():
+        run.builder.write(assignment, folder / engine)
+    engines = {engine: run.target.load(folder / engine) for engine in assignments}
+    timed = measure(
+        engines, timing_inputs(run), options.seed, SECONDS_QUICK if options.quick else SECONDS
+    ).measured
+    report, fp32_ms = run.parts[1], timed[REFERENCE].median_ms
+    bench.samples[f"{name}.report"] = len(report)
+    outputs = {engine: engine_outputs(loaded, report.inputs) for engine, loaded in engines.items()}
+    layers = [layer.name for layer in run.network.layers]
+    for engine, loaded in engines.items():
+        ran = Counter(loaded.realised(layers).values())
+        figures = {
+            "latency_ms": timed[engine].median_ms, "latency_ratio": timed[engine].median_ms / fp32_ms,
+            "latency_ratio_spread": timed[engine].spread_ms / fp32_ms,
+            "size_mb": (folder / engine / FILE).with_suffix(".bin").stat().st_size / 1e6,
+            "n_other": len(layers) - ran[engine],
+        }
+        if engine != REFERENCE:
+            figures["sqnr_db"] = sqnr_db(outputs[REFERENCE], outputs[engine])
+        if name == TRAINED:
+            figures |= judged(run, outputs[REFERENCE], outputs[engine])
+        bench.row(network=name, engine=engine, **figures, ran=dict(ran))
+        bench.figures |= {f"{name}.{engine}.{figure}": value for figure, value in figures.items()}
+
+
+def judged(run: Run, reference: Tensor, outputs: Tensor) -> dict[str, float]:
+    """What sentence embeddings of the report part are worth."""
+    network, report = PEER_NETWORKS[TRAINED], run.parts[1]
+    judge = Judge(network, run.task, report, reference, run.settings.seed)
+    distance, lost = judge.distance(outputs), judge.lost_points(outputs)
+    return {
+        "spearman": network.metric_of(network.metric(run.task, report, outputs), report),
+        "distance": distance[0], "distance_stderr": distance[1],
+        "lost_points": lost[0], "lost_points_stderr": lost[1],
+    }
+
+
+def chosen(run: Run) -> Assignment:
+    """The toolkit's plan within a latency a little above that of int8 everywhere."""
+    table = profile(run)
+    assert table is not None
+    refine(run, resolve_budgets(run, latency_ms=table.uniform_ms["int8"].median_ms * (1 + SLACK)))
+    return run.read(Plan).assignment
+
+
+def sqnr_db(signal: Tensor, other: Tensor) -> float:
+    """Signal-to-noise ratio of outputs against others."""
+    return float(10 * torch.log10(signal.square().mean() / (signal - other).square().mean()))
+
+
+if __name__ == "__main__":
+    main()
