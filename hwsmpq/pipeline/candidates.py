@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
-from hwsmpq.search.problem import Choice, Problem, identity
+from hwsmpq.search.problem import Choice, Problem, Solution, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
 from hwsmpq.types import Candidate, Cost, Settings
@@ -36,21 +36,24 @@ class Measured:
 
 
 def race_for_value(
-    problem: Problem, values: Mapping[str, Cost], observed: tuple[NDArray[np.int64], NDArray[np.float64]],
-    batches: NestedBatches, settings: Settings,
+    problem: Problem, values: Mapping[str, Cost], known: Sequence[tuple[str, Solution]],
+    observed: tuple[NDArray[np.int64], NDArray[np.float64]], batches: NestedBatches, settings: Settings,
 ) -> tuple[list[Measured], float]:
     """Race the best solutions of all tables and of a surrogate, and improve the winner by its neighbours.
 
     Args:
         problem: the budgets, with the contributions as its value.
         values: tables by name.
+        known: solutions that race beside theirs, and what proposed them.
         observed: assignments and their values on the first batch, which the surrogate is fitted on.
 
     Returns:
         All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
     """
     model = surrogate(problem, *observed)
-    proposals = pool(problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates)
+    proposals = pool(
+        problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates, known
+    )
     race = Race(batches.values, batches.sizes, settings.search_evaluations, settings.search_seconds)
     standings = race.best([p.solution.choice for p in proposals])
 
@@ -79,12 +82,13 @@ def race_for_value(
 def screen_for_cost(
     problem: Problem, values: Mapping[str, Cost], cheapest: str, max_drop: float, batches: NestedBatches
 ) -> tuple[list[Measured], float]:
-    """The cheapest solutions at several predicted losses under every table, measured on growing batches.
+    """The cheapest solutions at several predicted losses under every table, measured on growing batches, the cheapest
+    first and until one loses at most ``max_drop`` points of the metric with a standard error on top.
 
-    What surely loses more than ``max_drop`` points of the metric is measured no further.
+    What surely loses more is measured no further. A few are measured together, which shares work.
 
     Returns:
-        All candidates, and the evaluations spent, in first batches.
+        The measured candidates, and the evaluations spent, in first batches.
     """
     found = [
         (name, solution)
