@@ -23,6 +23,8 @@ N_NEIGHBOURS = 24
 """Swaps and shifts of the leader that are tried together."""
 PAIRS_PER_GROUP = 2
 """Pairs of the surrogate that the solver is given, for every group."""
+N_TOGETHER = 4
+"""Candidates that are screened for cost together."""
 Z_HOPELESS = 2.0
 """Standard errors beyond the largest drop at which a candidate is measured no further."""
 
@@ -99,15 +101,21 @@ def screen_for_cost(
     top = np.full(n_groups, n_levels - 1)
     if problem.keeps_limits(top):
         found.append(("uniform", unsolved(problem, top)))
-    alive, n_evaluations = merge(found), 0.0
-    n_samples = dict.fromkeys(alive, 0)
-    for batch, end in enumerate(np.cumsum(batches.sizes)):
-        batches.values(np.array([p.solution.choice for p in alive]), batch)
-        n_samples |= dict.fromkeys(alive, int(end))
-        n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
-        drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
-        alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
-        if not alive:
+    proposals = sorted(merge(found), key=lambda p: p.solution.costs[cheapest])
+    n_samples: dict[Proposal, int] = {}
+    n_evaluations, kept = 0.0, False
+    for start in range(0, len(proposals), N_TOGETHER):
+        alive = proposals[start : start + N_TOGETHER]
+        for batch, end in enumerate(np.cumsum(batches.sizes)):
+            batches.values(np.array([p.solution.choice for p in alive]), batch)
+            n_samples |= dict.fromkeys(alive, int(end))
+            n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
+            drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
+            kept = any(drop + error <= max_drop for _, drop, error in drops)
+            alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
+            if not alive:
+                break
+        if kept:
             break
     return [Measured(proposal, n) for proposal, n in n_samples.items()], n_evaluations
 
