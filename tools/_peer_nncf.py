@@ -50,6 +50,7 @@ def quantize(
         AdvancedAccuracyRestorerParameters,
         AdvancedQuantizationParameters,
         QuantizationParameters,
+        RestoreMode,
     )
 
     # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32.
@@ -65,14 +66,17 @@ def quantize(
     if tool == "nncf_accuracy_control":
         items = list(zip(rows(search_part.inputs), range(len(search_part)), strict=True))
         criterion, largest = network.control
+        # What is put back gets its weights as they were before SmoothQuant, but goes on reading smoothed inputs, which
+        # destroys the network. Where inputs are smoothed, only activations are put back.
+        restorer = AdvancedAccuracyRestorerParameters(
+            restore_mode=RestoreMode.ONLY_ACTIVATIONS if network.transformer else RestoreMode.ACTIVATIONS_AND_WEIGHTS,
+            **({"max_num_iterations": 1} if quick else {}),
+        )
         quantized = nncf.quantize_with_accuracy_control(
             model, calibration, nncf.Dataset(items, lambda item: item[0]),
             Validation(network, task, search_part, reference, criterion), max_drop=largest,
             advanced_quantization_parameters=advanced,
-            advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
-                **({"max_num_iterations": 1} if quick else {})
-            ),
-            **common,
+            advanced_accuracy_restorer_parameters=restorer, **common,
         )
     else:
         quantized = nncf.quantize(model, calibration, advanced_parameters=advanced, **common)

@@ -24,7 +24,7 @@ from hwsmpq.types import REFERENCE, Assignment, Contributions, Manifest, Plan
 
 MAX_DROP_POINTS = 1.0
 """What the default asks for: the fastest plan that loses at most this, which is accuracy control's default too."""
-N_POINTS, N_POINTS_QUICK = 12, 4
+N_POINTS, N_POINTS_QUICK = 24, 4
 TIMING_SECONDS = 20.0
 """Of a profile, and of an engine that is verified: all engines are timed again, side by side, for the figures."""
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
-from hwsmpq.search.problem import Choice, Problem, identity
+from hwsmpq.search.problem import Choice, Problem, Solution, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
 from hwsmpq.types import Candidate, Cost, Settings
@@ -23,6 +23,8 @@ N_NEIGHBOURS = 24
 """Swaps and shifts of the leader that are tried together."""
 PAIRS_PER_GROUP = 2
 """Pairs of the surrogate that the solver is given, for every group."""
+N_TOGETHER = 4
+"""Candidates that are screened for cost together."""
 Z_HOPELESS = 2.0
 """Standard errors beyond the largest drop at which a candidate is measured no further."""
 
@@ -36,21 +38,24 @@ class Measured:
 
 
 def race_for_value(
-    problem: Problem, values: Mapping[str, Cost], observed: tuple[NDArray[np.int64], NDArray[np.float64]],
-    batches: NestedBatches, settings: Settings,
+    problem: Problem, values: Mapping[str, Cost], known: Sequence[tuple[str, Solution]],
+    observed: tuple[NDArray[np.int64], NDArray[np.float64]], batches: NestedBatches, settings: Settings,
 ) -> tuple[list[Measured], float]:
     """Race the best solutions of all tables and of a surrogate, and improve the winner by its neighbours.
 
     Args:
         problem: the budgets, with the contributions as its value.
         values: tables by name.
+        known: solutions that race beside theirs, and what proposed them.
         observed: assignments and their values on the first batch, which the surrogate is fitted on.
 
     Returns:
         All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
     """
     model = surrogate(problem, *observed)
-    proposals = pool(problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates)
+    proposals = pool(
+        problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates, known
+    )
     race = Race(batches.values, batches.sizes, settings.search_evaluations, settings.search_seconds)
     standings = race.best([p.solution.choice for p in proposals])
 
@@ -79,12 +84,13 @@ def race_for_value(
 def screen_for_cost(
     problem: Problem, values: Mapping[str, Cost], cheapest: str, max_drop: float, batches: NestedBatches
 ) -> tuple[list[Measured], float]:
-    """The cheapest solutions at several predicted losses under every table, measured on growing batches.
+    """The cheapest solutions at several predicted losses under every table, measured on growing batches, the cheapest
+    first and until one loses at most ``max_drop`` points of the metric with a standard error on top.
 
-    What surely loses more than ``max_drop`` points of the metric is measured no further.
+    What surely loses more is measured no further. A few are measured together, which shares work.
 
     Returns:
-        All candidates, and the evaluations spent, in first batches.
+        The measured candidates, and the evaluations spent, in first batches.
     """
     found = [
         (name, solution)
@@ -95,15 +101,21 @@ def screen_for_cost(
     top = np.full(n_groups, n_levels - 1)
     if problem.keeps_limits(top):
         found.append(("uniform", unsolved(problem, top)))
-    alive, n_evaluations = merge(found), 0.0
-    n_samples = dict.fromkeys(alive, 0)
-    for batch, end in enumerate(np.cumsum(batches.sizes)):
-        batches.values(np.array([p.solution.choice for p in alive]), batch)
-        n_samples |= dict.fromkeys(alive, int(end))
-        n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
-        drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
-        alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
-        if not alive:
+    proposals = sorted(merge(found), key=lambda p: p.solution.costs[cheapest])
+    n_samples: dict[Proposal, int] = {}
+    n_evaluations, kept = 0.0, False
+    for start in range(0, len(proposals), N_TOGETHER):
+        alive = proposals[start : start + N_TOGETHER]
+        for batch, end in enumerate(np.cumsum(batches.sizes)):
+            batches.values(np.array([p.solution.choice for p in alive]), batch)
+            n_samples |= dict.fromkeys(alive, int(end))
+            n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
+            drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
+            kept = any(drop + error <= max_drop for _, drop, error in drops)
+            alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
+            if not alive:
+                break
+        if kept:
             break
     return [Measured(proposal, n) for proposal, n in n_samples.items()], n_evaluations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
 from hwsmpq import artifacts
@@ -36,6 +38,8 @@ from hwsmpq.types import (
 
 CHOSEN = "chosen"
 MAX_ROUNDS = 4
+USABLE_SLACK = 0.01
+"""Share of a latency budget: what is left below it is not worth another build."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
@@ -73,46 +77,83 @@ def build(run: Run) -> Manifest:
 
 def verify(run: Run) -> Certificate:
     """Measure the built engine against the reference and write the certificate."""
+    return _certify(run, lambda: _verify(run, _rounds(run, run.read(Plan).budgets)))
+
+
+def _certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
+    """Build the plan's engine and write the certificate that ``make`` gives for it, unless it has one."""
     build(run)
     # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
     table = run.sha256(CostTable) if run.measures_latency else "none"
     inputs = {"manifest": run.sha256(Manifest), "plan": run.sha256(Plan), "cost_table": table}
-    return run.stage(Certificate, inputs, lambda: _verify(run, _missed_rounds(run, run.read(Plan).budgets)))
+    return run.stage(Certificate, inputs, make)
 
 
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
-    a latency budget is missed, refit the cost model with what was measured and solve again.
+    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, refit the cost model with what was measured
+    and solve again.
 
-    What was measured above a latency budget is not chosen again. The last of the rounds takes the fastest assignment
-    that keeps the other budgets: its certificate either meets the latency budget or shows that what is reachable does
-    not. The last certificate is returned whether or not it meets every budget.
+    Every search chooses among what is predicted to keep the budgets and what was measured to keep them, so that a
+    later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
+    budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
+    best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
+    does not. The last certificate is returned whether or not it meets every budget.
     """
     n_corrections = 0
     while True:
-        n_misses = len(_missed_rounds(run, budgets))
+        rounds = _rounds(run, budgets)
         try:
-            search(run, budgets, n_misses, fastest=n_misses + 1 >= MAX_ROUNDS)
+            plan = search(
+                run, budgets, n_margins([r.met for r in rounds]), fastest=len(rounds) + 1 >= MAX_ROUNDS,
+                met=[r.assignment for r in rounds if r.met],
+            )
         except InfeasibleError:
-            if not n_misses:
+            if not rounds:
                 raise
             # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
             return run.read(Certificate)
         if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
             n_corrections += 1
             continue
+        if rounds and rounds[-1].met and rounds[-1].assignment == plan.assignment:
+            return _certify(run, lambda: run.read(Certificate))
         certificate = verify(run)
         last = certificate.rounds[-1]
-        missed = any(not b.met and b.kind == "latency_ms" and b.measured is not None for b in certificate.budgets)
-        if not missed or len(certificate.rounds) >= MAX_ROUNDS:
+        # After a budget that is met one round is kept, to come back to it.
+        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not _worth_another(certificate):
+            return certificate
+        if last.met and last.assignment == run.network.uniform(run.ladder.top):
             return certificate
         assert certificate.latency_ms is not None
-        table = run.read(CostTable)
-        latency = certificate.latency_ms
+        table, latency = run.read(CostTable), certificate.latency_ms
         measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
         timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
         inputs = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
         artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
+
+
+def n_margins(met: Sequence[bool]) -> float:
+    """Errors of the cost model that the next plan is to be predicted below a latency budget, after rounds that met it
+    or missed it: one more than what missed it, or half way to what met it."""
+    at = met_at = 0.0
+    missed_at: float | None = None
+    for one in met:
+        if one:
+            met_at = at
+        else:
+            missed_at = at
+        if missed_at is not None:
+            at = (missed_at + met_at) / 2 if met_at > missed_at else missed_at + 1
+    return at
+
+
+def _worth_another(certificate: Certificate) -> bool:
+    """Whether a measured latency lies above its budget, or so far below that a more accurate plan may fit."""
+    for one in certificate.budgets:
+        if one.kind == "latency_ms" and one.measured is not None:
+            return not one.met or (certificate.verified and one.measured < (1 - USABLE_SLACK) * one.limit)
+    return False
 
 
 def _takes_as_built(run: Run, manifest: Manifest) -> bool:
@@ -128,15 +169,15 @@ def _takes_as_built(run: Run, manifest: Manifest) -> bool:
     return True
 
 
-def _missed_rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
-    """Rounds of the last certificate for the same budgets that missed and that the cost table was refitted with."""
+def _rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
+    """Rounds of the last certificate for the same budgets that the cost table was refitted with."""
     if not run.measures_latency or not run.path(Certificate).exists():
         return ()
     certificate = run.read(Certificate)
     if {(b.kind, b.limit) for b in certificate.budgets} != {(b.kind, b.limit) for b in budgets}:
         return ()
     known = [engine.assignment for engine in run.read(CostTable).engines]
-    return tuple(r for r in certificate.rounds if not r.met and r.assignment in known)
+    return tuple(r for r in certificate.rounds if r.assignment in known)
 
 
 def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:

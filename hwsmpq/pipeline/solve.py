@@ -20,20 +20,23 @@ from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.milp import solve
-from hwsmpq.search.pool import merge
+from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
-from hwsmpq.types import Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
+from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
 N_RESAMPLES = 50
 
 
-def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0, fastest: bool = False) -> Plan:
+def search(
+    run: Run, budgets: Sequence[Budget], n_margins: float = 0.0, fastest: bool = False, met: Sequence[Assignment] = (),
+) -> Plan:
     """Solve for the budgets.
 
     Args:
-        n_misses: built engines that missed the latency budget so far; each adds one error of the cost model as a
-            margin, since a plan that is predicted to just keep a limit misses it half of the time.
+        n_margins: errors of the cost model that plans are predicted below the latency budget, since a plan that is
+            predicted to just keep a limit misses it half of the time.
         fastest: whether to take the fastest of what keeps the other budgets.
+        met: assignments that were measured to keep the budgets; the best of them is taken unless a better one is found.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
     maximised. The additive mode of the paper takes the best solution of the contributions; by default the best
@@ -63,10 +66,15 @@ def search(run: Run, budgets: Sequence[Budget], n_misses: int = 0, fastest: bool
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
         "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
-        "n_misses": [n_misses, fastest, settings.confidence],
+        "margin": [n_margins, fastest, settings.confidence],
+        "met": met,
     }
-    n_margins = math.inf if fastest else n_misses
-    return run.stage(Plan, inputs, lambda: _Search(run, tuple(budgets), table, costs, contributions, n_margins).plan())
+
+    def make() -> Plan:
+        margins = math.inf if fastest else n_margins
+        return _Search(run, tuple(budgets), table, costs, contributions, margins, met).plan()
+
+    return run.stage(Plan, inputs, make)
 
 
 def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
@@ -88,7 +96,7 @@ class _Search:
 
     def __init__(
         self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, costs: dict[str, Cost],
-        contributions: Contributions, n_margins: float,
+        contributions: Contributions, n_margins: float, met: Sequence[Assignment],
     ) -> None:
         self._run, self._budgets, self._contributions = run, budgets, contributions
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
@@ -103,6 +111,8 @@ class _Search:
                 margin += margin_ms(table, run.settings.confidence)
             if margin > 0:
                 self._problem = _with_margin(self._problem, margin)
+        known = [choice for choice in choices_of(run.network, run.ladder, met) if choice is not None]
+        self._met = [choice for choice in known if identity(choice) not in self._problem.missed]
         self._cheapest = None
         if self._max_drop is not None and "latency_ms" not in limits:
             self._cheapest = "latency_ms" if table else "bitops"
@@ -136,9 +146,11 @@ class _Search:
     def _measured(self) -> tuple[list[Measured], float]:
         """Candidates in order of preference, and the evaluations of the race."""
         run, problem, contributions = self._run, self._problem, self._contributions
+        met = [("measured", unsolved(problem, choice)) for choice in self._met]
         if run.settings.additive and not self._cheapest:
-            proposals = merge([(contributions.estimator, solve(problem))])
-            return [Measured(p, sum(self._batches.sizes)) for p in proposals], 0.0
+            proposals = merge([(contributions.estimator, solve(problem)), *met])
+            best_first = sorted(proposals, key=lambda p: -problem.value(p.solution.choice))
+            return [Measured(best_first[0], sum(self._batches.sizes))], 0.0
         additive = {contributions.estimator: problem.value}
         values = additive if run.settings.additive else value_tables(run, contributions)
         if self._cheapest:
@@ -146,7 +158,7 @@ class _Search:
             return screen_for_cost(problem, values, self._cheapest, self._max_drop, self._batches)
         evaluated = observed(run, contributions)
         record_interactions(run, problem, contributions, *evaluated)
-        return race_for_value(problem, values, evaluated, self._batches, run.settings)
+        return race_for_value(problem, values, met, evaluated, self._batches, run.settings)
 
     def _choose(self, candidates: list[Candidate]) -> Candidate:
         """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the

@@ -12,11 +12,12 @@ error of int8 to a fourth doubles that of w4a8), so every tensor has one strengt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
@@ -24,6 +25,7 @@ from hwsmpq.quantize.histogram import Histogram, needs_counts, range_of
 from hwsmpq.quantize.operands import Operands, inverse_of
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Scheme
+from hwsmpq.quantize.watch import See
 from hwsmpq.types import Layer, Precision, Ranges
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -58,36 +60,6 @@ def smoothable(captured: Captured) -> dict[str, list[Layer]]:
     }
 
 
-def find_smoothing(
-    captured: Captured, inputs: tuple[Tensor, ...], scheme: Scheme, precisions: Sequence[Precision], observer: str,
-    batch_size: int, progress: Callable[[int], None],
-) -> dict[str, dict[str, tuple[float, ...]]]:
-    """The factors by precision and name of the tensor, for the tensors that profit.
-
-    Args:
-        inputs: calibration samples, (n, ...) an argument of the model.
-        observer: what takes the ranges.
-        progress: called with the samples done.
-    """
-    readers, n = smoothable(captured), len(inputs[0])
-    watcher = _Watcher(captured, readers, max(1, N_ROWS * batch_size // n))
-    found: dict[str, dict[str, tuple[float, ...]]] = {precision.name: {} for precision in precisions}
-    with torch.inference_mode():
-        for start in range(0, n if readers else 0, batch_size):
-            watcher.run(*(x[start : start + batch_size] for x in inputs))
-            progress(min(start + batch_size, n))
-        for tensor, layers in readers.items():
-            if len(watcher.seen[tensor]) < 2:
-                continue  # a single row
-            weights = [get_tensor(captured.graph, layer.weight_name) for layer in layers]
-            choice = _Choice(watcher.seen[tensor], layers, weights, scheme, observer)
-            for precision in precisions:
-                factors = choice.factors(precision)
-                if factors:
-                    found[precision.name][tensor] = factors
-    return found
-
-
 @dataclass
 class _Half:
     """What was seen of half the rows of a tensor: the extremes of every channel, (n_channels,), and some rows."""
@@ -101,31 +73,57 @@ class _Half:
         return torch.maximum(-self.low, self.high)
 
 
-class _Watcher(fx.Interpreter):
-    """Runs the graph and keeps what is seen of some tensors, in halves.
+class Smoother:
+    """Sees the tensors that may be smoothed, in halves, and finds the factors of those that profit.
 
     Args:
+        observer: what takes the ranges.
         n_rows: that are kept of every half of a batch.
+
+    Attributes:
+        tensors: names of the tensors that may be smoothed.
     """
 
-    def __init__(self, captured: Captured, tensors: Collection[str], n_rows: int) -> None:
-        super().__init__(captured.graph)
-        self._n_rows = n_rows
-        self.seen: dict[str, list[_Half]] = {tensor: [] for tensor in tensors}
+    def __init__(self, captured: Captured, scheme: Scheme, observer: str, n_rows: int) -> None:
+        self._graph, self._scheme, self._observer, self._n_rows = captured.graph, scheme, observer, n_rows
+        self._readers = smoothable(captured)
+        self._seen: dict[str, list[_Half]] = {tensor: [] for tensor in self._readers}
+        self.tensors = tuple(self._readers)
 
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if n.name in self.seen:
-            assert isinstance(result, Tensor)
-            halves = [half for half in result.reshape(-1, result.shape[-1]).tensor_split(2) if len(half)]
-            seen = self.seen[n.name]
-            seen += [_Half(*half.aminmax(dim=0)) for half in halves[len(seen) :]]
-            for known, half in zip(seen, halves, strict=False):
-                low, high = half.aminmax(dim=0)
-                known.low, known.high = torch.minimum(known.low, low), torch.maximum(known.high, high)
-                # Evenly, and not all at one position: the step is no multiple of the rows of a sample.
-                known.rows.append(half[torch.linspace(0, len(half) - 1, min(self._n_rows, len(half))).long()])
-        return result
+    def see(self, tensor: str) -> list[See]:
+        """What has to look at a tensor: one if it may be smoothed, else none."""
+        return [partial(self._see, self._seen[tensor])] if tensor in self._seen else []
+
+    def extremes(self, tensor: str) -> Tensor:
+        """The least and the largest value of every channel, (2, n_channels)."""
+        seen = self._seen[tensor]
+        return torch.stack([
+            torch.stack([half.low for half in seen]).amin(0), torch.stack([half.high for half in seen]).amax(0)
+        ])
+
+    def find(self, precisions: Sequence[Precision]) -> dict[str, dict[str, tuple[float, ...]]]:
+        """The factors by precision and name of the tensor, for the tensors that profit."""
+        found: dict[str, dict[str, tuple[float, ...]]] = {precision.name: {} for precision in precisions}
+        for tensor, layers in self._readers.items():
+            if len(self._seen[tensor]) < 2:
+                continue  # a single row
+            weights = [get_tensor(self._graph, layer.weight_name) for layer in layers]
+            with torch.inference_mode():
+                choice = _Choice(self._seen[tensor], layers, weights, self._scheme, self._observer)
+                for precision in precisions:
+                    factors = choice.factors(precision)
+                    if factors:
+                        found[precision.name][tensor] = factors
+        return found
+
+    def _see(self, seen: list[_Half], x: Tensor) -> None:
+        halves = [half for half in x.reshape(-1, x.shape[-1]).tensor_split(2) if len(half)]
+        seen += [_Half(*half.aminmax(dim=0)) for half in halves[len(seen) :]]
+        for known, half in zip(seen, halves, strict=False):
+            low, high = half.aminmax(dim=0)
+            known.low, known.high = torch.minimum(known.low, low), torch.maximum(known.high, high)
+            # Evenly, and not all at one position: the step is no multiple of the rows of a sample.
+            known.rows.append(half[torch.linspace(0, len(half) - 1, min(self._n_rows, len(half))).long()])
 
 
 class _Choice:

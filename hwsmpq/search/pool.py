@@ -21,8 +21,11 @@ class Proposal:
     sources: tuple[str, ...]
 
 
-def pool(problem: Problem, values: Mapping[str, Cost], k: int) -> list[Proposal]:
-    """Distinct proposals: the ``k`` best solutions under every table, then the uniform choices that keep the limits.
+def pool(
+    problem: Problem, values: Mapping[str, Cost], k: int, known: Sequence[tuple[str, Solution]] = ()
+) -> list[Proposal]:
+    """Distinct proposals: the ``k`` best solutions under every table, the uniform choices that keep the limits, and
+    ``known`` ones, by what proposed them.
 
     Args:
         problem: the budgets; its own value is not used.
@@ -35,7 +38,7 @@ def pool(problem: Problem, values: Mapping[str, Cost], k: int) -> list[Proposal]
     for name, value in values.items():
         found += [(name, solution) for solution in k_best(replace(problem, value=value), k)]
     found += [("uniform", unsolved(problem, choice)) for choice in _uniform(problem) if problem.keeps_limits(choice)]
-    return merge(found)
+    return merge([*found, *known])
 
 
 def _uniform(problem: Problem) -> list[NDArray[np.int64]]:

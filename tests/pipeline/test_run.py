@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished, finish
 from tiny_task import N_EVALUATION, TinyNet, images, network, task
 from torch import nn
 
+from hwsmpq import artifacts
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.errors import HwsmpqError
@@ -24,10 +26,24 @@ from hwsmpq.model.task import Samples, Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline import measure, prove
 from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.prove import build, refine, verify
+from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.prove import build, n_margins, refine, verify
 from hwsmpq.pipeline.run import FILES, MEMO_FILE, Run
 from hwsmpq.pipeline.solve import search
-from hwsmpq.types import Certificate, Contributions, CostTable, Manifest, Network, Plan, Precision, Ranges, Trained
+from hwsmpq.types import (
+    Assignment,
+    Budget,
+    Certificate,
+    Contributions,
+    CostTable,
+    Manifest,
+    Measurement,
+    Network,
+    Plan,
+    Precision,
+    Ranges,
+    Trained,
+)
 
 
 def payload(path: Path) -> dict:
@@ -379,6 +395,68 @@ def test_a_missed_plan_that_cannot_change_ends(
     certificate = refine(run, resolve_budgets(run, speedup=0.5, size_mb="int8"))
     assert [r.assignment for r in certificate.rounds] == [run.network.uniform("int8")]
     assert not certificate.verified
+
+
+def run_on_a_machine(
+    finished: Finished, folder: Path, monkeypatch: pytest.MonkeyPatch, true_ms: Callable[[float], float]
+) -> tuple[Run, Callable[[Assignment], float]]:
+    """A run with a cost table that was made up, on a machine where an engine takes ``true_ms`` of what this predicts;
+    and what any assignment takes there."""
+    shutil.copytree(finished.folder, folder)
+    run = finished.open(folder)
+    known = run.read(CostTable)
+    uniform = {"int8": Measurement(10.0, 0.01, 7), "fp32": Measurement(29.0, 0.01, 7)}
+    times = zip(run.network.group_names, (1.0, 2.0, 3.0, 4.0), (4.0, 6.0, 7.0, 12.0), strict=True)
+    group_ms = {group: {"int8": int8, "fp32": fp32} for group, int8, fp32 in times}
+    table = replace(
+        known, group_ms=group_ms, scale=1.0, offset_ms=0.0, switch_ms=0.0, switch_element_ms=0.0, uniform_ms=uniform,
+        engines=(), fit_error_ms=0.5,
+    )
+    artifacts.write(run.path(CostTable), table, artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"])
+
+    def takes(assignment: Assignment) -> float:
+        predicted = predict(table, run.network, assignment)
+        return predicted if len(set(assignment.values())) == 1 else true_ms(predicted)
+
+    def timed(run: Run, engines: object, stage: str) -> dict[str, Measurement]:
+        return uniform | {prove.CHOSEN: Measurement(takes(run.read(Plan).assignment), 0.01, 7)}
+
+    monkeypatch.setattr(prove, "time_engines", timed)
+    return run, takes
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(0.9, 21.0), (1.06, 22.2)])
+def test_rounds_end_with_the_best_that_keeps_the_budget(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, limit: float
+) -> None:
+    """Engines are all faster, or slower, than predicted: the oracle is every assignment, measured and timed."""
+    run, takes = run_on_a_machine(openvino_run, tmp_path / "run", monkeypatch, lambda ms: factor * ms)
+    certificate = refine(run, resolve_budgets(run, latency_ms=limit))
+    batches = NestedBatches(run)
+    choices = np.array(list(product(range(2), repeat=4)))
+    names = [dict(zip(run.network.group_names, np.array(run.ladder.names)[c].tolist(), strict=True)) for c in choices]
+    value = {str(x): batches.up_to(c, 48)[0].mean() for x, c in zip(names, choices, strict=True)}
+    plan = run.read(Plan)
+    best = max(value[str(x)] for x in names if takes(x) <= limit)
+    assert certificate.verified and value[str(plan.assignment)] == pytest.approx(best)
+    assert run.read(Manifest).assignment == plan.assignment == certificate.rounds[-1].assignment
+    assert [r.met for r in certificate.rounds] == [factor < 1, True]
+    for built in certificate.rounds:
+        assert built.met == (takes(built.assignment) <= limit)
+        assert not built.met or value[str(built.assignment)] <= value[str(plan.assignment)]
+
+    before = contents(run.folder)
+    assert refine(run, (Budget("latency_ms", limit),)) == certificate
+    assert contents(run.folder) == before
+
+
+def test_margins_close_in_on_what_the_budget_allows() -> None:
+    def after(rounds: str) -> float:
+        return n_margins([r == "+" for r in rounds])
+
+    assert [after(r) for r in ("", "+", "++")] == [0, 0, 0]
+    assert [after(r) for r in ("-", "--", "---", "+-")] == [1, 2, 3, 1]
+    assert [after(r) for r in ("-+", "-++", "-+-", "--+", "-+-+")] == [0.5, 0.25, 0.75, 1.5, 0.625]
 
 
 def test_samples_of_each_part_keep_their_labels() -> None:

@@ -15,11 +15,13 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.candidates import N_TOGETHER, screen_for_cost
 from hwsmpq.pipeline.contribute import contribute, observed, scores
 from hwsmpq.pipeline.costs import costs_of, counted_costs
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
+from hwsmpq.search.frontier import frontier
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Contributions, Cost, Plan, Settings
@@ -86,6 +88,43 @@ def test_observations_are_what_the_contributions_were_estimated_from(tmp_path: P
     by_row = {tuple(row): value for row, value in zip(levels.tolist(), values, strict=True)}
     assert by_row[(0,) * 4] == pytest.approx(contributions.floor_value)
     assert by_row[(2,) * 4] == pytest.approx(contributions.top_value)
+
+
+class Scripted:
+    """Stands for nested batches: every choice loses what a table says, known the better the larger the batch."""
+
+    sizes = (16, 48)
+
+    def __init__(self, lost: np.ndarray) -> None:
+        self._lost, self.measured = lost, set[tuple[int, ...]]()
+
+    def values(self, choices: np.ndarray, batch: int) -> np.ndarray:
+        self.measured |= set(map(tuple, choices.tolist()))
+        return np.zeros((len(choices), self.sizes[batch]))
+
+    def drop_points(self, choice: np.ndarray, n_samples: int) -> tuple[float, float]:
+        return float(self._lost[np.arange(len(choice)), choice].sum()), 2 / np.sqrt(n_samples)
+
+
+def test_screening_measures_the_cheapest_first_and_misses_none() -> None:
+    rng = np.random.default_rng(0)
+    n, n_measured = 12, []
+    lost = np.c_[rng.exponential(1.0, n), rng.exponential(0.2, n), np.zeros(n)]
+    cost = Cost(np.c_[rng.uniform(1, 2, n), rng.uniform(2, 4, n), rng.uniform(4, 8, n)])
+    values = {name: Cost(-lost + rng.normal(0, 0.1, lost.shape)) for name in ("a", "b")}
+    problem = Problem(values["a"], {"latency_ms": cost}, {})
+    everything = [s.choice for v in values.values() for s in frontier(replace(problem, value=v), "latency_ms")]
+    for max_drop in (0.4, 1.5, 4.0, 8.0, 30.0):
+        batches = Scripted(lost)
+        found, _ = screen_for_cost(problem, values, "latency_ms", max_drop, batches)  # type: ignore[arg-type]
+        kept = [c for c in everything if sum(batches.drop_points(c, 64)) <= max_drop]
+        best = min(map(cost, [*kept, np.full(n, 2)]))
+        whole = [m.proposal.solution.choice for m in found if m.n_samples == 64]
+        assert min(cost(c) for c in whole if sum(batches.drop_points(c, 64)) <= max_drop) == pytest.approx(best)
+        cheaper = {tuple(c.tolist()) for c in everything if cost(c) < best}
+        assert cheaper <= batches.measured and len(batches.measured) <= len(cheaper) + N_TOGETHER
+        n_measured.append(len(batches.measured))
+    assert n_measured == sorted(n_measured, reverse=True) and n_measured[-1] == N_TOGETHER < n_measured[0]
 
 
 def test_stability_of_the_plan_is_that_of_resampled_draws(qdq_run: Finished) -> None:

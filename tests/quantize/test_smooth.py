@@ -208,7 +208,7 @@ def test_batches_hardly_matter_and_progress_runs_to_its_end() -> None:
         calibrate(captured, (x,), UNSIGNED, [8], batch_size=size, smooth=[INT8], progress=lambda *at: seen.append(at))
         for size in (50, 301)
     ]
-    assert seen[13] == seen[-1] == (602, 602) and seen[:14] == sorted(seen[:14])
+    assert seen[7] == seen[-1] == (301, 301) and seen[:8] == sorted(seen[:8])
     torch.testing.assert_close(*(factors(ranges, "input_1") for ranges in found))
 
 
