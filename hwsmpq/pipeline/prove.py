@@ -38,7 +38,7 @@ from hwsmpq.types import (
 
 CHOSEN = "chosen"
 MAX_ROUNDS = 4
-USABLE_SLACK = 0.01
+USABLE_SLACK = 0.03
 """Share of a latency budget: what is left below it is not worth another build."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
