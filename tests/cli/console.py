@@ -26,14 +26,18 @@ class Result:
     out: str
     err: str
 
+    @property
+    def messages(self) -> list[str]:
+        """Lines of the error stream, without notices of noise."""
+        return [line for line in self.err.splitlines() if not line.startswith(NOISY)]
+
     def assert_one_message(self, *words: str) -> None:
         """Failed with exactly one message on the error stream, that holds ``words``; notices of noise aside."""
         assert self.code not in (0, None), self
         assert self.out == ""
         assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if not line.startswith(NOISY)]
-        assert [line for line in lines if line.startswith("error: ")] == lines[:1]
         assert self.err.count("error: ") == 1
+        assert self.messages[0].startswith("error: ")
         for word in words:
             assert word in self.err, (word, self.err)
 

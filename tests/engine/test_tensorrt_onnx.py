@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hwsmpq.hardware import cpu
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.qdq import export_onnx, write_qdq
@@ -90,6 +91,8 @@ def test_onnxruntime_computes_what_was_simulated(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["int8", "fp16", "mixed"])
 def test_openvino_computes_what_was_simulated(name: str, tmp_path: Path) -> None:
     """With full-range weights, which its kernels multiply exactly only on processors with a dot product."""
+    if name == "int8" and cpu.int8_saturates():
+        pytest.skip("int8 products of full-range weights saturate on this processor, which has no VNNI")
     task, captured, ranges, fp32 = prepared()
     inputs, assignment = task.evaluation.take(slice(0, N_SAMPLES)).inputs, assignment_of(name, captured)
     if name == "mixed":  # eight-bit floats are OpenVINO's own affair
