@@ -144,6 +144,12 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
     if kind != "imagefolder" or not folder:
         raise HwsmpqError("torchvision models need --data imagefolder:DIR", f"got {data!r}", "one sub-folder a class")
     (inputs, targets), n_classes = image_folder(Path(folder), default.transforms(), MOST_IMAGES)
+    if weights is None and n_classes != len(default.meta["categories"]):
+        raise HwsmpqError(
+            f"{folder} has {n_classes} sub-folders, torchvision:{name} {len(default.meta['categories'])} classes",
+            "labels are the positions of the sub-folders, sorted by name",
+            "make a sub-folder for every class, or give the weights of your own network with --weights FILE",
+        )
     try:
         if weights is not None:
             model: nn.Module = models.get_model(name, weights=None, num_classes=n_classes)
@@ -157,12 +163,6 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
             "give the state dict of such a network with --weights FILE, or connect to the network so that torchvision "
             "can download its own",
         ) from error
-    if weights is None and n_classes != len(default.meta["categories"]):
-        raise HwsmpqError(
-            f"{folder} has {n_classes} sub-folders, torchvision:{name} {len(default.meta['categories'])} classes",
-            "labels are the positions of the sub-folders, sorted by name",
-            "make a sub-folder for every class, or give the weights of your own network with --weights FILE",
-        )
     n_calibration = min(CALIBRATION_SAMPLES, len(inputs) // 4)
     return Task(
         model=model,
