@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from tiny_task import task
 
+from hwsmpq.contribution.memo import Memo
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.prove import refine
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.report.render import render
 from hwsmpq.types import Budget, Certificate, Settings
 
@@ -45,16 +47,32 @@ def finish(folder: Path, settings: Settings, **limits: float | str) -> Finished:
     return Finished(folder, settings, budgets, certificate)
 
 
+def contents(folder: Path) -> dict[str, bytes | int]:
+    """Every file of a run folder, and how much its store holds (how SQLite lays it out is its own affair)."""
+    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MEMO_FILE)]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+    return {**files, MEMO_FILE: Memo(folder / MEMO_FILE).count()}
+
+
+def unchanged(run: Finished) -> Iterator[Finished]:
+    """A run for tests to share, which none of them may change: the next would see another run than alone."""
+    before = contents(run.folder)
+    yield run
+    after = contents(run.folder)
+    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    assert not changed, f"a test changed {changed} of a run folder that tests share: it must copy the folder first"
+
+
 @pytest.fixture(scope="session")
-def openvino_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def openvino_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """Budgets wide enough that timing noise on a busy machine cannot miss them."""
     folder = tmp_path_factory.mktemp("openvino") / "run"
-    return finish(folder, OPENVINO_SETTINGS, speedup=0.2, size_mb="fp32", max_drop=50)
+    yield from unchanged(finish(folder, OPENVINO_SETTINGS, speedup=0.2, size_mb="fp32", max_drop=50))
 
 
 @pytest.fixture(scope="session")
-def qdq_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finish(tmp_path_factory.mktemp("qdq") / "run", QDQ_SETTINGS, bitops="int8")
+def qdq_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    yield from unchanged(finish(tmp_path_factory.mktemp("qdq") / "run", QDQ_SETTINGS, bitops="int8"))
 
 
 @pytest.fixture

@@ -276,9 +276,9 @@ def test_ties_of_a_target_are_groups_of_its_runs(
     assert sum(gained) == pytest.approx(found.top_value - found.floor_value, abs=1e-6)
 
 
-def test_contributions_are_within_error_of_full_enumeration(qdq_run: Finished) -> None:
+def test_contributions_are_within_error_of_full_enumeration(qdq_copy: Path, qdq_run: Finished) -> None:
     """Every one of the 3^4 assignments, evaluated at once, through the definition of the Shapley value."""
-    run = qdq_run.open()
+    run = qdq_run.open(qdq_copy)
     found = run.read(Contributions)
     game = measure.evaluation_game(run, measure.score_batch(run), lambda done, n: None)
 
