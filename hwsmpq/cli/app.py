@@ -130,7 +130,8 @@ def calibrate(values: dict[str, Any]) -> None:
 
 @app.command()
 @takes(
-    *FOLDER, "data", "weights", "target", "observer", "smooth", "seed", "value", "n_score_samples", *EXECUTION,
+    *FOLDER, "data", "weights", "target", "observer", "smooth", "correct_bias", "seed", "value", "n_score_samples",
+    *EXECUTION,
     out=Path("runs/ladder"), target=FLEXIBLE_TARGET,
 )
 def ladder(values: dict[str, Any]) -> None:

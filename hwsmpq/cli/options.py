@@ -122,11 +122,21 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "correct_bias": (
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--correct-bias/--no-correct-bias", show_default=False,
+                help="Let biases take back what quantization adds to outputs in the mean, where that helps (default).",
+            ),
+        ],
+        None,
+    ),
 }
 
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "ladder")
-CALIBRATION = (*MODEL, "observer", "smooth")
+CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
 PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (

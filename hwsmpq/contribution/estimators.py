@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwsmpq.contribution.antithetic import antithetic
+from hwsmpq.contribution.both_ends import both_ends
 from hwsmpq.contribution.estimator import Estimator
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.one_at_a_time import one_at_a_time
@@ -18,5 +19,6 @@ ESTIMATORS: dict[str, Estimator] = {
     "antithetic": antithetic,
     "sobol": sobol,
     "regression": regression,
+    "both-ends": both_ends,
     "one-at-a-time": one_at_a_time,
 }

@@ -34,6 +34,7 @@ def calibrate(run: Run) -> Ranges:
     settings = run.settings
     bits = sorted({p.activation_bits for p in run.ladder.precisions if p.activation_format == "int"})
     smooth = [p for p in run.ladder.precisions if p.quantizes_activations] if settings.smooth else []
+    correct = [p for p in run.ladder.precisions if not p.is_float] if settings.correct_bias else []
     inputs = {
         "model": run.network.model_sha256,
         "data": run.calibration_sha256,
@@ -41,12 +42,14 @@ def calibrate(run: Run) -> Ranges:
         "observer": settings.observer,
         "bits": bits,
         "smooth": [p.name for p in smooth],
+        "correct": [p.name for p in correct],
     }
     return run.stage(
         Ranges,
         inputs,
         lambda: take_ranges(
             run.captured, run.task.calibration, run.scheme, bits, settings.observer, smooth=smooth,
+            correct=correct,
             progress=lambda done, n: run.progress("calibrate", done, n),
         ),
     )

@@ -1,4 +1,4 @@
-"""Operands of a layer at a precision: its input and its weight as the engine represents them."""
+"""Operands of a layer at a precision: its input, weight and bias as the engine represents them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Operands:
         self._grids: dict[tuple[str, str], Grid] = {}
         self._inverses: dict[tuple[str, str], Tensor] = {}
         self._weights: dict[tuple[str, Format, int, Format, tuple[float, ...]], Tensor] = {}
+        self._biases: dict[tuple[str, str], Tensor] = {}
 
     def activation(self, layer: Layer, x: Tensor, precision: Precision) -> Tensor:
         """The input ``x`` of a layer as its precision represents it; ``x`` itself in fp32, else a new tensor."""
@@ -50,6 +51,19 @@ class Operands:
             ).dequantize()
             self._weights[key] = channels_last(operand)
         return self._weights[key]
+
+    def bias(self, layer: Layer, bias: Tensor, precision: Precision) -> Tensor:
+        """The bias of a layer at its precision; kept for the next call."""
+        key = (layer.name, precision.name)
+        if key not in self._biases:
+            self._biases[key] = rounded(corrected_bias(layer, bias, precision, self._ranges), precision)
+        return self._biases[key]
+
+
+def corrected_bias(layer: Layer, bias: Tensor, precision: Precision, ranges: Ranges) -> Tensor:
+    """The bias of a layer less what its quantization adds to the mean of its outputs; ``bias`` itself if nothing."""
+    shift = ranges.shifts.get(precision.name, {}).get(layer.name)
+    return bias if shift is None else bias - torch.tensor(shift, device=bias.device)
 
 
 def inverse_of(smooth: tuple[float, ...]) -> Tensor:

@@ -18,7 +18,8 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import HALF_TYPES, inverse_of, stored_weight
+from hwsmpq.quantize.bias import bias_name
+from hwsmpq.quantize.operands import HALF_TYPES, corrected_bias, inverse_of, stored_weight
 from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme, fp8_scale
@@ -140,6 +141,7 @@ class _Writer:
             if layer.weight_name not in self._weights:
                 self._weights[layer.weight_name] = self._weight(layer, precision)
             _replace_weight(node, self._weights[layer.weight_name])
+            self._correct_bias(layer, precision, node)
             if precision.activation_format in FLOATS:
                 self._compute_in(node, FLOATS[precision.activation_format])
         for addition, argument, reader in additions:
@@ -234,13 +236,25 @@ class _Writer:
         self._graph.insert_before(self._graph[0], node)
         return node.outputs[0]
 
+    def _correct_bias(self, layer: Layer, precision: Precision, node: ir.Node) -> None:
+        """Give a layer the bias that it has at its precision."""
+        name = bias_name(self._captured, layer)
+        if name is None:
+            return
+        before = get_tensor(self._captured.graph, name).detach()
+        after = corrected_bias(layer, before, precision, self._ranges)
+        if after is not before:
+            place = _bias_of(node)
+            assert place is not None, f"the bias of {layer.name} is not in the ONNX file"
+            place[0].replace_input_with(place[1], self._constant(f"{layer.name}.bias.{precision.name}", after))
+
     def _compute_in(self, node: ir.Node, dtype: ir.DataType) -> None:
         """Give a layer a bias and a result of 16 bits, and cast the result back for the rest of the network."""
-        last = _bias_addition(node) or node
-        for index, value in enumerate(last.inputs):
-            if value is not None and value.is_initializer() and (last is not node or index == 2):
-                bias = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=f"{value.name}.{node.name}")
-                last.replace_input_with(index, self._constant(bias.name, bias))
+        last, index = _bias_of(node) or (node, None)
+        if index is not None:
+            value = last.inputs[index]
+            bias = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=f"{value.name}.{node.name}")
+            last.replace_input_with(index, self._constant(bias.name, bias))
         result = last.outputs[0]
         cast = _cast(result, ir.DataType.FLOAT, f"{node.name}.out.cast")
         back = cast.outputs[0]
@@ -275,14 +289,19 @@ def _cast(x: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     return _named("Cast", [x], name, {"to": int(dtype)})
 
 
-def _bias_addition(node: ir.Node) -> ir.Node | None:
-    """The addition of a constant right after a matrix product: the bias of a linear layer on sequences."""
-    readers = list(node.outputs[0].uses())
-    if node.op_type != "MatMul" or len(readers) != 1 or readers[0][0].op_type != "Add":
-        return None
-    addition, index = readers[0]
-    other = addition.inputs[1 - index]
-    return addition if other is not None and other.is_initializer() else None
+def _bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """What adds the bias of a layer, and at which of its inputs: the layer, or the addition of a constant right after a
+    matrix product, which a linear layer on sequences is. None without a bias."""
+    if node.op_type != "MatMul":
+        place = node, 2
+    else:
+        readers = list(node.outputs[0].uses())
+        if len(readers) != 1 or readers[0][0].op_type != "Add":
+            return None
+        place = readers[0][0], 1 - readers[0][1]
+    reader, index = place
+    value = reader.inputs[index] if index < len(reader.inputs) else None
+    return place if value is not None and value.is_initializer() else None
 
 
 def _int4(values: Tensor) -> ir.TensorProtocol:

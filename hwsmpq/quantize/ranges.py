@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.task import tensors_sha256
+from hwsmpq.quantize.bias import N_SAMPLES, shifts
 from hwsmpq.quantize.histogram import OBSERVERS, Histogram, needs_counts, range_of
 from hwsmpq.quantize.operands import inverse_of
 from hwsmpq.quantize.scheme import Scheme
@@ -59,6 +61,7 @@ def calibrate(
     observer: str = "mse",
     batch_size: int = BATCH_SIZE,
     smooth: Sequence[Precision] = (),
+    correct: Sequence[Precision] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranges:
     """Take activation ranges for every layer at the given bit-widths.
@@ -68,16 +71,19 @@ def calibrate(
         observer: ``mse``, ``minmax`` or ``percentile``.
         smooth: precisions, of those that quantize activations, in which inputs of linear layers are smoothed where that
             makes them more exact; see :mod:`hwsmpq.quantize.smooth`.
+        correct: precisions in which biases take back what quantization adds to the mean of outputs, if that helps; see
+            :mod:`hwsmpq.quantize.bias`.
         batch_size: samples that run together.
         progress: called with (samples done, samples in all); they count twice where smoothed inputs may have to be
-            counted too.
+            counted too, and those that shifts of means are taken from once more.
     """
     if observer not in OBSERVERS:
         raise HwsmpqError(f"unknown observer {observer!r}", fix=f"one of {', '.join(OBSERVERS)}")
     layers, n = captured.network.layers, len(inputs[0])
     counts = needs_counts({*bits, *(precision.activation_bits for precision in smooth)}, observer)
     smoother = Smoother(captured, scheme, observer, max(1, N_ROWS * batch_size // n)) if smooth else None
-    total = 2 * n if smoother and smoother.tensors and counts else n
+    n_ranges = 2 * n if smoother and smoother.tensors and counts else n
+    total = n_ranges + (min(n, N_SAMPLES) if correct else 0)
 
     def run_through(see: Mapping[str, Sequence[See]], n_before: int = 0) -> None:
         watch(captured, inputs, batch_size, see, lambda done: progress(n_before + done, total) if progress else None)
@@ -98,8 +104,8 @@ def calibrate(
         for (tensor, _), one in smoothed.items():
             one.see(smoother.extremes(tensor))
     if progress:
-        progress(total, total)
-    return Ranges(
+        progress(n_ranges, total)
+    ranges = Ranges(
         model_sha256=captured.network.model_sha256,
         data_sha256=tensors_sha256(inputs),
         scheme=scheme.name,
@@ -114,3 +120,12 @@ def calibrate(
             for name, found in smoothing.items()
         },
     )
+    if not correct:
+        return ranges
+    found = shifts(
+        captured, inputs, ranges, scheme, correct, batch_size,
+        lambda done: progress(n_ranges + done, total) if progress else None,
+    )
+    if progress:
+        progress(total, total)
+    return replace(ranges, shifts=found)

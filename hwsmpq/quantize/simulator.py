@@ -143,7 +143,7 @@ class Simulator:
             quantized.pop(key, None)
         else:
             quantized[key] = x
-        others = [rounded(a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
+        others = [self._operands.bias(layer, a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
         return (x, self._operands.weight(layer, args[1], precision), *others)
 
     def _with_residual(

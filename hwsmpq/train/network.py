@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import channels_last, inverse_of, rounded, stored_weight
+from hwsmpq.quantize.operands import channels_last, corrected_bias, inverse_of, rounded, stored_weight
 from hwsmpq.quantize.residual import Residual, residuals
 from hwsmpq.quantize.schedule import LAYOUT_FREE
 from hwsmpq.quantize.scheme import Grid, Scheme, fp8_scale, quantize_fp8
@@ -127,6 +127,11 @@ class QuantizedNetwork(nn.Module):
         stored = self._scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
         return channels_last(straight_through(weight, stored.dequantize()))
 
+    def bias_of(self, layer: Layer, bias: Tensor) -> Tensor:
+        """The bias of a layer as it is added: what it is lower by stays as calibrated."""
+        precision = self.precisions_of(layer)[0]
+        return rounded(corrected_bias(layer, bias, precision, self._initial), precision)
+
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
         for module in self.modules():
@@ -188,7 +193,7 @@ class _Pass(fx.Interpreter):
         layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
         if layer is not None:
             precision = self._net.precisions_of(layer)[0]
-            others = [rounded(a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
+            others = [self._net.bias_of(layer, a) if isinstance(a, Tensor) else a for a in args[2:]]
             weight = self._net.weight_of(layer, args[1], self._shares_of(layer)[0])
             return rounded(n.target(self._input(n, layer, args, 0), weight, *others, **kwargs), precision)
         if residual is not None and self._reads_quantized(residual):

@@ -8,6 +8,7 @@ computed once. Copies share their weights. Weights, steps and alphas are trained
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ class Supernet(QuantizedNetwork):
                 "take a ladder such as w2a2..w8a8, without smoothing",
             )
         groups = captured.network.group_names
+        if len(ladder.precisions) > 1:
+            ranges = replace(ranges, shifts={})  # copies share one bias, and it learns
         super().__init__(captured, ranges, scheme, dict.fromkeys(groups, ladder.precisions))
         self.ladder = ladder
         self._bits = tuple(

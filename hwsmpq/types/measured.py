@@ -28,7 +28,8 @@ class Ranges:
 
     ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed: by precision and name of
     the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output channel, by bits and name
-    of the weight; where there are none, the scheme takes them from the weight.
+    of the weight; where there are none, the scheme takes them from the weight. ``shifts`` is what quantization adds to
+    the mean of every output channel, by precision and layer: the layer's bias is lower by it.
     """
 
     model_sha256: str
@@ -39,6 +40,7 @@ class Ranges:
     layers: dict[str, TensorRange]
     smoothed: dict[str, dict[str, TensorRange]] = field(default_factory=dict)
     weight_scales: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    shifts: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def of(self, layer: Layer, precision: Precision) -> TensorRange:
         """The range of a layer's input as it is read in one precision."""

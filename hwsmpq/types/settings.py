@@ -29,9 +29,10 @@ class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
     ``task`` names the task as the command line does; it is empty where the task was given as an object.
-    ``smooth`` lets calibration smooth the inputs of linear layers. ``value`` scores assignments (by default ``soft``
-    for classification with cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what
-    precisions cost: latency where the target is measured, or ``bitops``, with which nothing is timed.
+    ``smooth`` lets calibration smooth the inputs of linear layers, ``correct_bias`` lets biases take back what
+    quantization adds to the mean of outputs. ``value`` scores assignments (by default ``soft`` for classification with
+    cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what precisions cost:
+    latency where the target is measured, or ``bitops``, with which nothing is timed.
     ``n_score_samples`` of the search part score contributions.
     ``estimator`` takes ``n_pairs`` antithetic pairs of
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
@@ -51,6 +52,7 @@ class Settings:
     ladder: tuple[str, ...] = ("int8", "fp32")
     observer: str = "mse"
     smooth: bool = True
+    correct_bias: bool = True
     value: str | None = None
     seed: int = 0
     evaluate: Literal["simulator", "engine"] = "simulator"

@@ -14,7 +14,7 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quickstart.task import task as quickstart_task
-from hwsmpq.types import Assignment, Network
+from hwsmpq.types import Assignment, Network, Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,5 +41,6 @@ def prepared() -> Prepared:
         pytest.skip(reason)
     captured = capture(task.model, task.calibration)
     scheme = get_scheme(target.scheme_name)
-    ranges = calibrate(captured, task.calibration, scheme, [8])
+    ranges = calibrate(captured, task.calibration, scheme, [8], correct=[Precision.parse("int8")])
+    assert ranges.shifts["int8"]
     return Prepared(task, captured, Simulator(captured, ranges, scheme), Builder(captured, ranges, scheme, target))

@@ -23,7 +23,7 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quickstart.task import task as quickstart_task
-from hwsmpq.types import Assignment, Ranges
+from hwsmpq.types import Assignment, Precision, Ranges
 
 N_SAMPLES = 64
 SCHEME = get_scheme("tensorrt")
@@ -36,7 +36,8 @@ LEAST = {"int8": 100, "fp8": 100, "fp16": 55, "w8a16": 55, "w4a16": 55, "mixed":
 def prepared() -> tuple[Task, Captured, Ranges, bytes]:
     task = quickstart_task()
     captured = capture(task.model, task.calibration)
-    return task, captured, calibrate(captured, task.calibration, SCHEME, [8]), export_onnx(captured)
+    ranges = calibrate(captured, task.calibration, SCHEME, [8], correct=[Precision.parse("int8")])
+    return task, captured, ranges, export_onnx(captured)
 
 
 def assignment_of(name: str, captured: Captured) -> Assignment:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from hwsmpq.model.capture import Captured, capture
+from hwsmpq.model.fold import get_tensor
+from hwsmpq.quantize.bias import bias_name
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Ladder, Ranges
+from hwsmpq.types import Ladder, Layer, Ranges
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give
 
@@ -88,12 +90,25 @@ def captured_network(network: str) -> tuple[nn.Module, Captured]:
     return model, capture(model, (torch.randn(1, *shape),))
 
 
+def shifted(captured: Captured, ranges: Ranges, size: float = 0.02) -> Ranges:
+    """The ranges with some shift of every bias in every precision that has scales."""
+    generator = torch.Generator().manual_seed(1)
+    layers = [layer for layer in captured.network.layers if bias_name(captured, layer)]
+    precisions = [precision for precision in LADDER.precisions if not precision.is_float]
+
+    def some(layer: Layer) -> tuple[float, ...]:
+        n_channels = len(get_tensor(captured.graph, str(bias_name(captured, layer))))
+        return tuple((size * torch.randn(n_channels, generator=generator)).tolist())
+
+    return replace(ranges, shifts={p.name: {layer.name: some(layer) for layer in layers} for p in precisions})
+
+
 @cache
 def make_case(network: str, scheme: str = "unsigned_activations", n: int = 6) -> Case:
     model, captured = captured_network(network)
     inputs = (torch.randn(n, *NETWORKS[network][1], generator=torch.Generator().manual_seed(0)),)
     ranges = calibrate(captured, inputs, get_scheme(scheme), [2, 5, 8])
-    return Case(model, inputs, captured, ranges, get_scheme(scheme))
+    return Case(model, inputs, captured, shifted(captured, ranges), get_scheme(scheme))
 
 
 @cache

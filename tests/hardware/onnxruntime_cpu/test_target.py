@@ -28,6 +28,7 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quickstart.task import task as quickstart_task
+from hwsmpq.types import Precision
 
 N_SAMPLES = 64
 
@@ -107,7 +108,7 @@ def trained():
     """A trained network: its task, the captured network, a simulator and a builder of engines."""
     target, task = OnnxruntimeCpuTarget(), quickstart_task()
     captured, scheme = capture(task.model, task.calibration), get_scheme(target.scheme_name)
-    ranges = calibrate(captured, task.calibration, scheme, [8])
+    ranges = calibrate(captured, task.calibration, scheme, [8], correct=[Precision.parse("int8")])
     return task, captured, Simulator(captured, ranges, scheme), Builder(captured, ranges, scheme, target)
 
 
