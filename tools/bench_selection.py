@@ -141,7 +141,7 @@ def _work(unit: Unit) -> float:
         evaluation = (plain.evaluation.inputs, plain.evaluation.targets)
         settings = Settings(
             task=TASK, target="onnx-qdq", ladder=Ladder.parse(LADDERS[unit.ladder]).names,
-            seed=unit.seed, n_score_samples=unit.n_score, value=value,
+            seed=unit.seed, n_score_samples=unit.n_score, value=value, correct_bias=False,
         )
         folder = unit.path.with_suffix("") / name
         opened = Run(folder, settings, FixedSplit(plain.model, plain.calibration, evaluation, name=plain.name))

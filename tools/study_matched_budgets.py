@@ -220,7 +220,7 @@ class Measured:
         shutil.rmtree(folder, ignore_errors=True)
         settings = Settings(
             task=TASK, target="onnx-qdq", ladder=NAMES, seed=seed, n_score_samples=size.n_score, n_pairs=size.n_pairs,
-            smooth=False,
+            smooth=False, correct_bias=False,
         )
         data = (m.task.evaluation.inputs, m.task.evaluation.targets)
         return Run(folder, settings, FixedSplit(m.task.model, m.task.calibration, data, name=m.task.name))
