@@ -14,7 +14,9 @@ from hwsmpq.types import Budget, Settings
 
 ALWAYS = ("target", "ladder")
 """Spelled out: with a ladder alone, the command line chooses a target by itself."""
-FLAGS = {("additive", True): "--additive", ("smooth", False): "--no-smooth"}
+FLAGS = {
+    ("additive", True): "--additive", ("smooth", False): "--no-smooth", ("correct_bias", False): "--no-correct-bias",
+}
 
 
 def command(settings: Settings, budgets: tuple[Budget, ...]) -> str:

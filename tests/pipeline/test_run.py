@@ -425,7 +425,7 @@ def run_on_a_machine(
     return run, takes
 
 
-@pytest.mark.parametrize(("factor", "limit"), [(0.9, 21.0), (1.06, 22.2)])
+@pytest.mark.parametrize(("factor", "limit"), [(0.9, 24.5), (1.06, 25.5)])
 def test_rounds_end_with_the_best_that_keeps_the_budget(
     openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, limit: float
 ) -> None:
