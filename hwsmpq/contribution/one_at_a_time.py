@@ -42,9 +42,9 @@ def alone(name: str, game: Game, crowds: Sequence[int], progress: Progress | Non
     found = values(game, np.vstack(rows))
     phi = np.zeros((n, game.n_levels))
     for crowd, part in zip(crowds, np.split(found[2:], len(crowds)), strict=True):
-        alone = np.full((n, game.n_levels), found[ends.index(crowd)])
-        alone[:, levels != crowd] = part.reshape(n, -1)
-        phi += (alone - alone[:, [game.base]]) / len(crowds)
+        reached = np.full((n, game.n_levels), found[ends.index(crowd)])
+        reached[:, levels != crowd] = part.reshape(n, -1)
+        phi += (reached - reached[:, [game.base]]) / len(crowds)
     if progress is not None:
         progress(1, 1)
     return unsampled(name, phi, (float(found[0]), float(found[1])), len(found))

@@ -55,17 +55,19 @@ def shifts(
     found = _found(captured, tuple(x[:n] for x in inputs), ranges, scheme, precisions, batch_size, progress)
     others, network = tuple(x[n : n + N_JUDGED] for x in inputs), captured.network
 
-    def outputs(precision: str, shifts: dict[str, Shifts]) -> Tensor:
+    def outputs(shifts: dict[str, Shifts], *names: str) -> Tensor:
         simulator = Simulator(captured, replace(ranges, shifts=shifts), scheme)
-        return simulator.scores([network.uniform(precision)], others, lambda out, rows: out)[0]
+        return simulator.scores([network.uniform(name) for name in names], others, lambda out, rows: out)
 
-    reference = outputs(REFERENCE, {})
+    reference, *plain = outputs({}, REFERENCE, *found)
 
-    def helps(precision: str) -> bool:
-        errors = [(outputs(precision, s) - reference).square().mean() for s in ({}, {precision: found[precision]})]
-        return bool(errors[1] < errors[0])
+    def error(out: Tensor) -> float:
+        return float((out - reference).square().mean())
 
-    return {name: shifts for name, shifts in found.items() if helps(name)}
+    return {
+        name: shifts for (name, shifts), before in zip(found.items(), plain, strict=True)
+        if error(outputs({name: shifts}, name)[0]) < error(before)
+    }
 
 
 def _found(
