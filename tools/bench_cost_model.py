@@ -8,7 +8,7 @@ built and timed in one interleaved run with the uniform engines, each over sever
 - ``anchored``: the same, scaled and shifted so that the uniform engines are exact,
 - ``ours``: with switching costs, as the search uses it.
 
-Then latency budgets at evenly spaced levels between the uniform int8 and the fp32 engine go through the whole loop
+Then latency budgets at evenly spaced levels between the uniform engines of the ladder's ends go through the whole loop
 (search, build, verify, and again while the measured engine misses), each from the same table. Only latency is judged
 here: contributions are Fisher's, the plan is the additive one, and the networks of torchvision have random weights.
 
@@ -50,9 +50,9 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.types import Assignment, CostTable, Settings
 
-TARGETS = ("openvino-cpu", "onnxruntime-cpu")
+RUNTIMES = {"openvino-cpu": "openvino", "onnxruntime-cpu": "onnxruntime"}
+"""Target -> the package that runs its engines."""
 BENCHED = ("resnet18", "mobilenet_v2", "resnet20", "efficientnet_lite0")
-LADDER = ("int8", "fp32")
 N_FITTED, N_UNSEEN, N_LEVELS = 12, 30, 5
 N_FITTED_QUICK, N_UNSEEN_QUICK, N_LEVELS_QUICK = 4, 6, 1
 PROFILE_SECONDS, MIXTURE_SECONDS, VERIFY_SECONDS, ISOLATED_SECONDS = 60.0, 60.0, 8.0, 20.0
@@ -62,16 +62,18 @@ OTHER_SEED = 1000
 
 def main() -> None:
     parser = arguments("Predictions of latency, and latency budgets, on engines that the cost model has not seen.")
-    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--targets", default=",".join(RUNTIMES))
     parser.add_argument("--networks", default=",".join(BENCHED))
+    parser.add_argument("--ladder", default="int8,fp32")
     options = parser.parse_args()
+    targets = options.targets.split(",")
     n_unseen, n_levels = (N_UNSEEN_QUICK, N_LEVELS_QUICK) if options.quick else (N_UNSEEN, N_LEVELS)
     bench = Bench(
         "bench_cost_model", options, {"fitted": _n_fitted(options), "unseen": n_unseen, "levels": n_levels},
-        ["torchvision", "openvino", "onnxruntime"],
+        ["torchvision", *(RUNTIMES[target] for target in targets if target in RUNTIMES)],
     )
     with tempfile.TemporaryDirectory(prefix="hwsmpq-bench-") as scratch:
-        for target in options.targets.split(","):
+        for target in targets:
             for name in options.networks.split(","):
                 folder = Path(scratch) / target / name
                 task = NETWORKS[name]()
@@ -98,8 +100,9 @@ def _n_fitted(options: argparse.Namespace) -> int:
 
 def _run(folder: Path, task: Task, target: str, options: argparse.Namespace, seconds: float = PROFILE_SECONDS) -> Run:
     settings = Settings(
-        task.name, target=target, ladder=LADDER, seed=options.seed, estimator="fisher", additive=True,
-        n_score_samples=32, n_mixtures=_n_fitted(options), timing_seconds=seconds / (4 if options.quick else 1),
+        task.name, target=target, ladder=tuple(options.ladder.split(",")), seed=options.seed,
+        estimator="fisher", additive=True, n_score_samples=32, n_mixtures=_n_fitted(options),
+        timing_seconds=seconds / (4 if options.quick else 1),
     )
     return Run(folder, settings, task)
 
@@ -111,7 +114,7 @@ def _predictions(
     network, fitted = run.network, [timing.assignment for timing in table.engines]
     drawn = draw_mixtures(network, run.ladder, n_unseen, options.seed + OTHER_SEED)
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in fitted}
-    assignments = {name: network.uniform(name) for name in LADDER} | unseen
+    assignments = {name: network.uniform(name) for name in run.ladder.names} | unseen
     engines: dict[str, Engine] = {name: run.builder.engine(x) for name, x in assignments.items()}
     share = 0.25 if options.quick else 1.0
     timing = measure(engines, timing_inputs(run), options.seed, share * MIXTURE_SECONDS)
@@ -131,10 +134,12 @@ def _predictions(
     intervals = np.array([interval_ms(table, network, x) for x in unseen.values()])
     inside = (intervals[:, 0] <= measured) & (measured <= intervals[:, 1])
     bench.figures[f"{prefix}.ours.coverage90"] = float(inside.mean())
+    lowest = run.ladder.names[0]
     for (name, x), ms, (low, high) in zip(unseen.items(), measured, intervals, strict=True):
         bench.row(
-            network=prefix, mixture=name, n_int8=list(x.values()).count("int8"), measured_ms=float(ms),
-            spread_ms=times[name].spread_ms, interval_low_ms=float(low), interval_high_ms=float(high),
+            network=prefix, mixture=name, measured_ms=float(ms), spread_ms=times[name].spread_ms,
+            interval_low_ms=float(low), interval_high_ms=float(high),
+            **{f"n_{lowest}": list(x.values()).count(lowest)},
             **{f"{model}_ms": float(predicted(x)) for model, predicted in models.items()},
         )
 
@@ -156,6 +161,9 @@ class _Alone(Engine):
     def clock(self) -> float:
         return self._engine.clock()
 
+    def milliseconds(self, inputs: Sequence[NDArray[np.float32]]) -> float:
+        return self._engine.milliseconds(self._inputs)
+
     def reload(self) -> None:
         self._engine.reload()
 
@@ -172,24 +180,27 @@ class _Alone(Engine):
 
 
 def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
-    """Layer -> precision -> ms of an engine that has this layer only. Layers of one shape are measured once."""
-    modules = _modules(run, [layer.name for layer in run.network.layers])
+    """Layer -> precision -> ms of an engine that has this layer only, in what the target runs it in. Layers of one
+    shape are measured once."""
+    network, names = run.network, run.ladder.names
+    modules = _modules(run, [layer.name for layer in network.layers])
     keys = {name: f"{module} {tuple(x.shape)}" for name, (module, x) in modules.items()}
+    realised = {name: {asked: network.runs(network.group_of(name), asked) for asked in names} for name in modules}
     engines: dict[str, Engine] = {}
     builders = []  # engines are loaded again from their files, which live as long as these
     for name, key in keys.items():
-        if f"{key} {LADDER[0]}" not in engines:
+        if f"{key} {names[-1]}" not in engines:
             module, x = modules[name]
             captured = capture(module, (x,))
             ranges = calibrate(captured, (x,), run.scheme, [8])
             builders.append(Builder(captured, ranges, run.scheme, run.target))
-            for precision in LADDER:
+            for precision in set(realised[name].values()):
                 engine = builders[-1].engine(captured.network.uniform(precision))
                 engines[f"{key} {precision}"] = _Alone(engine, [x.numpy()])
     measured = measure(engines, [], run.settings.seed, seconds).measured
     return {
-        name: {precision: measured[f"{key} {precision}"].median_ms for precision in LADDER}
-        for name, key in keys.items()
+        name: {asked: measured[f"{keys[name]} {found}"].median_ms for asked, found in realised[name].items()}
+        for name in modules
     }
 
 
@@ -210,10 +221,10 @@ def _modules(run: Run, names: Sequence[str]) -> dict[str, tuple[nn.Module, Tenso
 
 
 def _budget(bench: Bench, run: Run, network: str, share: float) -> None:
-    """One latency budget, ``share`` of the way from the uniform int8 to the fp32 engine, through the loop."""
+    """One latency budget, ``share`` of the way between the uniform engines of the ladder's ends, through the loop."""
     uniform = run.read(CostTable).uniform_ms
-    int8, fp32 = (uniform[name].median_ms for name in LADDER)
-    limit = int8 + share * (fp32 - int8)
+    low, high = (uniform[name].median_ms for name in (run.ladder.names[0], run.ladder.top))
+    limit = low + share * (high - low)
     certificate = refine(run, resolve_budgets(run, latency_ms=limit))
     (outcome,) = certificate.budgets
     assert outcome.measured is not None and certificate.latency_ms is not None

@@ -3,7 +3,7 @@ networks, and the simulator on the GPU against the simulator on the CPU.
 
 Each part runs in a process of its own, so that neither a crash nor a poisoned GPU context reaches the others, and ends
 at its time limit at the latest. It leaves ``<part>.log`` and its tables in ``--out``. The exit status is 0 if no part
-failed, else 1; without a GPU it is 1 too, and nothing is written. Untested on a GPU.
+failed, else 1; without a GPU it is 1 too, and nothing is written.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from rich.table import Table
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import nvidia
+from hwsmpq.types import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "torchvision", "tensorrt", "tensorrt-rtx-cu13", "cuda-bindings", "pycuda", "onnx")
 TARGETS = ("torch-cuda", "tensorrt-rtx", "tensorrt")
-LEAST_SQNR_DB = 35.0
+FP32_DB = 90.0
+"""Where the networks are not quantized, there is nothing to tip over."""
+LEAST_MARGIN_DB = 3.0
 TOTAL_SECONDS = 590
 SKIPPED = 3
 """Exit status of a part that cannot run here."""
@@ -72,23 +75,32 @@ def tests(bench: Bench, seconds: float) -> str:
 
 
 def simulator(bench: Bench, seconds: float) -> str:
-    """The simulator on the GPU against the one on the CPU, at every precision."""
+    """The simulator on the GPU against the one on the CPU, at every precision: they may differ by less than it errs.
+
+    A sum in another order tips a value over to the next level now and then, which a deep network without training
+    amplifies up to the error of quantization itself.
+    """
     import torch
 
     if not torch.cuda.is_available():
         raise Skip("torch sees no CUDA device")
-    worst = float("inf")
+    least = float("inf")
     for name in NETWORKS:
         prepared = Prepared.of(name, "signed_symmetric", bench.options.seed)
-        for precision in ("int8", "fp8", "w8a16", "bf16", "fp16", "fp32"):
+        unquantized = prepared.simulated(prepared.network.uniform(REFERENCE), "cpu")
+        for precision in ("int8", "fp8", "w8a16", "bf16", "fp16", REFERENCE):
             assignment = prepared.network.uniform(precision)
             on_cpu, on_gpu = (prepared.simulated(assignment, where) for where in ("cpu", "cuda"))
             quality = sqnr_db(on_cpu, on_gpu)
-            bench.row(network=name, precision=precision, sqnr_db=quality)
-            worst = min(worst, quality)
-    if worst < LEAST_SQNR_DB:
-        raise HwsmpqError(f"GPU and CPU differ: {worst:.0f} dB, at least {LEAST_SQNR_DB:.0f} expected")
-    return f"at least {worst:.0f} dB"
+            of_precision = FP32_DB if precision == REFERENCE else sqnr_db(unquantized, on_cpu)
+            bench.row(network=name, precision=precision, sqnr_db=quality, sqnr_db_of_precision=of_precision)
+            least = min(least, quality - of_precision)
+    if least < LEAST_MARGIN_DB:
+        raise HwsmpqError(
+            f"GPU and CPU differ by more than a precision errs: {least:.0f} dB",
+            f"at least {LEAST_MARGIN_DB:.0f} expected",
+        )
+    return f"closer than the precision is to fp32, by at least {least:.0f} dB"
 
 
 def target_part(target: str, network: str) -> Callable[[Bench, float], str]:

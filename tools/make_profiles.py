@@ -43,9 +43,10 @@ def main() -> None:
 
 
 def machine_name(machine: dict[str, str]) -> str:
-    """A folder's name for a machine: its device, cores and runtime."""
-    runtime = machine["runtime"].partition("-")[0]  # without what its build is called
-    words = f"{machine['device']} {machine['n_cores']} cores {runtime}".lower()
+    """A folder's name for a machine: its device, its cores if it has some of a CPU, and its runtime."""
+    runtime = re.split("[-+,]", machine["runtime"])[0]  # without what its build is called
+    cores = f"{machine['n_cores']} cores " if "n_cores" in machine else ""
+    words = f"{machine['device']} {cores}{runtime}".lower()
     return re.sub(r"[^a-z0-9.]+", "-", words.replace("(r)", "")).strip("-")
 
 

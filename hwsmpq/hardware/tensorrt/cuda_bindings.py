@@ -1,4 +1,4 @@
-"""CUDA through NVIDIA's package cuda-bindings. Untested on a GPU; tested on a stand-in for the package."""
+"""CUDA through NVIDIA's package cuda-bindings."""
 
 from __future__ import annotations
 

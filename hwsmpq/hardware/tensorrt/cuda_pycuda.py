@@ -1,4 +1,4 @@
-"""CUDA through the package pycuda. Untested on a GPU; tested on a stand-in for the package."""
+"""CUDA through the package pycuda."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs and times a program, on a GPU as a CUDA graph. Untested on a GPU."""
+"""Runs and times a program, on a GPU as a CUDA graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of 8-bit matrices: what linear layers and pointwise convolutions between Q/DQ become. Untested on a GPU."""
+"""Products of 8-bit matrices: what linear layers and pointwise convolutions between Q/DQ become."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target ``torch-cuda``: which layers run in which precision, and what it runs on. Untested on a GPU."""
+"""The target ``torch-cuda``: which layers run in which precision, and what it runs on."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,6 +121,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(captured, (x,), export_onnx(captured), calibrate(captured, (x,), SCHEME, [8]))
 
 
+def median_db(reference: Tensor, other: Tensor) -> float:
+    return statistics.median(sqnr_db(a, b) for a, b in zip(reference, other, strict=True))
+
+
 def sqnr_db(reference: Tensor, other: Tensor) -> float:
     error = float((reference - other).double().square().mean())
     return 10 * float(torch.log10(reference.double().square().mean() / max(error, 1e-30)))
@@ -141,15 +146,20 @@ def test_engine_computes_what_the_simulator_scores(device, precision, case, tmp_
     built = target.load(tmp_path / "engine")
 
     simulator = Simulator(captured, case.ranges, SCHEME, device="cpu")
-    expected = simulator.scores([assignment], case.inputs, lambda out, rows: out)[0]
+    both = [assignment, captured.network.uniform("fp32")]
+    expected, unquantized = simulator.scores(both, case.inputs, lambda out, rows: out)
     found = engine_outputs(built, case.inputs)
 
     layers = {layer.name: assignment[captured.network.group_of(layer.name)] for layer in captured.network.layers}
     assert built.realised(list(layers)) == layers
     assert precision in layers.values()
     # Sums in another order can move a value to the next level, which a deep network without training amplifies.
-    quality = sorted(sqnr_db(a, b) for a, b in zip(expected, found, strict=True))
-    assert quality[len(quality) // 2] > (30 if precision in ("fp16", "bf16") else 90), quality
+    limit = 30.0 if precision in ("fp16", "bf16") else 90.0
+    if device == "cuda" and precision in ("fp16", "bf16", "fp8"):
+        # cuDNN rounds to 16 bits before the bias and after it, and Hopper adds products of fp8 with fewer bits: with as
+        # much error as the precision itself has where a network without training makes the most of it.
+        limit = median_db(unquantized, expected) - 3.0
+    assert median_db(expected, found) > limit
 
 
 def watched(product: Callable[..., Tensor], types: list[torch.dtype]) -> Callable[..., Tensor]:
