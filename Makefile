@@ -9,7 +9,8 @@ demo: $(STAMP)
 
 test: lint
 	tools/install_browser.sh
-	$(BIN)/python -m pytest -rs --timeout=600 --numprocesses=logical --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -rs --timeout=600 --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+		--no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

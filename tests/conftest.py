@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,12 @@ TASK_FILE = str(Path(__file__).with_name("tiny_task.py"))
 SMALL = {"task": TASK_FILE, "n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
 OPENVINO_SETTINGS = Settings(**SMALL, target="openvino-cpu", timing_seconds=0.5)
 QDQ_SETTINGS = Settings(**SMALL, target="onnx-qdq", ladder=("w4a4", "int8", "fp32"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first: processes take whole files, and one that begins late ends alone."""
+    n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import tempfile
 import time
@@ -110,8 +111,9 @@ class OpenvinoCpuTarget(Target):
         import openvino
 
         try:
-            # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32.
-            model = openvino.convert_model(onnx)
+            # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32. Not by the
+            # file's name either, which is split at commas.
+            model = openvino.convert_model(io.BytesIO(onnx.read_bytes()))
         except Exception as error:
             raise HwsmpqError(
                 f"OpenVINO cannot convert {onnx}", _refusal(error),

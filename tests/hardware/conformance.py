@@ -44,11 +44,11 @@ class TargetConformance:
 
     @pytest.fixture
     def build(self, target, tmp_path):
-        def build(layer_precisions, **options):
+        def build(layer_precisions, folder=tmp_path, **options):
             signed = get_scheme(target.scheme_name).signed_activations
-            net.write(tmp_path / "qdq.onnx", layer_precisions, signed=signed, **options)
-            target.build(tmp_path / "qdq.onnx", tmp_path / "engine")
-            return target.load(tmp_path / "engine")
+            net.write(folder / "qdq.onnx", layer_precisions, signed=signed, **options)
+            target.build(folder / "qdq.onnx", folder / "engine")
+            return target.load(folder / "engine")
 
         return build
 
@@ -90,6 +90,11 @@ class TargetConformance:
     def test_rebuild_replaces(self, build):
         build(UNIFORM["fp32"])
         assert "int8" in build(UNIFORM["int8"]).realised(net.NAMES).values()
+
+    def test_folders_may_have_any_name(self, build, expected, tmp_path):
+        folder = tmp_path / "50 %, été (2)"
+        folder.mkdir()
+        assert build(UNIFORM["int8"], folder).realised(net.NAMES) == expected(UNIFORM["int8"])
 
     def test_load_without_engine(self, target, tmp_path):
         with pytest.raises(HwsmpqError, match="no engine"):
