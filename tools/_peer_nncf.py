@@ -16,7 +16,11 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
 
-TOOLS = ("nncf", "nncf_minmax", "nncf_accuracy_control")
+ACCURACY_CONTROL, OVERFLOW_FIX = "_accuracy_control", "_overflow_fix"
+MATCHED = tuple(f"nncf{fix}{control}" for fix in ("", OVERFLOW_FIX) for control in ("", ACCURACY_CONTROL))
+"""Tools that a plan of ours is matched to. With the overflow fix all weights take half of the range: what NNCF offers
+for processors whose int8 kernels saturate, where its default, which halves the first layer's only, costs accuracy."""
+TOOLS = (*MATCHED, "nncf_minmax")
 FILE = "model.xml"
 Row = list[NDArray[Any]]
 
@@ -49,6 +53,7 @@ def quantize(
     from nncf.quantization.advanced_parameters import (
         AdvancedAccuracyRestorerParameters,
         AdvancedQuantizationParameters,
+        OverflowFix,
         QuantizationParameters,
         RestoreMode,
     )
@@ -56,6 +61,8 @@ def quantize(
     # Not Core.read_model: it skips conversion passes without which depthwise layers stay in fp32.
     model = openvino.convert_model(onnx)
     advanced = AdvancedQuantizationParameters(disable_bias_correction=tool == "nncf_minmax")
+    if OVERFLOW_FIX in tool:
+        advanced.overflow_fix = OverflowFix.ENABLE
     if network.per_tensor:
         advanced.weights_quantization_params = QuantizationParameters(per_channel=False)
     common: dict[str, Any] = {
@@ -63,7 +70,7 @@ def quantize(
         "model_type": ModelType.TRANSFORMER if network.transformer else None,
     }
     calibration = nncf.Dataset(rows(task.calibration))
-    if tool == "nncf_accuracy_control":
+    if tool.endswith(ACCURACY_CONTROL):
         items = list(zip(rows(search_part.inputs), range(len(search_part)), strict=True))
         criterion, largest = network.control
         # What is put back gets its weights as they were before SmoothQuant, but goes on reading smoothed inputs, which

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from _bench import Bench, arguments
 from _peer_networks import NETWORKS, Judge, Network
+from _peer_nncf import MATCHED, quantize, require
 from _peer_nncf import TOOLS as NNCF_TOOLS
-from _peer_nncf import quantize, require
 from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
 from hwsmpq.engine.build import ONNX_FILE
@@ -36,8 +36,6 @@ from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE, Measurement
 
 AT_LATENCY, AT_KL = "_at_latency_of_", "_at_kl_of_"
-MATCHED = ("nncf", "nncf_accuracy_control")
-"""Tools that a plan of ours is matched to."""
 SECONDS, SECONDS_QUICK = 60.0, 5.0
 FIGURES = tuple(
     f"{name}{suffix}"

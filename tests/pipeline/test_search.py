@@ -172,12 +172,14 @@ def test_a_loss_without_gradient_only_costs_the_plans_of_fisher(tmp_path: Path) 
     assert plan.bitops <= counted_costs(run.network, run.network.uniform("int8"))[0]
 
 
-def test_every_estimator_and_sensitivity_gives_a_plan(tmp_path: Path) -> None:
+def test_every_estimator_and_sensitivity_gives_a_plan(qdq_copy: Path, tmp_path: Path) -> None:
     names = (*contributing.ESTIMATORS, *contributing.SENSITIVITIES)
     limit = None
     for name in names:
-        ladder = ("int8", "fp32") if name == "regression" else ("w4a4", "int8", "fp32")
-        run = open_run(tmp_path / name, estimator=name, ladder=ladder, additive=True)
+        if name == "regression":
+            run = open_run(tmp_path / name, estimator=name, ladder=("int8", "fp32"), additive=True)
+        else:
+            run = open_run(qdq_copy, estimator=name, additive=True)
         limit = limit or resolve_budgets(run, bitops="int8")[0].limit
         plan = search(run, resolve_budgets(run, bitops=str(2 * limit)))
         assert plan.bitops <= 2 * limit, name
