@@ -194,7 +194,7 @@ def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
             captured = capture(module, (x,))
             ranges = calibrate(captured, (x,), run.scheme, [8])
             builders.append(Builder(captured, ranges, run.scheme, run.target))
-            for precision in set(realised[name].values()):
+            for precision in dict.fromkeys(realised[name].values()):
                 engine = builders[-1].engine(captured.network.uniform(precision))
                 engines[f"{key} {precision}"] = _Alone(engine, [x.numpy()])
     measured = measure(engines, [], run.settings.seed, seconds).measured
