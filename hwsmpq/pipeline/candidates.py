@@ -12,6 +12,7 @@ from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
+from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
 from hwsmpq.search.problem import Choice, Problem, Solution, identity
@@ -81,13 +82,24 @@ def race_for_value(
     return candidates, race.n_evaluations
 
 
+def cheapest_of_all(
+    problem: Problem, cheapest: str, max_drop: float, batches: NestedBatches
+) -> tuple[list[Measured], float] | None:
+    """The cheapest assignment of those within the limits, and the evaluations spent, in first batches; None where it
+    loses more than ``max_drop`` points of the metric with a standard error on top.
+
+    No value is needed for it, nor any other assignment where it keeps the drop.
+    """
+    proposal = Proposal(solve(replace(problem, minimise=cheapest)), ("cheapest",))
+    n_samples, n_evaluations, kept = _screen([proposal], max_drop, batches)
+    return ([Measured(proposal, n_samples[proposal])], n_evaluations) if kept else None
+
+
 def screen_for_cost(
     problem: Problem, values: Mapping[str, Cost], cheapest: str, max_drop: float, batches: NestedBatches
 ) -> tuple[list[Measured], float]:
     """The cheapest solutions at several predicted losses under every table, measured on growing batches, the cheapest
     first and until one loses at most ``max_drop`` points of the metric with a standard error on top.
-
-    What surely loses more is measured no further. A few are measured together, which shares work.
 
     Returns:
         The measured candidates, and the evaluations spent, in first batches.
@@ -103,21 +115,37 @@ def screen_for_cost(
         found.append(("uniform", unsolved(problem, top)))
     proposals = sorted(merge(found), key=lambda p: p.solution.costs[cheapest])
     n_samples: dict[Proposal, int] = {}
-    n_evaluations, kept = 0.0, False
+    n_evaluations = 0.0
     for start in range(0, len(proposals), N_TOGETHER):
-        alive = proposals[start : start + N_TOGETHER]
-        for batch, end in enumerate(np.cumsum(batches.sizes)):
-            batches.values(np.array([p.solution.choice for p in alive]), batch)
-            n_samples |= dict.fromkeys(alive, int(end))
-            n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
-            drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
-            kept = any(drop + error <= max_drop for _, drop, error in drops)
-            alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
-            if not alive:
-                break
+        screened, n_spent, kept = _screen(proposals[start : start + N_TOGETHER], max_drop, batches)
+        n_samples |= screened
+        n_evaluations += n_spent
         if kept:
             break
     return [Measured(proposal, n) for proposal, n in n_samples.items()], n_evaluations
+
+
+def _screen(
+    proposals: Sequence[Proposal], max_drop: float, batches: NestedBatches
+) -> tuple[dict[Proposal, int], float, bool]:
+    """Measure proposals together, which shares work, batch by batch; what surely loses more is measured no further.
+
+    Returns:
+        Samples that each was measured on, the evaluations spent, and whether one keeps the drop.
+    """
+    n_samples: dict[Proposal, int] = {}
+    n_evaluations, alive = 0.0, list(proposals)
+    kept = False
+    for batch, end in enumerate(np.cumsum(batches.sizes)):
+        if not alive:
+            break
+        batches.values(np.array([p.solution.choice for p in alive]), batch)
+        n_samples |= dict.fromkeys(alive, int(end))
+        n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
+        drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
+        kept = any(drop + error <= max_drop for _, drop, error in drops)
+        alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
+    return n_samples, n_evaluations, kept
 
 
 def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:
@@ -131,8 +159,8 @@ def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.fl
     return fit_surrogate(levels.astype(np.int64), values, walks, table, PAIRS_PER_GROUP * len(table))
 
 
-def as_candidate(run: Run, problem: Problem, batches: NestedBatches, one: Measured) -> Candidate:
-    """What was measured of a proposal, and what it costs."""
+def as_candidate(run: Run, value: Cost | None, batches: NestedBatches, one: Measured) -> Candidate:
+    """What was measured of a proposal, what ``value`` predicts of it, and what it costs."""
     solution, n = one.proposal.solution, one.n_samples
     values, metrics = batches.up_to(solution.choice, n)
     reference_values, reference_metrics = batches.reference(n)
@@ -142,7 +170,7 @@ def as_candidate(run: Run, problem: Problem, batches: NestedBatches, one: Measur
             g: run.network.runs(g, run.ladder.names[level])
             for g, level in zip(run.network.group_names, solution.choice, strict=True)
         },
-        predicted_value=problem.value(solution.choice),
+        predicted_value=None if value is None else value(solution.choice),
         value=float(values.mean()),
         stderr=paired_stderr(values - reference_values),
         drop_points=float(lost.mean()),

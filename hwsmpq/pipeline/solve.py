@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwsmpq.contribution import stability
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
-from hwsmpq.pipeline.candidates import Measured, as_candidate, race_for_value, screen_for_cost
+from hwsmpq.pipeline.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import allowed, choices_of, costs_of
 from hwsmpq.pipeline.interactions import record_interactions
@@ -39,7 +39,8 @@ def search(
         met: assignments that were measured to keep the budgets; the best of them is taken unless a better one is found.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
-    maximised. The additive mode of the paper takes the best solution of the contributions; by default the best
+    maximised. Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated.
+    The additive mode of the paper takes the best solution of the contributions; by default the best
     solutions of several tables are raced on the search part, and the winner improved by swaps.
 
     Raises:
@@ -59,9 +60,11 @@ def search(
             "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
     costs = costs_of(run.network, run.ladder, table)
-    contributions = contribute(run, enough(run, costs, limits))
+    searched = _Search(run, tuple(budgets), table, costs, math.inf if fastest else n_margins, met)
+    cheapest = searched.cheapest_of_all()
+    contributions = None if cheapest else contribute(run, enough(run, costs, limits))
     inputs = {
-        "contributions": run.sha256(Contributions),
+        "contributions": run.sha256(Contributions) if contributions else "none",
         "substitutes": run.network.substitutes,
         "cost_table": run.sha256(CostTable) if table else "none",
         "budgets": sorted([kind, limit] for kind, limit in limits.items()),
@@ -71,8 +74,11 @@ def search(
     }
 
     def make() -> Plan:
-        margins = math.inf if fastest else n_margins
-        return _Search(run, tuple(budgets), table, costs, contributions, margins, met).plan()
+        if contributions:
+            return searched.best(contributions)
+        assert cheapest is not None
+        run.notify("the cheapest plan of all keeps max_drop on the search part: no contributions are needed")
+        return searched.plan(*cheapest)
 
     return run.stage(Plan, inputs, make)
 
@@ -96,12 +102,13 @@ class _Search:
 
     def __init__(
         self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, costs: dict[str, Cost],
-        contributions: Contributions, n_margins: float, met: Sequence[Assignment],
+        n_margins: float, met: Sequence[Assignment],
     ) -> None:
-        self._run, self._budgets, self._contributions = run, budgets, contributions
+        self._run, self._budgets = run, budgets
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
-        self._problem = Problem(_table(run, contributions), costs, limits, allowed=allowed(run.network, run.ladder))
+        unvalued = Cost(np.zeros((len(run.network.groups), len(run.ladder.names))))
+        self._problem = Problem(unvalued, costs, limits, allowed=allowed(run.network, run.ladder))
         if table is not None and "latency_ms" in limits:
             over = [assignment for assignment, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
             choices = choices_of(run.network, run.ladder, over)
@@ -118,10 +125,28 @@ class _Search:
             self._cheapest = "latency_ms" if table else "bitops"
         self._batches = NestedBatches(run)
 
-    def plan(self) -> Plan:
+    def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
+        """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations."""
+        if self._cheapest is None or self._max_drop is None:
+            return None
+        return cheapest_of_all(self._problem, self._cheapest, self._max_drop, self._batches)
+
+    def best(self, contributions: Contributions) -> Plan:
+        """The plan that contributions lead to."""
+        run, value = self._run, _table(self._run, contributions)
+        problem = replace(self._problem, value=value)
+        measured, n_evaluations = self._measured(problem, contributions)
+        plan = self.plan(measured, n_evaluations, value)
+        return plan if self._cheapest else replace(plan, stability=_stability(run, problem, contributions))
+
+    def plan(self, measured: Sequence[Measured], n_evaluations: float, value: Cost | None = None) -> Plan:
+        """The plan that is chosen of measured candidates.
+
+        Args:
+            value: what predicts their value; None where nothing does.
+        """
         run = self._run
-        measured, n_evaluations = self._measured()
-        candidates = [as_candidate(run, self._problem, self._batches, one) for one in measured]
+        candidates = [as_candidate(run, value, self._batches, one) for one in measured]
         chosen = self._choose(candidates)
         solution = measured[candidates.index(chosen)].proposal.solution
         return Plan(
@@ -139,13 +164,12 @@ class _Search:
             ladder=run.ladder.names,
             model_sha256=run.network.model_sha256,
             seed=run.settings.seed,
-            stability=None if self._cheapest else _stability(run, self._problem, self._contributions),
             n_evaluations=n_evaluations,
         )
 
-    def _measured(self) -> tuple[list[Measured], float]:
+    def _measured(self, problem: Problem, contributions: Contributions) -> tuple[list[Measured], float]:
         """Candidates in order of preference, and the evaluations of the race."""
-        run, problem, contributions = self._run, self._problem, self._contributions
+        run = self._run
         met = [("measured", unsolved(problem, choice)) for choice in self._met]
         if run.settings.additive and not self._cheapest:
             proposals = merge([(contributions.estimator, solve(problem)), *met])

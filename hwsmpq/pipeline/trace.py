@@ -78,7 +78,7 @@ def trace(
         value=run.value,
         reference_value=float(batches.reference(whole)[0].mean()),
         n_compared=len(proposals),
-        points=tuple(as_candidate(run, problem, batches, Measured(proposals[i], whole)) for i in front),
+        points=tuple(as_candidate(run, problem.value, batches, Measured(proposals[i], whole)) for i in front),
     )
 
 

@@ -27,7 +27,7 @@ CONSEQUENCES = {
     "settings.json": "The command that made it is not known.",
     "ranges.json": "The activation ranges have not been calibrated.",
     "cost_table.json": "The target has not been profiled, so there is no cost model to compare with.",
-    "contributions.json": "The contributions have not been estimated.",
+    "contributions.json": "No contributions have been estimated: a plan that is the cheapest of all needs none.",
     "plan.json": "No assignment has been chosen.",
     "engine/manifest.json": "No engine has been built, so no layer has been audited.",
     "certificate.json": "Nothing has been verified: whatever is said about the plan is a prediction.",

@@ -48,11 +48,11 @@ class Candidate:
     """One assignment of the pool that was truly evaluated, on ``n_samples`` of the search part.
 
     ``sources`` names the tables (or moves) that proposed it. Standard errors are those of the paired differences from
-    the reference.
+    the reference. ``predicted_value`` is that of the contributions; None where none were estimated.
     """
 
     assignment: Assignment
-    predicted_value: float
+    predicted_value: float | None
     value: float
     stderr: float
     drop_points: float
@@ -76,7 +76,7 @@ class Plan:
     objective: Literal["value", "latency"]
     status: Literal["optimal", "feasible"]
     gap: float
-    predicted_value: float
+    predicted_value: float | None
     predicted_drop_points: float
     predicted_latency_ms: float | None
     bitops: float

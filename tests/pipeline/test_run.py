@@ -303,7 +303,22 @@ def test_max_drop_alone_takes_the_cheapest_that_keeps_it(qdq_copy: Path, qdq_run
     plan = search(run, resolve_budgets(run, max_drop=20))
     kept = [c for c in plan.candidates if c.drop_points + c.drop_stderr_points <= 20]
     assert plan.objective == "latency"
+    assert len(plan.candidates) > 1 and all(c.predicted_value is not None for c in plan.candidates)
     assert plan.bitops == min(c.bitops for c in kept)
+
+
+def test_a_cheapest_plan_that_keeps_the_drop_needs_no_contributions(tmp_path: Path) -> None:
+    heard: list[str] = []
+    run = Run(tmp_path, QDQ_SETTINGS, task(), notify=heard.append)
+    certificate = refine(run, resolve_budgets(run, max_drop=100.0))
+    plan = run.read(Plan)
+    assert plan.assignment == run.network.uniform(run.ladder.names[0])
+    assert plan.status == "optimal" and [c.sources for c in plan.candidates] == [("cheapest",)]
+    assert plan.predicted_value is None and plan.candidates[0].n_samples == len(run.parts[0])
+    assert not run.path(Contributions).exists() and any("no contributions" in message for message in heard)
+    before = contents(tmp_path)
+    assert refine(Run(tmp_path, QDQ_SETTINGS, task()), plan.budgets) == certificate
+    assert contents(tmp_path) == before
 
 
 def test_changed_data_makes_the_ranges_stale(qdq_copy: Path, qdq_run: Finished) -> None:
