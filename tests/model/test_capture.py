@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models
 
 from hwsmpq.errors import HwsmpqError
@@ -194,6 +195,32 @@ def test_capture_is_deterministic_and_its_hash_sees_weights_and_structure() -> N
     other = nn.Sequential(chain[0], nn.Tanh())
     y = torch.randn(1, 4)
     assert network_of(chain, y).model_sha256 != network_of(other, y).model_sha256
+    in_place = nn.Sequential(chain[0], nn.ReLU(inplace=True))
+    assert network_of(chain, y).model_sha256 == network_of(in_place, y).model_sha256
+
+
+class InPlace(nn.Module):
+    """Overwrites what nothing else reads, what is read afterwards, and what a view shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu6(self.norm(self.convs[0](x)), inplace=True)
+        y = self.convs[1](x)
+        y = functional.relu(y, inplace=True) + 2 * y
+        z = self.convs[2](y)
+        view = z.flatten(1)
+        functional.hardtanh(z, 0.0, 0.2, inplace=True)
+        return view
+
+
+def test_operations_in_place_give_what_they_gave() -> None:
+    torch.manual_seed(0)
+    model, x = InPlace().eval(), torch.randn(5, 3, 6, 6)
+    torch.testing.assert_close(capture(model, (x,)).graph(x), model(x))
 
 
 class DataDependent(Reuse):
