@@ -18,7 +18,7 @@ from hwsmpq.types import Measurement
 N_LOADS = 7
 """Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
 of MobileNetV3, loaded five times in one process, .970 to 1.029 of its mean, and again so when timed again)."""
-MIN_BLOCKS, MAX_BLOCKS = 3, 60
+MIN_BLOCKS, MAX_BLOCKS = 3, 30
 SLOT_MS = 4.0
 MIN_SLOT_REPEATS, MAX_SLOT_REPEATS = 2, 20
 N_WARM_UP = 3
@@ -70,7 +70,7 @@ def measure(
         engines: what to time, by name.
         inputs: the inputs of every inference.
         seed: orders the blocks.
-        seconds: wall time to spend, besides loading; every load has its share, and from 3 to 60 blocks.
+        seconds: wall time to spend, besides loading; every load has its share, and from 3 to 30 blocks.
         progress: called with (loads done, loads in all).
 
     Raises:
