@@ -20,7 +20,7 @@ from hwsmpq.hardware.openvino_cpu import OpenvinoEngine
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.measure import survey
 from hwsmpq.pipeline.solve import search
-from hwsmpq.types import REFERENCE, Assignment, Contributions, Manifest, Plan
+from hwsmpq.types import REFERENCE, Assignment, Manifest, Plan
 
 MAX_DROP_POINTS = 1.0
 """What the default asks for: the fastest plan that loses at most this, which is accuracy control's default too."""
@@ -81,21 +81,20 @@ class Ours:
         clock("calibrate", lambda: calibrate(run))
         clock("survey", lambda: survey(run))
         clock("profile", lambda: profile(run))
-        contributions: Contributions = clock("contribute", lambda: contribute(run))
         plan = clock("search", lambda: search(run, resolve_budgets(run, max_drop=MAX_DROP_POINTS)))
         clock("build", lambda: build(run))
         return {
-            **clock.record(), **self._deliver(folder), "n_evaluations": contributions.n_evaluations,
-            "n_search_evaluations": plan.n_evaluations,
+            **clock.record(), **self._deliver(folder), "n_search_evaluations": plan.n_evaluations,
         }
 
     def at_latency(self, folder: Path, ratio: float) -> Record:
         """The most accurate plan whose engine takes at most this share of the fp32 engine's time.
 
-        Where no plan is predicted to, the lowest precision throughout stands for it. The run folder's profile and
-        contributions are taken as they are, and their time is not counted again.
+        Where no plan is predicted to, the lowest precision throughout stands for it. The run folder's profile is taken
+        as it is, as are contributions that an earlier plan needed, and their time is not counted again.
         """
         clock, run = Clock(), self.run
+        clock("contribute", lambda: contribute(run))
         try:
             certificate = clock("refine", lambda: refine(run, resolve_budgets(run, speedup=1 / ratio)))
         except InfeasibleError as error:
@@ -113,6 +112,7 @@ class Ours:
             reference: outputs of the fp32 engine there.
         """
         clock, run = Clock(), self.run
+        clock("contribute", lambda: contribute(run))
         front = clock("pareto", lambda: pareto(run, N_POINTS_QUICK if self._quick else N_POINTS))
         outputs = run.simulator.scores(
             [point.assignment for point in front.points], run.parts[0].inputs, lambda out, rows: out
