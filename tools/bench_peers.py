@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/bench_peers"), help="where finished work is kept")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="names, separated by commas")
     parser.add_argument("--tools", default=",".join((*NNCF_TOOLS, *VARIANTS)), help="names, separated by commas")
+    parser.add_argument("--unmatched", action="store_true", help="leave out the plans that match an engine of NNCF")
     options = parser.parse_args()
     names, tools = (_chosen(parser, text, known) for text, known in (
         (options.networks, NETWORKS), (options.tools, (*NNCF_TOOLS, *VARIANTS)),
@@ -65,7 +66,7 @@ def main() -> None:
     for name in names:
         comparison = Comparison(name, work / name, options.seed, options.quick)
         samples |= comparison.samples
-        for row in comparison.compare(tools):
+        for row in comparison.compare(tools, () if options.unmatched else MATCHED):
             bench.row(**row)
             for figure, value in row.items():
                 if figure in FIGURES:
@@ -102,10 +103,14 @@ class Comparison:
         self._stored(REFERENCE, self._fp32)
         self._judge = Judge(self._network, self._task, report_part, self._outputs(REFERENCE, "report"), seed)
 
-    def compare(self, tools: list[str]) -> list[dict[str, Any]]:
-        """One row for every engine, all of them timed in one run."""
+    def compare(self, tools: list[str], matched: Collection[str]) -> list[dict[str, Any]]:
+        """One row for every engine, all of them timed in one run.
+
+        Args:
+            matched: tools that plans of ours are matched to.
+        """
         records = {tool: self._stored(tool, self._nncf(tool)) for tool in tools if tool in NNCF_TOOLS}
-        peers = [tool for tool in MATCHED if tool in records]
+        peers = [tool for tool in records if tool in matched]
         ratios = self._ratios(peers)
         for variant in (tool for tool in tools if tool in VARIANTS):
             ours = self._ours[variant]
