@@ -70,7 +70,8 @@ def measure(
         engines: what to time, by name.
         inputs: the inputs of every inference.
         seed: orders the blocks.
-        seconds: wall time to spend, besides loading; every load has its share, and from 3 to 30 blocks.
+        seconds: wall time to spend, besides loading; each of seven loads has its share, and from 3 to 30 blocks. What
+            is left then is spent on further loads while the machine is too noisy.
         progress: called with (loads done, loads in all).
 
     Raises:
@@ -80,9 +81,11 @@ def measure(
         raise HwsmpqError("no engines to time", "at least one is needed to measure anything")
     names, rng = list(engines), np.random.default_rng(seed)
     n_slot = [_slot_repeats(engine, inputs) for engine in engines.values()]
-    loads = []
-    for load in range(N_LOADS):
-        if load:
+    timing: Timing | None = None
+    loads: list[NDArray[np.float64]] = []
+    started = time.perf_counter()
+    while timing is None or (too_noisy(timing.noise) and time.perf_counter() - started < seconds):
+        if loads:
             for index in rng.permutation(len(names)):
                 engines[names[index]].reload()
                 _warm_up(engines[names[index]], inputs)
@@ -96,12 +99,19 @@ def measure(
                 blocks[-1][index] = np.median([engine.milliseconds(inputs) for _ in range(n_slot[index])])
         loads.append(np.median(_without_drift(np.log(blocks)), axis=0))
         if progress is not None:
-            progress(load + 1, N_LOADS)
-    samples = np.exp(_without_drift(np.array(loads)))
+            progress(len(loads), max(len(loads), N_LOADS))
+        if len(loads) >= N_LOADS:
+            timing = _timing(names, np.array(loads))
+    return timing
+
+
+def _timing(names: Sequence[str], loads: NDArray[np.float64]) -> Timing:
+    """What logarithmic times (n_loads, n_engines) say."""
+    samples = np.exp(_without_drift(loads))
     # Drift is taken from the engines themselves, and with it a share of what differs between their loads.
     lost = math.sqrt(len(names) / max(1, len(names) - 1))
     measured = {
-        name: Measurement(float(np.median(of_one)), lost * spread(of_one), N_LOADS)
+        name: Measurement(float(np.median(of_one)), lost * spread(of_one), len(loads))
         for name, of_one in zip(names, samples.T, strict=True)
     }
     return Timing(measured, max(median_stderr(m.spread_ms, m.n_repeats) / m.median_ms for m in measured.values()))

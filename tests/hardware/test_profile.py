@@ -9,7 +9,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
 from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
-from hwsmpq.hardware.timing import N_LOADS, measure, too_noisy
+from hwsmpq.hardware.timing import N_LOADS, Timing, measure, too_noisy
 from hwsmpq.types import Ladder, Measurement
 
 
@@ -110,6 +110,21 @@ def test_time_budget_sets_the_blocks(monkeypatch):
     assert spent(10.0) == pytest.approx(10.0, rel=0.1)
     assert spent(10.0) - spent(5.0) == pytest.approx(5.0, rel=0.1)
     assert spent(100.0) == spent(50.0) < 20.0  # more blocks a load say nothing more
+
+
+def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
+    def measured(width: float, seconds: float) -> Timing:
+        machine = Steady()
+        monkeypatch.setattr("hwsmpq.hardware.timing.time.perf_counter", lambda: machine.now)
+        engines = {n: Placed(machine, ms, int(ms), width) for n, ms in (("a", 2.0), ("b", 3.0))}
+        timing = measure(engines, [], 0, seconds)
+        assert machine.now < seconds + 2.0
+        return timing
+
+    quiet, noisy, longer = measured(0.001, 60.0), measured(0.3, 15.0), measured(0.3, 60.0)
+    n_loads = [timing.measured["a"].n_repeats for timing in (quiet, noisy, longer)]
+    assert n_loads[0] == N_LOADS < n_loads[1] < n_loads[2]
+    assert longer.noise < noisy.noise
 
 
 def test_there_is_something_to_time():
