@@ -170,8 +170,10 @@ def _take_out_of_place(graph: fx.Graph) -> None:
         name, _, overload = str(node.target).removeprefix("aten.").partition(".")
         if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
             continue
-        overwritten, functional = node.args[0], getattr(torch.ops.aten, name.removesuffix("_"), None)
-        if overwritten.target in FRESH and list(overwritten.users) == [node] and hasattr(functional, overload):
+        overwritten, functional = next(iter(node.args), None), getattr(torch.ops.aten, name.removesuffix("_"), None)
+        if not isinstance(overwritten, fx.Node) or list(overwritten.users) != [node]:
+            continue
+        if overwritten.target in FRESH and hasattr(functional, overload):
             node.target = getattr(functional, overload)
 
 

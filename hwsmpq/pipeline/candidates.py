@@ -134,8 +134,7 @@ def _screen(
         Samples that each was measured on, the evaluations spent, and whether one keeps the drop.
     """
     n_samples: dict[Proposal, int] = {}
-    n_evaluations, alive = 0.0, list(proposals)
-    kept = False
+    n_evaluations, alive, kept = 0.0, list(proposals), False
     for batch, end in enumerate(np.cumsum(batches.sizes)):
         if not alive:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +124,11 @@ class _Search:
         self._cheapest = None
         if self._max_drop is not None and "latency_ms" not in limits:
             self._cheapest = "latency_ms" if table else "bitops"
-        self._batches = NestedBatches(run)
+
+    @cached_property
+    def _batches(self) -> NestedBatches:
+        """Made only where something is evaluated: it hashes the whole search part."""
+        return NestedBatches(self._run)
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations."""
