@@ -1,4 +1,4 @@
-"""The README is run as it stands: its task file, its commands in order, and its Python example."""
+"""The README and the pages that go on from it are run as they stand: task file, commands in order, Python examples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from documents import blocks, run
 from hwsmpq.pipeline.run import FILES, MEMO_FILE
 from hwsmpq.types import CostTable
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-COMMANDS = [line[2:] for block in blocks(README, "console") for line in block.splitlines() if line.startswith("$ ")]
-TASK_FILE = next(block for block in blocks(README, "python") if block.startswith("# my_task.py"))
-API_EXAMPLES = [block for block in blocks(README, "python") if not block.startswith("# my_task.py")]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
+GUIDE = "\n".join((ROOT / page).read_text() for page in (
+    "README.md", "docs/your-network.md", "docs/commands.md", "docs/search.md", "docs/hardware.md", "docs/run-folder.md",
+))
+COMMANDS = [line[2:] for block in blocks(GUIDE, "console") for line in block.splitlines() if line.startswith("$ ")]
+TASK_FILE = next(block for block in blocks(GUIDE, "python") if block.startswith("# my_task.py"))
+API_EXAMPLES = [block for block in blocks(GUIDE, "python") if not block.startswith("# my_task.py")]
 
 
 @pytest.fixture
@@ -57,8 +60,12 @@ def test_python_examples(folder: Path, capsys: pytest.CaptureFixture[str], monke
     assert (folder / "runs" / "from_python" / "report.html").is_file()
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
 def test_every_artifact_is_described() -> None:
-    section = README.split("## The run folder")[1].split("\n## ")[0]
+    section = GUIDE.split("# The run folder")[1].split("\n## ")[0]
     for name in (*FILES.values(), MEMO_FILE, "report.html"):
         assert name.split("/")[-1] in section
 
@@ -72,7 +79,7 @@ def test_options_and_verbs_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {option for verb in command.commands.values() for p in verb.params for option in p.opts}
     options |= {option for p in command.params for option in p.opts}
     of_pip = {"--no-deps"}
-    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"} - of_pip
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", GUIDE)) - {"--help"} - of_pip
     assert mentioned - options == set()
-    table = README.split("## Commands")[1].split("\n## ")[0]
+    table = COMMANDS_PAGE.split("\n## Commands")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `hwsmpq (\w+)` \|", table, re.MULTILINE)) == set(command.commands)

@@ -21,7 +21,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
     "cost": (str, "What precisions cost: latency (default where it is measured) or bitops, which times nothing."),
     "memory_mb": (int, "Memory for intermediate tensors of the simulator."),
-    "estimator": (str, "Estimator of the contributions, or another sensitivity method; see README."),
+    "estimator": (str, "Estimator of the contributions, or another sensitivity method; see docs/search.md."),
     "base": (str, "Precision that contributions start from; by default the lowest that leaves the network alive."),
     "n_score_samples": (int, "Samples of the search part that score contributions."),
     "n_pairs": (int, "Antithetic pairs of permutations, at most."),
