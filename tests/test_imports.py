@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +22,7 @@ TOP_PACKAGE = ""
 # Lowest first. A module may import only from lower levels or from its own package.
 LEVELS = (
     {"_version", "errors"},
+    {"device"},
     {"types"},
     {"artifacts"},
     {"model"},
@@ -35,6 +37,9 @@ LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
 PURE_PARTS = {"contribution", "search"}
 ALLOWED_IN_PURE = {"numpy", "scipy", "hwsmpq.types", "hwsmpq.errors"}
+ON_DEVICE = [ROOT / "errors.py", *sorted((ROOT / "device").rglob("*.py"))]
+ALLOWED_ON_DEVICE = {"numpy", "hwsmpq.device", "hwsmpq.errors"}
+OLDEST_ON_DEVICE = "3.8"
 RUNTIMES = {"openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "ray"}
 HEAVY = ("torch", "openvino", "onnx", "scipy", "matplotlib", "tensorrt", "tensorrt_rtx", "ray", "sklearn")
 
@@ -104,13 +109,53 @@ def upward(part: str, imported: str) -> bool:
     return target != part and LEVEL_OF[target] >= LEVEL_OF[part]
 
 
-def impure(part: str, imported: str) -> bool:
-    """Whether ``imported`` is more than a pure part may see."""
+def foreign(imported: str, allowed: set[str]) -> bool:
+    """Whether a module is neither of the standard library nor allowed."""
     root = imported.partition(".")[0]
     if root in sys.stdlib_module_names:
         return False
-    name = ".".join(imported.split(".")[:2]) if root == "hwsmpq" else root
-    return name not in ALLOWED_IN_PURE | {f"hwsmpq.{part}"}
+    return (".".join(imported.split(".")[:2]) if root == "hwsmpq" else root) not in allowed
+
+
+def impure(part: str, imported: str) -> bool:
+    """Whether ``imported`` is more than a pure part may see."""
+    return foreign(imported, ALLOWED_IN_PURE | {f"hwsmpq.{part}"})
+
+
+def evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below one, without annotations: those are text under ``from __future__ import annotations``."""
+    for name, field in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in field if isinstance(field, list) else [field]:
+            if isinstance(child, ast.AST):
+                yield child
+                yield from evaluated(child)
+
+
+def newer_types(source: str) -> list[str]:
+    """What a text evaluates that only newer Pythons do: subscripted classes and ``|``, which also joins classes and
+    dictionaries there."""
+    tree = ast.parse(source)
+    generic = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("collections", "collections.abc", "pathlib", "re"):
+            generic |= {alias.asname or alias.name for alias in node.names}
+    bad = (
+        (ast.Subscript, lambda node: isinstance(node.value, ast.Name) and node.value.id in generic),
+        (ast.BinOp | ast.AugAssign, lambda node: isinstance(node.op, ast.BitOr)),
+    )
+    nodes = evaluated(tree) if "from __future__ import annotations" in source else ast.walk(tree)
+    return [ast.unparse(node) for node in nodes for kind, is_bad in bad if isinstance(node, kind) and is_bad(node)]
+
+
+def newer_python(file: Path) -> str:
+    """What a file needs that the oldest Python of a device lacks, a line each."""
+    if found := newer_types(file.read_text()):
+        return "\n".join(found)
+    vermin = [sys.executable, "-c", "from vermin import main; main()", f"-t={OLDEST_ON_DEVICE}-", "--violations"]
+    done = subprocess.run([*vermin, "--no-tips", str(file)], capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 def test_every_module_has_a_level() -> None:
@@ -130,6 +175,45 @@ def test_imports_point_downward(file: Path) -> None:
 def test_contribution_and_search_are_pure(file: Path) -> None:
     bad = [i for i in file_imports(file) if impure(part_of(dotted_name(file)), i.module)]
     assert not bad, f"{file}: {bad}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(dotted_name(f)) == "device"], ids=dotted_name)
+def test_devices_need_numpy_and_a_runtime(file: Path) -> None:
+    allowed = ALLOWED_ON_DEVICE | RUNTIMES
+    bad = [i for i in file_imports(file) if foreign(i.module, allowed)]
+    assert not bad, f"{file}: {bad}"
+
+
+@pytest.mark.parametrize("file", ON_DEVICE, ids=dotted_name)
+def test_devices_may_have_an_old_python(file: Path) -> None:
+    """What older Pythons cannot parse, and what they lack when it runs."""
+    ast.parse(file.read_text(), feature_version=tuple(map(int, OLDEST_ON_DEVICE.split("."))))
+    assert newer_python(file) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "z = zip([], [], strict=True)", "t = int | str", "d = {} | {}", "d = dict(a=1) | dict(b=2)",
+        "s = 'x'.removesuffix('y')", "match 1:\n    case _: pass", "t = list[int]",
+        "from collections.abc import Mapping\nt = Mapping[str, int]", "from functools import cache",
+        "from dataclasses import dataclass\n@dataclass(kw_only=True)\nclass A: a: int",
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass A: a: int",
+        "with (open('a') as f, open('b') as g): pass", "from math import lcm", "from itertools import pairwise",
+        "isinstance(1, int | str)", "def f(x: list[int] | None): ...",
+    ],
+)
+def test_a_newer_python_is_noticed(line: str, tmp_path: Path) -> None:
+    (tmp_path / "new.py").write_text(f"{line}\n")
+    assert newer_python(tmp_path / "new.py")
+
+
+def test_annotations_and_old_syntax_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(
+        "from __future__ import annotations\nfrom collections.abc import Mapping\n"
+        "def f(x: Mapping[str, int] | None, /) -> list[int]:\n    y: dict[str, int] = {**x}\n    return [*y.values()]\n"
+    )
+    assert newer_python(tmp_path / "old.py") == ""
 
 
 def test_runtimes_are_lazy_and_in_one_file_each() -> None:

@@ -10,13 +10,14 @@ from _gpu_networks import Prepared, sqnr_db
 
 from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
+from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import timing
 from hwsmpq.hardware.cost_model import predict
 from hwsmpq.hardware.profile import draw_mixtures, profile
-from hwsmpq.hardware.target import Engine, Target, get_target, substitutes
+from hwsmpq.hardware.target import Target, get_target, substitutes
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
 
 LEAST_SQNR_DB = 20.0

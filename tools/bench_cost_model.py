@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import measure
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task

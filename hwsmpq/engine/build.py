@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hwsmpq.artifacts import file_digest
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.device.runtime import Engine
+from hwsmpq.hardware.target import Target
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.qdq import export_onnx, write_qdq
 from hwsmpq.quantize.scheme import Scheme

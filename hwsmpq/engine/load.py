@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from hwsmpq import artifacts
+from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.target import Engine, get_target
+from hwsmpq.hardware.target import get_target
 from hwsmpq.types import Settings
 
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import Engine
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.model.values import kl_divergence, per_sample
 from hwsmpq.types import AccuracyOutcome

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.types import MAX_BITS, MIN_BITS, Precision
 
 if TYPE_CHECKING:

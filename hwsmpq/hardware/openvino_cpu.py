@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cpu
-from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}

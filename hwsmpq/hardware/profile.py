@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.timing import measure
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
 

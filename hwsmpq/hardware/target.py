@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network
 
 if TYPE_CHECKING:
     from hwsmpq.model.capture import Captured
-
-UNATTRIBUTED = ""
-"""Key of :meth:`Engine.layer_ms` for the time that belongs to no layer (pooling, reorders, copies)."""
-
-
-class Engine(ABC):
-    """A loaded engine. Inputs are the model's inputs in order, float32, with the batch size it was built for."""
-
-    def clock(self) -> float:
-        """Seconds on the clock that this engine is timed with; wall clock unless a target knows better."""
-        return time.perf_counter()
-
-    @abstractmethod
-    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run once and return the model's outputs in order, as arrays that the caller owns.
-
-        Raises:
-            HwsmpqError: the inputs do not fit the engine, or the target has no runtime.
-        """
-
-    def reload(self) -> None:  # noqa: B027 - most targets' times do not depend on where an engine lies
-        """Load the engine anew, into other memory."""
-
-    def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
-        """Time of one inference, in ms."""
-        start = self.clock()
-        self.infer(inputs)
-        return (self.clock() - start) * 1e3
-
-    @abstractmethod
-    def realised(self, layers: Sequence[str]) -> dict[str, str]:
-        """Precision name that every layer really runs in, read back from the built engine.
-
-        Raises:
-            HwsmpqError: a layer cannot be found in the engine.
-        """
-
-    @abstractmethod
-    def layer_ms(
-        self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
-    ) -> dict[str, float]:
-        """Milliseconds a layer from the runtime's own counters, low end over ``n_repeats`` inferences of an engine that
-        is loaded for it, where loads differ (see :meth:`reload`).
-
-        Layers that the runtime fused share their time equally; what belongs to no layer is under :data:`UNATTRIBUTED`.
-        """
-
 
 class Target(ABC):
     """A kind of hardware with its runtime.

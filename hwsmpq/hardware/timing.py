@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import Engine
 from hwsmpq.types import Measurement
 
 N_LOADS = 7

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare, engine_outputs
-from hwsmpq.hardware.target import Engine
 from hwsmpq.pipeline.measure import time_engines
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
-from hwsmpq.hardware.target import Engine
 from hwsmpq.hardware.timing import measure, too_noisy
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from hwsmpq import artifacts
+from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import interval_ms, predict, refit
-from hwsmpq.hardware.target import Engine
 from hwsmpq.pipeline.costs import counted_costs
 from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.measure import survey, time_engines, with_observed

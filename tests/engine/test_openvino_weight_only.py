@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.hardware.openvino_cpu import OpenvinoEngine
-from hwsmpq.hardware.target import UNATTRIBUTED, get_target, substitutes
+from hwsmpq.hardware.target import get_target, substitutes
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

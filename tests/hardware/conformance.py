@@ -8,8 +8,9 @@ import pytest
 import qdq_network as net
 from onnx.reference import ReferenceEvaluator
 
+from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import UNATTRIBUTED, get_target
+from hwsmpq.hardware.target import get_target
 from hwsmpq.quantize.scheme import get_scheme
 
 UNIFORM = {name: dict.fromkeys(net.NAMES, name) for name in ("int8", "fp32")}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from test_cost_model import LADDER, Truth, chain
 
+from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
-from hwsmpq.hardware.target import UNATTRIBUTED, Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.timing import N_LOADS, Timing, measure, too_noisy
 from hwsmpq.types import Ladder, Measurement
 

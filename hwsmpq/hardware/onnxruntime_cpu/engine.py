@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnxruntime_cpu.audit import Kernel, kernels
 from hwsmpq.hardware.onnxruntime_cpu.session import OPTIMISED_FILE, open_session, refusal
-from hwsmpq.hardware.target import UNATTRIBUTED, Engine
 
 N_WARM_UP = 3
 TIME = "_kernel_time"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import UNATTRIBUTED
 from hwsmpq.hardware.tensorrt.kernels import HELPERS, Kernel, computing
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwsmpq.hardware.target import Engine
+from hwsmpq.device.runtime import Engine
 from hwsmpq.hardware.tensorrt import attribution, kernels
 from hwsmpq.hardware.tensorrt.session import Session
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import nvidia
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.tensorrt import adapter
 from hwsmpq.hardware.tensorrt.capability import CAPABILITIES, Kinds, in_order, kinds_of, runs
 from hwsmpq.hardware.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine

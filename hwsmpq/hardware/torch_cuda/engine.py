@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import UNATTRIBUTED, Engine
 from hwsmpq.hardware.torch_cuda.program import Program, place
 
 HELPERS = ("in.clip", "in.quantize", "in.dequantize", "in.cast", "out.cast")

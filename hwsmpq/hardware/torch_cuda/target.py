@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import nvidia
-from hwsmpq.hardware.target import Engine, Target
+from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
 FILE = "model.onnx"

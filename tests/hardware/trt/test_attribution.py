@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import UNATTRIBUTED
 from hwsmpq.hardware.tensorrt.attribution import layer_ms
 from hwsmpq.hardware.tensorrt.kernels import Kernel
 

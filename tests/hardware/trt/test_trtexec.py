@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import qdq_network as net
 
+from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.hardware.target import UNATTRIBUTED
 from hwsmpq.hardware.tensorrt.trtexec import (
     ImportedEngine,
     cost_table,
