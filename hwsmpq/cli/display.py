@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
+from hwsmpq.report.formats import count
 from hwsmpq.types import (
     Assignment,
     Contributions,
@@ -93,10 +94,6 @@ def show_json(value: Any) -> None:
     sys.stdout.write(json.dumps(payload, sort_keys=True, indent=1) + "\n")
 
 
-def _power(value: float) -> str:
-    return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}".replace("e+", "e")
-
-
 def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     n_macs = sum(layer.n_macs for layer in network.layers)
     n_params = network.n_other_params + sum(layer.n_weights + layer.n_biases for layer in network.layers)
@@ -104,7 +101,7 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     console.print(network_tree(network, title), soft_wrap=not console.is_terminal)
     n = len(ladder)
     console.print(
-        f"search space: {n}^{len(network.groups)} = {_power(network.n_configurations(n))} configurations"
+        f"search space: {n}^{len(network.groups)} = {count(network.n_configurations(n))} configurations"
         f" ({', '.join(ladder)})"
     )
 

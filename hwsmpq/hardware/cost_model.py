@@ -47,7 +47,8 @@ def fit(
 
     ``a`` and ``b`` come from the uniform engines (exact for two precisions, least squares for more). Where that gives
     a negative slope or a negative offset, which no machine has, the counters are at fault: then a = 1, b = 0, and each
-    precision's counters are stretched so that its uniform engine is exact. ``c1, c2 >= 0``
+    precision's counters are stretched so that its uniform engine is exact. Counters that are all 0, since layers take
+    less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0``
     from what the mixtures take beyond that, zero without mixtures. ``fit_error_ms`` is the root mean square error
     on mixtures left out of the fit one at a time (three or more), else on the fitted ones.
 
@@ -65,6 +66,9 @@ def fit(
             raise HwsmpqError(
                 f"precision {name} was not measured", "the profile does not cover the ladder", "profile again"
             )
+    if any(all(group_ms[g][name] == 0 for g in network.group_names) for name in ladder.names):
+        macs = {g: float(sum(layer.n_macs for layer in network.layers_of(g))) for g in network.group_names}
+        group_ms = {g: dict.fromkeys(ladder.names, n) for g, n in macs.items()}
     sums = np.array([sum(group_ms[g][name] for g in network.group_names) for name in ladder.names])
     totals = np.array([uniform_ms[name].median_ms for name in ladder.names])
     scale, offset, stretch = _anchor(sums, totals)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
-from hwsmpq.report.formats import BUDGET_LABELS, clean, milliseconds, quantity
+from hwsmpq.report.formats import BUDGET_LABELS, clean, count, milliseconds, quantity
 from hwsmpq.report.timings import summaries, timings
 from hwsmpq.report.tradeoff import tradeoff
 from hwsmpq.report.verdict import judge
@@ -92,7 +92,7 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
     if ladder:
         yield Fact("Ladder", " < ".join(ladder))
         yield Fact("Search space", f"{len(ladder)}^{len(network.groups)} = "
-                                   f"{network.n_configurations(len(ladder)):.2g} assignments")
+                                   f"{count(network.n_configurations(len(ladder)))} assignments")
     if run.plan:
         gap = "" if run.plan.status == "optimal" else f", gap {run.plan.gap:.2%}"
         yield Fact("Solver", f"{run.plan.status}{gap}, objective {run.plan.objective}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from hwsmpq.types import BudgetKind
 
@@ -44,6 +45,11 @@ def optional_ms(value: float | None) -> str:
 def signed_points(value: float) -> str:
     """Points of the metric with a sign; never ``-0.00``."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def count(value: int) -> str:
+    """A whole number of any size."""
+    return f"{value:,}" if value < 1e6 else f"{Decimal(value):.1e}".replace("e+", "e")
 
 
 def bitops(value: float) -> str:

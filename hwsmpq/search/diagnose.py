@@ -12,7 +12,9 @@ from hwsmpq.search.problem import Problem, Solution
 
 
 def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
-    """The error that names the binding budgets of an infeasible problem and the least reachable value of each."""
+    """The error that names the binding budgets of an infeasible problem and the least reachable value of each, as the
+    costs have it (what was measured to miss a limit is left aside)."""
+    problem = replace(problem, missed=frozenset())
     alone = {kind: _least(problem, kind, {}, time_limit_s) for kind in problem.limits}
     too_low = [kind for kind, least in alone.items() if least is not None and least.objective > problem.limits[kind]]
     if too_low:

@@ -17,9 +17,9 @@ from hwsmpq.types import Cost
 
 RIDGES = ((1e3, 1e2), (1e2, 1e1), (1e1, 1e0))
 """Penalties of (choices, pairs), strongest first."""
-
-
 MAX_FOLDS = 8
+Z_BETTER = 2.0
+"""Standard errors over folds by which the surrogate must predict better; three penalties have their chance."""
 
 
 def fit_surrogate(
@@ -42,7 +42,7 @@ def fit_surrogate(
     folds = [index == fold for fold in np.unique(index)]
     if len(folds) < 2:
         return None
-    baseline = np.array([np.var(residual[fold] - residual[~fold].mean()) for fold in folds])
+    baseline = np.array([np.mean((residual[fold] - residual[~fold].mean()) ** 2) for fold in folds])
     best: tuple[float, tuple[float, float]] | None = None
     for ridge in RIDGES:
         errors = []
@@ -51,7 +51,7 @@ def fit_surrogate(
             errors.append(float(np.mean((residual[fold] - offset - features[fold] @ weights) ** 2)))
         gain = baseline - np.array(errors)
         spread = gain.std(ddof=1) / np.sqrt(len(folds))
-        if gain.mean() > spread and (best is None or np.mean(errors) < best[0]):
+        if gain.mean() > Z_BETTER * spread and (best is None or np.mean(errors) < best[0]):
             best = float(np.mean(errors)), ridge
     if best is None:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,6 +119,6 @@ class Network:
             total += layer.n_weights * precision.weight_bits / 8 + per_value * (n_scales + layer.n_biases)
         return total
 
-    def n_configurations(self, n_precisions: int) -> float:
+    def n_configurations(self, n_precisions: int) -> int:
         """Size of the search space."""
-        return math.pow(n_precisions, len(self.groups))
+        return int(n_precisions ** len(self.groups))

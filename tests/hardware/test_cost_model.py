@@ -8,6 +8,7 @@ import pytest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.hardware.timing import median_stderr
 from hwsmpq.types import Assignment, CostTable, Edge, EngineTiming, Group, Ladder, Layer, Measurement, Network
 
 LADDER = Ladder.parse("int8,fp32")
@@ -47,7 +48,7 @@ class Truth:
     def timed(self, x: Assignment, drift: float = 1.0) -> EngineTiming:
         def seen(assignment: Assignment) -> Measurement:
             value = self.ms(assignment) * drift * (1 + self.noise * self.rng.standard_normal())
-            return Measurement(value, self.noise * value, 1)
+            return Measurement(value, self.noise * value / median_stderr(1.0, 7), 7)
 
         return EngineTiming(x, seen(x), seen(self.network.uniform(self.ladder.top)))
 
@@ -242,3 +243,21 @@ def test_mixtures_cover_the_shares_of_the_floor():
     for n_groups in (2, 3):
         for x in draw_mixtures(chain(n_groups), LADDER, 8, seed=0):
             assert set(x.values()) == {"int8", "fp32"}
+
+
+@pytest.mark.parametrize("silent", [("int8",), ("int8", "fp32")])
+def test_counters_that_a_clock_does_not_resolve_are_replaced_by_macs(silent):
+    """Layers that take less than a tick of the runtime's clock: engines are timed all the same."""
+    truth = Truth(chain(4))
+    uniform = {p: truth.timed(truth.network.uniform(p)) for p in LADDER.names}
+    for name in silent:
+        for ms in truth.group_ms.values():
+            ms[name] = 0.0
+    table = cost_model.fit(
+        truth.network, LADDER, truth.group_ms, {p: one.measured for p, one in uniform.items()}, list(uniform.values()),
+        target="synthetic", machine={},
+    )
+    for name, one in uniform.items():
+        assert cost_model.predict(table, truth.network, truth.network.uniform(name)) == pytest.approx(
+            one.measured.median_ms
+        )

@@ -10,7 +10,7 @@ from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
 from hwsmpq.hardware.target import Target
-from hwsmpq.hardware.timing import N_LOADS, Timing, measure, too_noisy
+from hwsmpq.hardware.timing import N_LOADS, Timing, measure, median_stderr, spread, too_noisy
 from hwsmpq.types import Ladder, Measurement
 
 
@@ -179,3 +179,10 @@ def test_profile_refuses_what_the_target_does_not_run():
     network = chain(4)
     with pytest.raises(HwsmpqError, match="w4a4"):
         profile(FakeTarget(), network, Ladder.parse("w4a4,fp32"), lambda x: pytest.fail("built"), [], seed=0)
+
+
+@pytest.mark.parametrize("n", [3, 7, 30])
+def test_error_of_a_median_is_what_repetitions_of_it_spread_by(n):
+    samples = np.random.default_rng(n).normal(size=(4000, n))
+    claimed = np.mean([median_stderr(spread(row), n) for row in samples])
+    assert claimed == pytest.approx(np.median(samples, axis=1).std(), rel=0.06)

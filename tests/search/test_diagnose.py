@@ -47,6 +47,12 @@ def test_budgets_that_contradict_each_other():
     assert error.fix.endswith("least reachable latency_ms 5.5 or size_mb 18")
 
 
+def test_what_was_measured_to_miss_a_budget_is_no_part_of_the_diagnosis():
+    missed = frozenset({(0, 0), (0, 1), (1, 0), (1, 1)})
+    error = diagnosis(Problem(VALUE, FAST_IS_BIG, {"latency_ms": 3.0, "size_mb": 12.0}, missed=missed))
+    assert error.fix.endswith("least reachable latency_ms 5.5 or size_mb 18")
+
+
 def test_budget_that_takes_no_part_in_the_contradiction_is_not_named():
     costs = {**FAST_IS_BIG, "bitops": Cost(np.array([[1e9, 2e9], [1e9, 2e9]]))}
     error = diagnosis(Problem(VALUE, costs, {"latency_ms": 3.0, "size_mb": 12.0, "bitops": 9e9}))

@@ -49,12 +49,26 @@ def test_interactions_are_found_and_predict_new_assignments() -> None:
 
 def test_additive_game_with_noise_keeps_the_table() -> None:
     kept = 0
-    for seed in range(10):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         loss, (levels, index) = loss_table(rng), walks(rng)
         values = additive(loss, levels) + 0.1 * rng.normal(size=len(levels))
         kept += fit_surrogate(levels, values, index, -loss, 100) is not None
-    assert kept <= 3
+    assert kept <= 10
+
+
+def test_the_table_gets_no_offset_that_it_does_not_have() -> None:
+    """The mean of the walk that a table is tested on is no part of its prediction: credited with it, the table won in
+    33 of these 60 games in which pairs interact."""
+    kept = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        loss, (levels, index) = loss_table(rng), walks(rng)
+        pairs = np.triu(rng.normal(size=(N_GROUPS, N_GROUPS)), 1)
+        at = loss[np.arange(N_GROUPS), levels]
+        values = -at.sum(1) + 0.3 * ((at @ pairs) * at).sum(1) + 1.0 * rng.normal(size=len(levels))
+        kept += fit_surrogate(levels, values, index, -loss, 100) is not None
+    assert kept >= 45
 
 
 def test_only_the_strongest_pairs_are_kept() -> None:
