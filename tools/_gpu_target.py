@@ -10,11 +10,11 @@ from _gpu_networks import Prepared, sqnr_db
 
 from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
+from hwsmpq.device import timing
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import timing
 from hwsmpq.hardware.cost_model import predict
 from hwsmpq.hardware.profile import draw_mixtures, profile
 from hwsmpq.hardware.target import Target, get_target, substitutes

@@ -14,9 +14,9 @@ from _peer_networks import Network
 from torch import Tensor
 
 from hwsmpq import Run, Settings, build, calibrate, contribute, pareto, profile, refine, resolve_budgets
+from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.engine.verify import engine_outputs, paired_stderr
 from hwsmpq.errors import HwsmpqError, InfeasibleError
-from hwsmpq.hardware.openvino_cpu import OpenvinoEngine
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.measure import survey
 from hwsmpq.pipeline.solve import search

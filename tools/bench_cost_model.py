@@ -37,10 +37,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from hwsmpq.device.runtime import Engine
+from hwsmpq.device.timing import measure
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.hardware.timing import measure
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.budgets import resolve_budgets

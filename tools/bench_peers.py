@@ -29,8 +29,8 @@ from _peer_nncf import MATCHED, quantize, require
 from _peer_nncf import TOOLS as NNCF_TOOLS
 from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
+from hwsmpq.device.timing import measure
 from hwsmpq.engine.build import ONNX_FILE
-from hwsmpq.hardware.timing import measure
 from hwsmpq.pipeline.measure import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE, Measurement

@@ -29,9 +29,9 @@ from _peer_networks import Judge
 from _transformer_networks import NETWORKS
 from torch import Tensor
 
+from hwsmpq.device.openvino import FILE
+from hwsmpq.device.timing import measure
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.openvino_cpu import FILE
-from hwsmpq.hardware.timing import measure
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.measure import profile, survey, timing_inputs
 from hwsmpq.pipeline.prove import refine

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hwsmpq.device import nvidia
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import nvidia
 from hwsmpq.types import REFERENCE
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,9 @@ from hwsmpq.errors import HwsmpqError
 if TYPE_CHECKING:
     from hwsmpq.device.runtime import Runtime
 
-RUNTIMES: dict[str, str] = {}
+RUNTIMES = {
+    "openvino": "hwsmpq.device.openvino:OpenvinoRuntime",
+}
 """Name -> ``module:class``; what is not used is not imported."""
 
 

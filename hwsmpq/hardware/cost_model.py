@@ -16,8 +16,8 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from hwsmpq.artifacts import architecture_digest
+from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.timing import median_stderr
 from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
 
 PRIOR_RELATIVE_STD = 0.05

@@ -1,51 +1,20 @@
-"""OpenVINO on the CPU: engines of int8, fp32 and weight-only layers, one thread."""
+"""The target ``openvino-cpu``: OpenVINO on a processor, with engines of int8, fp32 and weight-only layers."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import os
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hwsmpq.device.runtime import UNATTRIBUTED, Engine
+from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cpu
+from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-COMPUTE_OPS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-PASS_THROUGH_OPS = {"Add", "Multiply", "Reshape", "Transpose", "Convert"}
-SUBGRAPH, FULLY_CONNECTED = "Subgraph", "FullyConnected"
-COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul"}
-INTEGERS = {"i8", "u8"}
-PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
-WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
-"""Type of the stored weight -> precision of a product that reads floats."""
+WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
-CONFIG = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
-    "INFERENCE_PRECISION_HINT": "f32",
-    # Pinning to one core makes two processes on a shared machine fight for the same core.
-    "ENABLE_CPU_PINNING": False,
-}
-GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
-FILE = "model.xml"
 PER_TENSOR = "per-tensor"
-BIAS, CAST = "/bias", "/cast"
-SUFFIXES = ("", "_original", BIAS, CAST, "/DequantizationMultiply")
-"""What a kernel's origins may append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoCpuTarget(Target):
@@ -66,41 +35,37 @@ class OpenvinoCpuTarget(Target):
     has_latency = True
     claim = "latency and accuracy measured on the built engine"
 
-    def __init__(self, options: str = "", n_threads: int = 1) -> None:
+    def __init__(self, options: str = "", n_threads: int = 1, device: Device = HERE) -> None:
         if options not in ("", PER_TENSOR):
             raise HwsmpqError(f"openvino-cpu has no option {options!r}", f"it knows {PER_TENSOR!r}", "leave it out")
-        self._options, self._n_threads = options, n_threads
+        self._options, self._n_threads, self.device = options, n_threads, device
+        self._runtime = device.runtime("openvino")
         self.name = f"openvino-cpu:{options}" if options else "openvino-cpu"
 
     def with_threads(self, n_threads: int) -> Target:
-        return OpenvinoCpuTarget(self._options, n_threads)
+        return OpenvinoCpuTarget(self._options, n_threads, self.device)
+
+    def on(self, device: Device) -> Target:
+        return OpenvinoCpuTarget(self._options, self._n_threads, device)
 
     @property
     def scheme_name(self) -> str:
         """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
         name = "unsigned_activations" + ("_per_tensor" if self._options == PER_TENSOR else "")
-        return f"{name}_no_vnni" if cpu.int8_saturates() else name
+        return f"{name}_no_vnni" if self._runtime.capabilities()["int8_saturates"] else name
 
     def unavailable(self) -> str | None:
-        if importlib.util.find_spec("openvino") is None:
-            return "the openvino package is not installed (pip install openvino)"
-        return None
+        return self._runtime.unavailable()
 
     def machine(self) -> dict[str, str]:
-        import openvino
+        return {**self._runtime.describe(), "n_threads": str(self._n_threads)}
 
-        core = openvino.Core()
-        return {
-            **cpu.describe(),
-            "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
-            "n_threads": str(self._n_threads),
-            "runtime": f"openvino {openvino.__version__}",
-            "capabilities": ",".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
-        }
+    def conditions(self) -> dict[str, str]:
+        return self._runtime.conditions()
 
     def runs(self, layer: Layer, precision: str) -> bool:
         """Weight-only are matrix products, in 4 bits those whose inputs divide into blocks."""
-        if precision not in WEIGHT_ONLY.values():
+        if precision not in WEIGHT_ONLY:
             return precision in self.native
         if layer.kind != "linear" or (precision == "w4a16" and layer.block_size is None):
             return False
@@ -108,214 +73,18 @@ class OpenvinoCpuTarget(Target):
         return n_outputs >= FEWEST_OUTPUTS and n_inputs >= FEWEST_INPUTS
 
     def build(self, onnx: Path, folder: Path) -> None:
-        _require(self)
-        import openvino
-
-        try:
-            model = _converted(onnx.read_bytes())
-        except Exception as error:
-            raise HwsmpqError(
-                f"OpenVINO cannot convert {onnx}", _refusal(error),
-                "replace the operation it names in the model, or use another target",
-            ) from error
-        _name_layers(model, onnx)
-        # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
-        # every inference, as they do by default where the processor has dot products of integers.
-        model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                openvino.save_model(model, Path(temporary) / FILE, compress_to_fp16=False)
-                # The xml goes last: its presence says that the weights beside it are complete.
-                for suffix in (".bin", ".xml"):
-                    os.replace((Path(temporary) / FILE).with_suffix(suffix), (folder / FILE).with_suffix(suffix))
-        except (OSError, RuntimeError) as error:
-            raise HwsmpqError(
-                f"cannot write the engine into {folder}", str(error), "free space or choose another folder",
-            ) from error
+        self._runtime.build(onnx, folder, {"layers": _layers(onnx)})
 
     def load(self, folder: Path) -> Engine:
-        _require(self)
-        if not (folder / FILE).is_file():
-            raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
-        return OpenvinoEngine(folder / FILE, self._n_threads)
+        return self._runtime.load(folder, {"n_threads": self._n_threads})
 
 
-class OpenvinoEngine(Engine):
-    """A compiled OpenVINO model and its one inference request."""
-
-    def __init__(self, path: Path, n_threads: int = 1) -> None:
-        self._path, self._n_threads = path, n_threads
-        self.reload()
-
-    def reload(self) -> None:
-        self._compiled = self._compile({})
-        self._request = self._compiled.create_infer_request()
-
-    def clock(self) -> float:
-        # With one stream and one thread the plugin computes in the calling thread (measured: thread time is
-        # 99 % of wall time), so its CPU time leaves out whatever else the machine does.
-        return time.thread_time() if self._n_threads == 1 else time.perf_counter()
-
-    def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        try:
-            result = self._request.infer(list(inputs), share_inputs=True)
-        except Exception as error:
-            expected = ", ".join(str(port.partial_shape) for port in self._compiled.inputs)
-            raise HwsmpqError(
-                f"the engine refuses inputs of shapes {[tuple(x.shape) for x in inputs]}",
-                f"it was built for {expected} ({_refusal(error)})", "pass batches of the size that it was built for",
-            ) from error
-        return [result[port] for port in self._compiled.outputs]
-
-    def realised(self, layers: Sequence[str]) -> dict[str, str]:
-        kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
-        return {layer: _precision(kernels[layer], layer) for layer in layers}
-
-    def layer_ms(
-        self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
-    ) -> dict[str, float]:
-        owners = self._layer_kernels(layers)
-        # A compilation of its own: counting costs time that the timed engine should not pay.
-        counting = self._compile({"PERF_COUNT": True}).create_infer_request()
-        samples: dict[str, list[float]] = defaultdict(list)
-        for _ in range(3 + n_repeats):
-            counting.infer(list(inputs), share_inputs=True)
-            for node in counting.get_profiling_info():
-                samples[node.node_name].append(node.real_time.total_seconds() * 1e3)
-        total = dict.fromkeys([*layers, UNATTRIBUTED], 0.0)
-        for node_name, times in samples.items():
-            # Counters are whole microseconds: the mean of the fastest third resolves less than one of them.
-            fastest = float(np.sort(times[3:])[: max(1, n_repeats // 3)].mean())
-            names = owners.get(node_name, [UNATTRIBUTED])
-            for name in names:
-                total[name] += fastest / len(names)
-        return total
-
-    def _compile(self, extra: dict[str, Any]) -> Any:
-        import openvino
-
-        try:
-            config = {**CONFIG, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
-            return openvino.Core().compile_model(self._path, "CPU", config)
-        except Exception as error:
-            raise HwsmpqError(
-                f"OpenVINO cannot compile {self._path}", _refusal(error), "build the engine again",
-            ) from error
-
-    @cached_property
-    def _kernels(self) -> dict[str, dict[str, Any]]:
-        """Runtime information of every executed node by name, with what it reads: the precision of its ``data``, and
-        (name, precision) of its ``constants``."""
-        keys = ("runtimePrecision", "layerType", "originalLayersNames")
-        found: dict[str, dict[str, Any]] = {}
-        for node in self._compiled.get_runtime_model().get_ops():
-            kernel: dict[str, Any] = {key: node.rt_info[key].astype(str) for key in keys}
-            kernel["data"], kernel["constants"] = "", []
-            for value in node.input_values():
-                source, precision = value.get_node(), value.get_element_type().get_type_name()
-                if source.rt_info["layerType"].astype(str) == "Const":
-                    kernel["constants"].append((source.get_friendly_name(), precision))
-                else:
-                    kernel["data"] = kernel["data"] or precision
-            found[node.get_friendly_name()] = kernel
-        return found
-
-    def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
-        """Computing node -> the layers it computes."""
-        wanted = {layer + suffix: layer for layer in layers for suffix in SUFFIXES}
-        owners: dict[str, list[str]] = {}
-        # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
-        for kinds in (COMPUTE_KERNELS, {SUBGRAPH}):
-            done = {name for names in owners.values() for name in names}
-            for node, info in self._kernels.items():
-                # Its own name too: a cast that was removed before it leaves it the origins of what the cast read.
-                origins = [node, *info["originalLayersNames"].split(",")] if info["layerType"] in kinds else []
-                names = {wanted[origin] for origin in origins if origin in wanted} - done
-                if names:
-                    owners[node] = sorted(names)
-        missing = set(layers).difference(*owners.values())
-        if missing:
-            raise HwsmpqError(
-                f"layer {min(missing)!r} is not in the engine {self._path}",
-                f"no convolution or matrix product of the compiled graph comes from it ({len(missing)} such layers)",
-                "build the engine from an ONNX file whose nodes carry the layers' names",
-            )
-        return owners
-
-
-def _precision(kernel: Mapping[str, Any], layer: str) -> str:
-    """What a kernel computes a layer in."""
-    own, constants = kernel["runtimePrecision"], kernel["constants"]
-    if kernel["layerType"] == SUBGRAPH:
-        # One kernel for a chain of products says what it starts with; each product computes as its weight.
-        own = next((precision for name, precision in constants if name.startswith(f"{layer}.")), own)
-    elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
-        # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.
-        _, weight = constants[0]
-        return WEIGHT_ONLY.get(weight, PRECISIONS.get(own, own))
-    return PRECISIONS.get(own, own)
-
-
-def _converted(onnx: bytes) -> Any:
-    """The model of an ONNX file as ``openvino.convert_model`` gives it, in a tenth of the time.
-
-    ``convert_model`` also prepares inputs for images, which ours are not, and reports its use to OpenVINO's makers.
-    ``Core.read_model`` skips the passes below, without which depthwise layers stay in fp32.
-    """
-    from openvino._offline_transformations import apply_moc_transformations, compress_quantize_weights_transformation
-    from openvino.frontend import FrontEndManager
-
-    frontend = FrontEndManager().load_by_framework("onnx")
-    model = frontend.convert(frontend.load(io.BytesIO(onnx)))
-    apply_moc_transformations(model, cf=False, smart_reshape=True)
-    compress_quantize_weights_transformation(model)
-    return model
-
-
-def _name_layers(model: Any, onnx_path: Path) -> None:
-    """Give every computing operation the name of its layer.
-
-    OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and
-    its place in the graph; tensor names are kept always, so the search starts there. A matrix product fused with its
-    bias keeps only the name of the addition, and one with a cast behind it that of the cast, so these carry the layer's
-    name too.
-    """
+def _layers(path: Path) -> dict[str, str]:
+    """The tensor that every layer of an ONNX file writes -> the layer."""
     import onnx
 
-    operations = [op for op in model.get_ordered_ops() if op.get_type_name() != "Result"]
-    by_tensor = {name: op for op in operations for port in op.outputs() for name in port.get_names()}
-    for node in onnx.load(onnx_path, load_external_data=False).graph.node:
-        if node.op_type not in LAYER_OPS or node.output[0] not in by_tensor:
-            continue
-        op = by_tensor[node.output[0]]
-        while op.get_type_name() in PASS_THROUGH_OPS:
-            op = op.input_value(0).get_node()
-        if op.get_type_name() not in COMPUTE_OPS:
-            continue
-        op.set_friendly_name(node.name)
-        addition = _only_reader(op, "Add")
-        if addition is not None and "Constant" in (v.get_node().get_type_name() for v in addition.input_values()):
-            addition.set_friendly_name(node.name + BIAS)
-            op = addition
-        if (cast := _only_reader(op, "Convert")) is not None:
-            cast.set_friendly_name(node.name + CAST)
-
-
-def _only_reader(op: Any, kind: str) -> Any:
-    """The operation that is all that reads a result, if it is of that kind."""
-    readers = [port.get_node() for port in op.output(0).get_target_inputs()]
-    return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
-
-
-def _require(target: Target) -> None:
-    reason = target.unavailable()
-    if reason:
-        raise HwsmpqError(f"target {target.name} cannot be used here", reason, "install it, or use --target onnx-qdq")
-
-
-def _refusal(error: Exception) -> str:
-    """The lines of a runtime's message that say something, without its source locations."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(kept)[:500]
+    try:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    except Exception as error:
+        raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
+    return {node.output[0]: node.name for node in nodes if node.op_type in LAYER_OPS}

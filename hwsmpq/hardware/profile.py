@@ -12,7 +12,6 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.target import Target
-from hwsmpq.hardware.timing import measure
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
 
 N_COUNTER_ROUNDS = 7
@@ -61,7 +60,7 @@ def profile(
 
     group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
     conditions = target.conditions()  # now that the device is warm
-    timing = measure(
+    timing = target.device.measure(
         engines, inputs, seed, seconds, progress=lambda done, n: report("timing", done, n),
     )
     return cost_model.fit(

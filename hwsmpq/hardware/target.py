@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ class Target(ABC):
 
     ``name`` is what the user calls it: the kind, and behind a colon what one of several devices or options it is.
     ``native`` are the precisions that it has kernels for, ``scheme_name`` the quantization scheme that its
-    engines compute, ``has_latency`` whether its engines can be timed here, ``claim`` what a certificate for it rests
-    on.
+    engines compute, ``has_latency`` whether its engines can be timed, ``claim`` what a certificate for it rests on.
+    ``device`` is the machine that builds and runs its engines.
     """
 
     name: str
     native: tuple[str, ...]
     has_latency: bool
     claim: str
+    device: Device = HERE
 
     @property
     @abstractmethod
@@ -51,6 +53,18 @@ class Target(ABC):
             return self
         raise HwsmpqError(
             f"target {self.name} has no choice of threads", f"--threads {n_threads} was given", "leave --threads out"
+        )
+
+    def on(self, device: Device) -> Target:
+        """The same, with its engines on another machine.
+
+        Raises:
+            HwsmpqError: the target runs on this machine only.
+        """
+        if device is self.device:
+            return self
+        raise HwsmpqError(
+            f"target {self.name} runs on this machine only", "--device names another one", "leave --device out"
         )
 
     def runs(self, layer: Layer, precision: str) -> bool:

@@ -13,9 +13,9 @@ from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
 from hwsmpq.device.runtime import Engine
+from hwsmpq.device.timing import too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
-from hwsmpq.hardware.timing import measure, too_noisy
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.pipeline.serial import Serial
@@ -134,7 +134,7 @@ def profile(run: Run) -> CostTable | None:
 def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Measurement]:
     """Time engines in turns, the uniform ones (by the name of their precision) among them: by these, times are stated
     as they would have been in the session that measured the cost table."""
-    timing = measure(
+    timing = run.target.device.measure(
         engines, timing_inputs(run), run.settings.seed, run.settings.timing_seconds,
         progress=lambda done, n: run.progress(f"{stage}: timing", done, n),
     )

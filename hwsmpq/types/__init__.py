@@ -6,6 +6,7 @@ round-trips through JSON (see :mod:`hwsmpq.artifacts`).
 
 from __future__ import annotations
 
+from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.certificate import (
     AccuracyOutcome,
     Audit,
@@ -24,7 +25,6 @@ from hwsmpq.types.measured import (
     CostTable,
     EngineTiming,
     Interactions,
-    Measurement,
     Ranges,
     Scores,
     TensorRange,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.certificate import AccuracyOutcome, Audit
-from hwsmpq.types.measured import Measurement
 from hwsmpq.types.plan import Candidate
 from hwsmpq.types.precision import Assignment
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.network import Layer
 from hwsmpq.types.precision import Assignment, Precision
 
@@ -45,15 +46,6 @@ class Ranges:
     def of(self, layer: Layer, precision: Precision) -> TensorRange:
         """The range of a layer's input as it is read in one precision."""
         return self.smoothed.get(precision.name, {}).get(layer.input_tensor) or self.layers[layer.name]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Repeated timings of one thing: median with a spread (half the 10..90 percentile range)."""
-
-    median_ms: float
-    spread_ms: float
-    n_repeats: int
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.openvino_cpu import OpenvinoEngine
 from hwsmpq.hardware.target import get_target, substitutes
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate

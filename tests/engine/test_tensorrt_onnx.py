@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hwsmpq.hardware import cpu
+from hwsmpq.device import cpu
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.qdq import export_onnx, write_qdq

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hwsmpq.hardware import nvidia
-from hwsmpq.hardware.nvidia import conditions, describe, gpu_count, parse, visible
+from hwsmpq.device import nvidia
+from hwsmpq.device.nvidia import conditions, describe, gpu_count, parse, visible
 
 RTX_4090 = "0, GPU-5d2c8f1e-0a4b-7d11-9b0e-3f6a1c2d4e5f, NVIDIA GeForce RTX 4090"
 T4 = "1, GPU-91ab03c7-6f2e-1d0a-8c4b-7e5d9f0a1b2c, Tesla T4"

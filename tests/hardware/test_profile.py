@@ -7,10 +7,10 @@ import pytest
 from test_cost_model import LADDER, Truth, chain
 
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
+from hwsmpq.device.timing import N_LOADS, Timing, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import profile
 from hwsmpq.hardware.target import Target
-from hwsmpq.hardware.timing import N_LOADS, Timing, measure, median_stderr, spread, too_noisy
 from hwsmpq.types import Ladder, Measurement
 
 
@@ -104,7 +104,7 @@ def test_sessions_are_compared_by_what_both_measured():
 def test_time_budget_sets_the_blocks(monkeypatch):
     def spent(seconds: float) -> float:
         machine = Machine()
-        monkeypatch.setattr("hwsmpq.hardware.timing.time.perf_counter", lambda: machine.now)
+        monkeypatch.setattr("hwsmpq.device.timing.time.perf_counter", lambda: machine.now)
         measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, [], 0, seconds)
         return machine.now
 
@@ -116,7 +116,7 @@ def test_time_budget_sets_the_blocks(monkeypatch):
 def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
     def measured(width: float, seconds: float) -> Timing:
         machine = Steady()
-        monkeypatch.setattr("hwsmpq.hardware.timing.time.perf_counter", lambda: machine.now)
+        monkeypatch.setattr("hwsmpq.device.timing.time.perf_counter", lambda: machine.now)
         engines = {n: Placed(machine, ms, int(ms), width) for n, ms in (("a", 2.0), ("b", 3.0))}
         timing = measure(engines, [], 0, seconds)
         assert machine.now < seconds + 2.0

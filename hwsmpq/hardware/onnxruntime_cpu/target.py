@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device import cpu
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cpu
 from hwsmpq.hardware.onnxruntime_cpu import session
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer

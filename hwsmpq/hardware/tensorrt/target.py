@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device import nvidia
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import nvidia
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.tensorrt import adapter

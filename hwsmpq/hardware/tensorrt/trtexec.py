@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from hwsmpq.device.timing import spread
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.tensorrt import attribution
 from hwsmpq.hardware.tensorrt.inspector import parse_inspector
 from hwsmpq.hardware.tensorrt.kernels import Kernel, realised
-from hwsmpq.hardware.timing import spread
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Measurement, Network
 
 LAYERS, PROFILE, TIMES, LOG = ".layers.json", ".profile.json", ".times.json", ".log"

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device import nvidia
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import nvidia
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 

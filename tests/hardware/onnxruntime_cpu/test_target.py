@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
+from hwsmpq.device import cpu
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cpu
 from hwsmpq.hardware.onnxruntime_cpu import OnnxruntimeCpuTarget
 from hwsmpq.hardware.onnxruntime_cpu.session import open_session
 from hwsmpq.model.capture import capture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
+from hwsmpq.device.nvidia import describe
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.nvidia import describe
 from hwsmpq.hardware.tensorrt import session
 from hwsmpq.hardware.tensorrt.adapter import build_engine
 from hwsmpq.hardware.tensorrt.cuda import get_cuda

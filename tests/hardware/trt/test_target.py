@@ -11,8 +11,8 @@ import qdq_network as net
 from conformance import FileOnlyConformance, RunnableConformance
 from onnx import TensorProto, helper, save
 
+from hwsmpq.device import nvidia
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import nvidia
 from hwsmpq.hardware.target import get_target, substitutes
 from hwsmpq.hardware.tensorrt.capability import CAPABILITIES
 from hwsmpq.types import Group, Ladder, Layer, Network

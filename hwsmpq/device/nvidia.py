@@ -63,7 +63,7 @@ def parse(text: str, keys: Sequence[str]) -> list[dict[str, str]]:
     """
     rows = csv.reader(text.splitlines(), skipinitialspace=True)
     return [
-        {key: value for key, value in zip(keys, row, strict=True) if not value.startswith("[")}
+        {key: value for key, value in zip(keys, row) if not value.startswith("[")}
         for row in rows
         if len(row) == len(keys)
     ]

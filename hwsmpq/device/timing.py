@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwsmpq.device.measurement import Measurement
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Measurement
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 N_LOADS = 7
 """Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
@@ -113,7 +115,7 @@ def _timing(names: Sequence[str], loads: NDArray[np.float64]) -> Timing:
     lost = math.sqrt(len(names) / max(1, len(names) - 1))
     measured = {
         name: Measurement(float(np.median(of_one)), lost * spread(of_one), len(loads))
-        for name, of_one in zip(names, samples.T, strict=True)
+        for name, of_one in zip(names, samples.T)
     }
     return Timing(measured, max(median_stderr(m.spread_ms, m.n_repeats) / m.median_ms for m in measured.values()))
 
