@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.hardware.timing import median_stderr
 from hwsmpq.types import Assignment, CostTable, Edge, EngineTiming, Group, Ladder, Layer, Measurement, Network
 
 LADDER = Ladder.parse("int8,fp32")
