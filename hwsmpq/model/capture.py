@@ -6,8 +6,8 @@ import copy
 import hashlib
 import inspect
 import io
-from collections.abc import Iterable
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm, get_tensor
 from hwsmpq.model.task import tensors_sha256
 from hwsmpq.types import Edge, Group, Layer, Network
@@ -88,15 +89,18 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
-        example: input tensors with at least one row.
+        example: input tensors with at least one row; the graph is compared with the model on the first of them.
 
     Raises:
-        HwsmpqError: the model cannot be exported (names the operation), is not float32, or has no quantizable layer.
+        HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
+            its graph computes something else than the model does for every sample, alone or in a batch.
     """
     _check_dtype(model)
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
-    graph = _export(model, rows)
-    fold_batch_norm(graph)
+    with _evaluating(model):
+        graph = _export(model, rows)
+        fold_batch_norm(graph)
+        check_faithful(model, graph, example)
     values = _ValueShapes(graph)
     values.run(*rows)
     nodes = _layer_nodes(graph)
@@ -128,13 +132,24 @@ def _check_dtype(model: nn.Module) -> None:
             )
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, as every module of it was before afterwards."""
+    was_training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+
+
 def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
     batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
-    was_training = {module: module.training for module in model.modules()}
     try:
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
-            exported = torch.export.export(model.eval(), rows, dynamic_shapes=_as_taken(model, batch))
+            exported = torch.export.export(model, rows, dynamic_shapes=_as_taken(model, batch))
         _take_out_of_place(exported.graph)
         graph = exported.run_decompositions({}).module(check_guards=False)
     except Exception as error:
@@ -152,9 +167,6 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
             where[:300] or type(error).__name__,
             "remove data-dependent control flow or the named operation, and keep the batch size free (dimension 0)",
         ) from error
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
     for node in list(graph.graph.nodes):
         if "assert" in str(node.target) and not node.users:
             graph.graph.erase_node(node)

@@ -90,6 +90,7 @@ class Task:
         name: str = "task",
         training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
     ) -> None:
+        self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = (model if isinstance(model, nn.Module) else read_onnx(Path(model))).eval()
         self.name = name
         self.metric = metric or top1

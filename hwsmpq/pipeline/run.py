@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from hwsmpq import artifacts
 from hwsmpq.engine.build import Builder
+from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Target, get_target, substitutes
@@ -148,6 +149,9 @@ class Run:
         known = self.read(Network) if self.path(Network).exists() else None
         if known is None:
             self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
+            file = self.task.onnx_file
+            if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):
+                self.notify(f"{file} was not compared with another reading of it: {reason}")
         elif known.model_sha256 != captured.network.model_sha256:
             raise HwsmpqError(
                 f"{self.folder} is the run folder of another model",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import QDQ_SETTINGS, finish
 from tiny_task import images, network, task
 
@@ -45,6 +46,15 @@ def test_the_whole_path_comes_to_the_same(onnx_file: Path, tmp_path: Path) -> No
     assert run.read(Plan).assignment == theirs.read(Plan).assignment
     assert certificate.accuracy.engine == pytest.approx(torch_run.certificate.accuracy.engine)
     assert certificate.verified == torch_run.certificate.verified
+
+
+def test_a_file_that_is_read_wrong_is_refused(onnx_file: Path, tmp_path: Path) -> None:
+    known = task()
+    wrong = Task(onnx_file, known.calibration, (known.evaluation.inputs[0], known.evaluation.targets))
+    with torch.no_grad():
+        next(wrong.model.parameters()).mul_(1.01)
+    with pytest.raises(HwsmpqError, match="read as another network: its outputs differ by"):
+        _ = Run(tmp_path / "run", QDQ_SETTINGS, wrong).captured
 
 
 def test_a_file_that_fixes_the_batch_says_so(onnx_file: Path, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The check that an ONNX file was read right: ONNX Runtime computes the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.onnxruntime_cpu.session import open_session, refusal
+from hwsmpq.model.agreement import allowed, relative_error, tensors_of
+
+N_SAMPLES = 3
+TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+def check_onnx_file(path: Path, model: nn.Module, samples: tuple[Tensor, ...]) -> str | None:
+    """Compare the network that was read from a file with what ONNX Runtime makes of the file, sample by sample.
+
+    Returns:
+        Why they could not be compared, or None if they agree.
+
+    Raises:
+        HwsmpqError: they differ (by how much).
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "the onnxruntime package is not installed"
+
+    def network(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return tensors_of(model(*inputs))
+
+    rows = tuple(x[:N_SAMPLES] for x in samples)
+    try:
+        session = open_session(path)
+        ports = session.get_inputs()
+        found = [
+            session.run(None, {
+                port.name: x[i : i + 1].numpy().astype(TYPES.get(port.type, x[i : i + 1].numpy().dtype))
+                for port, x in zip(ports, rows, strict=True)
+            })
+            for i in range(len(rows[0]))
+        ]
+    except Exception as error:
+        return f"ONNX Runtime does not run it ({refusal(error)})"
+    with torch.no_grad():
+        expected = [network(tuple(x[i : i + 1] for x in rows)) for i in range(len(rows[0]))]
+        error = max(
+            relative_error(one, [torch.from_numpy(np.asarray(y)) for y in other][: len(one)])
+            for one, other in zip(expected, found, strict=True)
+        )
+        if error > allowed(network, rows):
+            raise HwsmpqError(
+                f"{path} was read as another network: its outputs differ by {error:.1%} from ONNX Runtime's",
+                "an operator is read wrong", "report the file, or give the network as PyTorch code",
+            )
+    return None
