@@ -57,6 +57,16 @@ class Captured:
     activation_bytes: int
     flows: tuple[Edge, ...]
 
+    def weight_of(self, layer: Layer) -> Tensor:
+        return get_tensor(self.graph, layer.weight_name).detach()
+
+    def bias_of(self, layer: Layer) -> Tensor | None:
+        """The bias that a layer adds; None if it has none."""
+        args = self.layer_nodes[layer.name].args
+        bias = args[2] if len(args) > 2 else None
+        stored = isinstance(bias, fx.Node) and bias.op == "get_attr"
+        return get_tensor(self.graph, str(bias.target)).detach() if stored else None  # type: ignore[union-attr]
+
     def with_ties(self, ties: Iterable[tuple[str, ...]]) -> Captured:
         """The same with one group for all groups that hold layers of one tie.
 

@@ -9,15 +9,14 @@ serves in every assignment. That helps convolutional networks much and can harm 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import Operands
+from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quantize.watch import See, watch
@@ -30,13 +29,6 @@ N_JUDGED = 32
 
 Shifts = dict[str, tuple[float, ...]]
 """Of every output channel, by layer."""
-
-
-def bias_name(captured: Captured, layer: Layer) -> str | None:
-    """The name of a layer's bias in the graph; None if it has none."""
-    args = captured.layer_nodes[layer.name].args
-    bias = args[2] if len(args) > 2 else None
-    return str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
 
 
 def shifts(
@@ -74,12 +66,10 @@ def _found(
     captured: Captured, inputs: tuple[Tensor, ...], ranges: Ranges, scheme: Scheme, precisions: Sequence[Precision],
     batch_size: int, progress: Callable[[int], None],
 ) -> dict[str, Shifts]:
-    operands, see = Operands(ranges, scheme), dict[str, list[See]]()
-    found: list[_Shifts] = []
+    layers, see, found = QuantizedLayers(ranges, scheme), dict[str, list[See]](), []
     for layer in captured.network.layers:
-        name = bias_name(captured, layer)
-        if name is not None:
-            one = _Shifts(captured, layer, get_tensor(captured.graph, name).detach(), precisions, operands)
+        if captured.bias_of(layer) is not None:
+            one = _Shifts(captured, layer, {p: layers.at(layer, p) for p in precisions})
             see.setdefault(layer.input_tensor, []).append(one.see_input)
             see.setdefault(captured.layer_nodes[layer.name].name, []).append(one.see_output)
             found.append(one)
@@ -90,21 +80,17 @@ def _found(
 class _Shifts:
     """Means of one layer's outputs, as they are and in every precision."""
 
-    def __init__(
-        self, captured: Captured, layer: Layer, bias: Tensor, precisions: Sequence[Precision], operands: Operands
-    ) -> None:
-        self.layer, self._bias, self._operands = layer, bias, operands
-        self._node = captured.layer_nodes[layer.name]
-        self._weight = get_tensor(captured.graph, layer.weight_name).detach()
+    def __init__(self, captured: Captured, layer: Layer, quantized: Mapping[Precision, QuantizedLayer]) -> None:
+        self.layer, self._layers, self._node = layer, quantized, captured.layer_nodes[layer.name]
+        self._stored = captured.weight_of(layer), captured.bias_of(layer)
         self._plain: list[Tensor] = []
-        self._quantized: dict[Precision, list[Tensor]] = {precision: [] for precision in precisions}
+        self._quantized: dict[Precision, list[Tensor]] = {precision: [] for precision in quantized}
 
     def see_input(self, x: Tensor) -> None:
-        for precision, means in self._quantized.items():
-            operand = self._operands.activation(self.layer, x, precision)
-            weight = self._operands.weight(self.layer, self._weight, precision)
-            result = self._node.target(operand, weight, self._bias, *self._node.args[3:], **self._node.kwargs)  # type: ignore[operator]
-            means.append(self._means(result))
+        args = (x, *self._stored, *self._node.args[3:])
+        for precision, layer in self._layers.items():
+            result = layer.result(self._node.target, layer.input(x), args, self._node.kwargs)  # type: ignore[arg-type]
+            self._quantized[precision].append(self._means(result))
 
     def see_output(self, y: Tensor) -> None:
         self._plain.append(self._means(y))

@@ -17,13 +17,11 @@ from torch import Tensor
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.bias import bias_name
-from hwsmpq.quantize.operands import HALF_TYPES, corrected_bias, inverse_of, stored_weight
+from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
 from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
-from hwsmpq.quantize.scheme import FP8, Grid, Scheme, fp8_scale
-from hwsmpq.types import Assignment, Layer, Precision, Ranges, TensorRange
+from hwsmpq.quantize.scheme import FP8, Grid, Scheme
+from hwsmpq.types import Assignment, Layer, Precision, Ranges
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 PRECISION_KEY = "hwsmpq.precision"
@@ -115,40 +113,37 @@ class _Writer:
         self, model: ir.Model, captured: Captured, assignment: Assignment, ranges: Ranges, scheme: Scheme
     ) -> None:
         self._model, self._graph = model, model.graph
-        self._captured, self._ranges, self._scheme = captured, ranges, scheme
+        self._captured, self._scheme = captured, scheme
         self._nodes = {node.name: node for node in model.graph}
-        network = captured.network
-        self._precisions = {
-            layer.name: Precision.parse(network.runs(group, assignment[group]))
-            for layer in network.layers
-            for group in [network.group_of(layer.name)]
-        }
+        self._layers: dict[str, QuantizedLayer] = {}
+        for layer in captured.network.layers:
+            group = captured.network.group_of(layer.name)
+            precision = Precision.parse(captured.network.runs(group, assignment[group]))
+            self._layers[layer.name] = QuantizedLayer.of(layer, precision, ranges, scheme)
         self._activations: dict[tuple[str, str], ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
 
     def write(self) -> None:
-        layers = self._captured.network.layers
         # Before layers get other inputs and results: additions are found by them.
         additions = self._quantized_additions() if self._scheme.quantizes_residuals else []
-        for layer in layers:
-            precision, node = self._precisions[layer.name], self._nodes[layer.name]
+        for name, quantized in self._layers.items():
+            precision, node, weight = quantized.precision, self._nodes[name], quantized.layer.weight_name
             node.metadata_props[PRECISION_KEY] = precision.name
             if precision.name == "fp32":
                 continue
             source = node.inputs[0]
             assert source is not None
-            node.replace_input_with(0, self._activation(layer, precision, source, before=node))
-            if layer.weight_name not in self._weights:
-                self._weights[layer.weight_name] = self._weight(layer, precision)
-            _replace_weight(node, self._weights[layer.weight_name])
-            self._correct_bias(layer, precision, node)
+            node.replace_input_with(0, self._activation(quantized, source, before=node))
+            if weight not in self._weights:
+                self._weights[weight] = self._weight(quantized)
+            _replace_weight(node, self._weights[weight])
+            self._correct_bias(quantized, node)
             if precision.activation_format in FLOATS:
                 self._compute_in(node, FLOATS[precision.activation_format])
         for addition, argument, reader in additions:
             source = addition.inputs[argument]
             assert source is not None
-            operand = self._activation(reader, self._precisions[reader.name], source, before=addition)
-            addition.replace_input_with(argument, operand)
+            addition.replace_input_with(argument, self._activation(self._layers[reader.name], source, before=addition))
         _drop_unused(self._graph)
 
     def _quantized_additions(self) -> list[tuple[ir.Node, int, Layer]]:
@@ -156,7 +151,7 @@ class _Writer:
         found = []
         for residual in residuals(self._captured).values():
             reader, partner = residual.reader, residual.partner
-            if not residual.is_quantized(self._precisions[reader.name], self._precisions[partner.name]):
+            if not residual.is_quantized(*(self._layers[layer.name].precision for layer in (reader, partner))):
                 continue
             source = self._nodes[reader.name].inputs[0]
             assert source is not None
@@ -168,37 +163,36 @@ class _Writer:
             ]
         return found
 
-    def _activation(self, layer: Layer, precision: Precision, x: ir.Value, before: ir.Node) -> ir.Value:
+    def _activation(self, quantized: QuantizedLayer, x: ir.Value, before: ir.Node) -> ir.Value:
         """What a layer reads for ``x``; made once a tensor and precision, before its first reader.
 
         ``x`` may be two tensors of the captured network: a convolution that pads by itself reads a padded one.
         """
+        layer, precision = quantized.layer, quantized.precision
         key = (layer.input_tensor, precision.name)
         if key not in self._activations:
             name = f"{layer.name}.in"
             if precision.activation_format in FLOATS:
                 new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
             else:
-                new = self._quantized(x, self._ranges.of(layer, precision), precision, name)
+                new = self._quantized(x, quantized, name)
             self._graph.insert_before(before, new)
             self._activations[key] = new[-1].outputs[0]
         return self._activations[key]
 
-    def _quantized(self, x: ir.Value, observed: TensorRange, precision: Precision, name: str) -> list[ir.Node]:
-        new = []
-        if observed.smooth:
-            inverse = self._constant(f"{name}.inverse", inverse_of(observed.smooth))
+    def _quantized(self, x: ir.Value, quantized: QuantizedLayer, name: str) -> list[ir.Node]:
+        new, grid = [], quantized.grid
+        if quantized.inverse is not None:
+            inverse = self._constant(f"{name}.inverse", quantized.inverse)
             new.append(_named("Mul", [x, inverse], f"{name}.smooth"))
             x = new[0].outputs[0]
-        if precision.activation_format == "fp8":
-            scale = np.asarray(fp8_scale(observed.minimum, observed.maximum), np.float32)
-            return new + self._qdq(x, scale, torch.zeros((), dtype=FP8), name)
-        grid = self._scheme.activation_grid(observed.clip[precision.activation_bits], precision.activation_bits)
-        dtype = torch.int8 if self._scheme.signed_activations else torch.uint8
-        new += self._clip(x, grid, dtype, name)
-        x = new[-1].outputs[0] if new else x
-        scale = np.asarray(grid.scale, np.float32)
-        return new + self._qdq(x, scale, torch.tensor(grid.zero_point, dtype=dtype), name)
+        if grid is None:
+            zero_point = torch.zeros((), dtype=FP8)
+        else:
+            zero_point = torch.tensor(grid.zero_point, dtype=self._scheme.activation_type)
+            new += self._clip(x, grid, zero_point.dtype, name)
+            x = new[-1].outputs[0] if new else x
+        return new + self._qdq(x, np.asarray(quantized.input_scale, np.float32), zero_point, name)
 
     def _clip(self, x: ir.Value, grid: Grid, dtype: torch.dtype, name: str) -> list[ir.Node]:
         """Clip to a grid that is narrower than its type."""
@@ -216,12 +210,13 @@ class _Writer:
         quantize = _named("QuantizeLinear", [x, *parameters], f"{name}.quantize")
         return [quantize, _named("DequantizeLinear", [quantize.outputs[0], *parameters], f"{name}.dequantize")]
 
-    def _weight(self, layer: Layer, precision: Precision) -> ir.Value:
+    def _weight(self, quantized: QuantizedLayer) -> ir.Value:
         """The weight that the layer's product reads: an initializer, or one behind DequantizeLinear."""
-        name, weight = layer.weight_name, get_tensor(self._captured.graph, layer.weight_name).detach()
+        name, precision = quantized.layer.weight_name, quantized.precision
+        weight = self._captured.weight_of(quantized.layer)
         if precision.is_float:
             return self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
-        stored = stored_weight(layer, weight, precision, self._ranges, self._scheme)
+        stored = quantized.stored_weight(weight)
         values = _int4(stored.values) if precision.is_blockwise else stored.values
         kind = "fp8" if precision.weight_format == "fp8" else "int4" if precision.is_blockwise else "int8"
         inputs = [self._constant(f"{name}.{kind}", values), self._constant(f"{name}.scale", stored.scales)]
@@ -236,17 +231,15 @@ class _Writer:
         self._graph.insert_before(self._graph[0], node)
         return node.outputs[0]
 
-    def _correct_bias(self, layer: Layer, precision: Precision, node: ir.Node) -> None:
+    def _correct_bias(self, quantized: QuantizedLayer, node: ir.Node) -> None:
         """Give a layer the bias that it has at its precision."""
-        name = bias_name(self._captured, layer)
-        if name is None:
+        bias = self._captured.bias_of(quantized.layer)
+        if bias is None or not quantized.shifts_bias:
             return
-        before = get_tensor(self._captured.graph, name).detach()
-        after = corrected_bias(layer, before, precision, self._ranges)
-        if after is not before:
-            place = _bias_of(node)
-            assert place is not None, f"the bias of {layer.name} is not in the ONNX file"
-            place[0].replace_input_with(place[1], self._constant(f"{layer.name}.bias.{precision.name}", after))
+        place = _bias_of(node)
+        assert place is not None, f"the bias of {node.name} is not in the ONNX file"
+        corrected = self._constant(f"{node.name}.bias.{quantized.precision.name}", quantized.bias(bias))
+        place[0].replace_input_with(place[1], corrected)
 
     def _compute_in(self, node: ir.Node, dtype: ir.DataType) -> None:
         """Give a layer a bias and a result of 16 bits, and cast the result back for the rest of the network."""

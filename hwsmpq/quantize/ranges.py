@@ -14,7 +14,7 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.model.task import tensors_sha256
 from hwsmpq.quantize.bias import N_SAMPLES, shifts
 from hwsmpq.quantize.histogram import OBSERVERS, Histogram, needs_counts, range_of
-from hwsmpq.quantize.operands import inverse_of
+from hwsmpq.quantize.layer import inverse_of
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.smooth import N_ROWS, Smoother
 from hwsmpq.quantize.watch import See, watch

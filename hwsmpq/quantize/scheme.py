@@ -74,6 +74,11 @@ class Scheme:
     quantizes_residuals: bool = False
     per_tensor_weights: bool = False
 
+    @property
+    def activation_type(self) -> torch.dtype:
+        """What integer activations are stored as."""
+        return torch.int8 if self.signed_activations else torch.uint8
+
     def activation_grid(self, clip: tuple[float, float], bits: int) -> Grid:
         """Grid that covers ``clip`` (which is widened to hold 0, so that zero padding is exact)."""
         low, high = min(clip[0], 0.0), max(clip[1], 0.0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.quantize.operands import Operands, channels_last, rounded
+from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
@@ -42,7 +42,7 @@ class Simulator:
         self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024,
         device: str | None = None,
     ) -> None:
-        self._operands, self._device = Operands(ranges, scheme), torch.device(device or _best_device())
+        self._layers, self._device = QuantizedLayers(ranges, scheme), torch.device(device or _best_device())
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # on by default, and coarser than what is simulated
         graph = captured.graph
@@ -113,50 +113,48 @@ class Simulator:
             if previous is not None and step.groups.isdisjoint(changed):
                 continue
             args = _resolve(step.node.args, env)
+            kwargs = _resolve(step.kwargs, env)
             if step.layer is not None:
-                precision = self._precision(step.layer, assignment)
-                args = self._operands_of(step, step.layer, precision, args, quantized)
-                result = step.function(*args, **_resolve(step.kwargs, env))
-                env[step.node] = rounded(result, precision)
+                quantizes = self._layer(step.layer, assignment)
+                x = self._input_of(step, quantizes, args[0], quantized)
+                env[step.node] = quantizes.result(step.function, x, args, kwargs)
             else:
                 if step.residual is not None:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
-                env[step.node] = step.function(*args, **_resolve(step.kwargs, env))
+                env[step.node] = step.function(*args, **kwargs)
             for node in step.dead:
                 del env[node]
 
-    def _precision(self, layer: Layer, assignment: Assignment) -> Precision:
+    def _layer(self, layer: Layer, assignment: Assignment) -> QuantizedLayer:
         group = self._group_of[layer.name]
         key = (group, assignment[group])
         if key not in self._precisions:
             self._precisions[key] = Precision.parse(self._network.runs(*key))
-        return self._precisions[key]
+        return self._layers.at(layer, self._precisions[key])
 
-    def _operands_of(
-        self, step: Step, layer: Layer, precision: Precision, args: tuple[Any, ...],
-        quantized: dict[tuple[Any, str], Tensor],
-    ) -> tuple[Any, ...]:
-        """Operands of a layer at one precision; an input that several layers read is quantized once."""
-        key = (step.node.args[0], precision.name)
-        x = quantized[key] if key in quantized else self._operands.activation(layer, args[0], precision)
+    def _input_of(
+        self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor]
+    ) -> Tensor:
+        """The input as a layer reads it; one that several layers read is quantized once."""
+        key = (step.node.args[0], layer.precision.name)
+        x = quantized[key] if key in quantized else layer.input(x)
         if step.is_last_reader:
             quantized.pop(key, None)
         else:
             quantized[key] = x
-        others = [self._operands.bias(layer, a, precision) if isinstance(a, Tensor) else a for a in args[2:]]
-        return (x, self._operands.weight(layer, args[1], precision), *others)
+        return x
 
     def _with_residual(
         self, step: Step, residual: Residual, assignment: Assignment, args: tuple[Any, ...],
         quantized: dict[tuple[Any, str], Tensor],
     ) -> tuple[Any, ...]:
         """Operands of an addition that reads a tensor as the quantized layers beside it do."""
-        reader = self._precision(residual.reader, assignment)
-        if not residual.is_quantized(reader, self._precision(residual.partner, assignment)):
+        reader, partner = (self._layer(layer, assignment) for layer in (residual.reader, residual.partner))
+        if not residual.is_quantized(reader.precision, partner.precision):
             return args
         index = residual.argument
-        key = (step.node.args[index], reader.name)
-        x = quantized[key] if key in quantized else self._operands.activation(residual.reader, args[index], reader)
+        key = (step.node.args[index], reader.precision.name)
+        x = quantized[key] if key in quantized else reader.input(args[index])
         return (*args[:index], x, *args[index + 1 :])
 
     def _place(self, x: Tensor) -> Tensor:

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.fold import get_tensor
 from hwsmpq.quantize.histogram import Histogram, needs_counts, range_of
-from hwsmpq.quantize.operands import Operands, inverse_of
+from hwsmpq.quantize.layer import QuantizedLayer, inverse_of
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.watch import See
-from hwsmpq.types import Layer, Precision, Ranges
+from hwsmpq.types import Layer, Precision
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LARGEST_ERROR = 0.7
@@ -85,7 +84,7 @@ class Smoother:
     """
 
     def __init__(self, captured: Captured, scheme: Scheme, observer: str, n_rows: int) -> None:
-        self._graph, self._scheme, self._observer, self._n_rows = captured.graph, scheme, observer, n_rows
+        self._captured, self._scheme, self._observer, self._n_rows = captured, scheme, observer, n_rows
         self._readers = smoothable(captured)
         self._seen: dict[str, list[_Half]] = {tensor: [] for tensor in self._readers}
         self.tensors = tuple(self._readers)
@@ -107,7 +106,7 @@ class Smoother:
         for tensor, layers in self._readers.items():
             if len(self._seen[tensor]) < 2:
                 continue  # a single row
-            weights = [get_tensor(self._graph, layer.weight_name) for layer in layers]
+            weights = [self._captured.weight_of(layer) for layer in layers]
             with torch.inference_mode():
                 choice = _Choice(self._seen[tensor], layers, weights, self._scheme, self._observer)
                 for precision in precisions:
@@ -167,12 +166,11 @@ class _Choice:
         histogram, bits = Histogram.empty(float(low.min()), float(high.max())), [precision.activation_bits]
         histogram.add(rows, needs_counts(bits, self._observer))
         observed = range_of(histogram, bits, self._scheme, self._observer, smooth)
-        layers = {layer.name: observed for layer in self._layers}
-        operands = Operands(Ranges("", "", self._scheme.name, self._observer, len(rows), layers), self._scheme)
-        x = operands.activation(self._layers[0], self._x, precision)
+        quantized = [QuantizedLayer(layer, precision, observed, self._scheme) for layer in self._layers]
+        x = quantized[0].input(self._x)
         return sum(
-            float(((x @ operands.weight(layer, weight, precision).T - y).square().sum(1) / size).mean())
-            for layer, weight, y, size in zip(self._layers, self._weights, self._outputs, self._sizes, strict=True)
+            float(((x @ layer.weight(weight).T - y).square().sum(1) / size).mean())
+            for layer, weight, y, size in zip(quantized, self._weights, self._outputs, self._sizes, strict=True)
         )
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hwsmpq.contribution.table import Table, sampled
-from hwsmpq.quantize.operands import Operands
+from hwsmpq.quantize.layer import QuantizedLayers
 from hwsmpq.sensitivity.request import Request, contributions, first_output
-from hwsmpq.types import REFERENCE, Precision
+from hwsmpq.types import REFERENCE
 
 
 def fisher(request: Request) -> Table:
@@ -33,7 +33,7 @@ def fisher(request: Request) -> Table:
         HwsmpqError: the task's loss has no gradient.
     """
     network, ladder = request.captured.network, request.ladder
-    operands = Operands(request.ranges, request.scheme)
+    layers = QuantizedLayers(request.ranges, request.scheme)
     loss = request.loss()
     draws = np.zeros((len(request.samples), len(network.groups), len(ladder.names)))
     for rows in request.batches():
@@ -41,7 +41,7 @@ def fisher(request: Request) -> Table:
         outputs = first_output(recorder.run(*(x[rows] for x in request.samples.inputs)))
         gradients = torch.autograd.grad(loss(outputs, rows).sum(), recorder.outputs, allow_unused=True)
         with torch.no_grad():
-            draws[rows] = _squared_derivatives(request, operands, recorder, gradients, rows.stop - rows.start)
+            draws[rows] = _squared_derivatives(request, layers, recorder, gradients, rows.stop - rows.start)
     n_quantized = sum(name != REFERENCE for name in ladder.names)
     return sampled("fisher", contributions(draws), request.ends(), 2 + n_quantized + 2, 0)
 
@@ -70,7 +70,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _squared_derivatives(
-    request: Request, operands: Operands, recorder: _Recorder, gradients: tuple[Tensor | None, ...], n: int
+    request: Request, layers: QuantizedLayers, recorder: _Recorder, gradients: tuple[Tensor | None, ...], n: int
 ) -> NDArray[np.float64]:
     """(n_samples, n_groups, n_levels)."""
     network, ladder = request.captured.network, request.ladder
@@ -81,12 +81,11 @@ def _squared_derivatives(
             continue
         layer = layer_of[node]
         group = network.group_names.index(network.group_of(layer.name))
-        for level, name in enumerate(ladder.names):
-            precision = Precision.parse(network.runs(network.group_names[group], name))
+        for level, precision in enumerate(request.precisions_of(layer)):
             if precision.name == REFERENCE:
                 continue
-            x = operands.activation(layer, args[0], precision)
-            change = node.target(x, operands.weight(layer, args[1], precision), *args[2:]) - y  # type: ignore[operator]
+            quantized = layers.at(layer, precision)
+            change = quantized.result(node.target, quantized.input(args[0]), args, node.kwargs) - y  # type: ignore[arg-type]
             # A network may put several rows a sample through a layer.
             derivative[:, group, level] += (gradient * change).reshape(n, -1).sum(1, dtype=torch.float64)
     return derivative.square().numpy()

@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import Operands
+from hwsmpq.quantize.layer import QuantizedLayer
 from hwsmpq.quantize.schedule import LAYOUT_FREE
 from hwsmpq.sensitivity.request import Request, contributions, first_output
-from hwsmpq.types import Layer, Precision
+from hwsmpq.types import Layer
 
 N_PRODUCTS = 12
 
@@ -37,13 +37,12 @@ def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
         raise HwsmpqError(f"{n_products} Hessian product(s) give no standard error", fix="use 2 or more")
     network = request.captured.network
     traces = traces_of_layers(request, n_products)
-    operands = Operands(request.ranges, request.scheme)
     scores = np.zeros((n_products, len(network.groups), len(request.ladder.names)))
     for name, samples in traces.items():
         layer = next(layer for layer in network.layers if layer.weight_name == name)
         group = network.group_names.index(network.group_of(layer.name))
         average = samples / get_tensor(request.captured.graph, name).numel()
-        scores[:, group] += average[:, None] * _squared_errors(request, operands, layer)
+        scores[:, group] += average[:, None] * _squared_errors(request, layer)
     return sampled("hessian", contributions(scores), request.ends(), 2 + 2 * n_products + 2, 0)
 
 
@@ -95,13 +94,11 @@ def _rademacher(weights: list[Tensor], seed: int) -> list[Tensor]:
     return [torch.randint(0, 2, w.shape, generator=generator).to(w.dtype).mul_(2).sub_(1) for w in weights]
 
 
-def _squared_errors(request: Request, operands: Operands, layer: Layer) -> NDArray[np.float64]:
+def _squared_errors(request: Request, layer: Layer) -> NDArray[np.float64]:
     """||Q(W) - W||^2 at every precision of the ladder, (n_levels,)."""
-    weight, network = get_tensor(request.captured.graph, layer.weight_name).detach(), request.captured.network
-    precisions = [Precision.parse(network.runs(network.group_of(layer.name), name)) for name in request.ladder.names]
-    return np.array(
-        [
-            float((operands.weight(layer, weight, precision) - weight).double().square().sum())
-            for precision in precisions
-        ]
-    )
+    weight = request.captured.weight_of(layer)
+    changes = [
+        QuantizedLayer.of(layer, precision, request.ranges, request.scheme).weight_change(weight)
+        for precision in request.precisions_of(layer)
+    ]
+    return np.array([float(change.double().square().sum()) for change in changes])

@@ -18,7 +18,7 @@ from hwsmpq.model.values import per_sample
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Assignment, Ladder, Ranges
+from hwsmpq.types import REFERENCE, Assignment, Ladder, Layer, Precision, Ranges
 
 GRADIENT_COPIES = 4
 """Tensors that gradients of gradients keep for each one of the forward pass, about."""
@@ -47,6 +47,11 @@ class Request:
     seed: int = 0
     memory_mb: int = 1024
     batch_size: int = 32
+
+    def precisions_of(self, layer: Layer) -> tuple[Precision, ...]:
+        """What a layer runs in at every precision of the ladder."""
+        network = self.captured.network
+        return tuple(Precision.parse(network.runs(network.group_of(layer.name), name)) for name in self.ladder.names)
 
     def evaluator(self, value: str) -> Evaluator:
         simulator = Simulator(self.captured, self.ranges, self.scheme, self.memory_mb)

@@ -27,7 +27,8 @@ class Quantizer(nn.Module):
         self.register_buffer("floor", FLOOR * self.steps.detach().clone())
         self.floor: Tensor
         self.bounds = tuple(bounds)
-        self._gradient_scales = tuple(1 / math.sqrt(n_entries * high) for _, high in bounds)
+        # Where nothing is positive, the levels lie below zero.
+        self._gradient_scales = tuple(1 / math.sqrt(n_entries * (high or -low)) for low, high in bounds)
 
     def forward(self, x: Tensor, shares: Tensor) -> Tensor:
         """sum_i shares[i] * clamp(round(x / step_i)) * step_i, in the shape of ``x``.
@@ -48,7 +49,7 @@ class _Quantize(torch.autograd.Function):
     """The rounding passes gradients straight through between the bounds, and to the step as LSQ has it:
 
     d/dstep = round(v) - v for v = x / step between the bounds, the nearer bound elsewhere; times a scale,
-    1 / sqrt(n_entries * high).
+    1 / sqrt(n_entries * high), or of -low where high is 0.
     """
 
     @staticmethod

@@ -12,10 +12,10 @@ from torch import Tensor, fx, nn
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.operands import channels_last, corrected_bias, inverse_of, rounded, stored_weight
-from hwsmpq.quantize.residual import Residual, residuals
+from hwsmpq.quantize.layer import QuantizedLayer, channels_last
+from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.schedule import LAYOUT_FREE
-from hwsmpq.quantize.scheme import Grid, Scheme, fp8_scale, quantize_fp8
+from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.train.lsq import Quantizer, straight_through
 from hwsmpq.types import REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
 
@@ -41,27 +41,33 @@ class QuantizedNetwork(nn.Module):
         for parameter in self.graph.parameters():
             parameter.data = channels_last(parameter.data)
             parameter.requires_grad_(True)
-        self._layers = {captured.layer_nodes[layer.name].name: layer for layer in self.network.layers}
         self._group_of = {layer.name: self.network.group_of(layer.name) for layer in self.network.layers}
         found = residuals(captured) if scheme.quantizes_residuals else {}
         self._residuals = {node.name: residual for node, residual in found.items()}
         self.weight_quantizers, self.input_quantizers = nn.ModuleDict(), nn.ModuleDict()
         self._grids: dict[str, list[Grid]] = {}
+        self._layers: dict[str, _TrainedLayer] = {}
         for layer in self.network.layers:
             self._add_quantizers(layer)
+            trained = _TrainedLayer.of(layer, self.precisions_of(layer)[0], ranges, scheme)
+            trained.net = self
+            self._layers[captured.layer_nodes[layer.name].name] = trained
 
     def _add_quantizers(self, layer: Layer) -> None:
         precisions = self.precisions_of(layer)
         if not precisions[0].has_integer_operands:
             return
+
+        def calibrated(precisions: list[Precision]) -> list[QuantizedLayer]:
+            return [QuantizedLayer.of(layer, p, self._initial, self._scheme) for p in precisions]
+
         weight = get_tensor(self.graph, layer.weight_name)
         key, per_precision = _key(layer.weight_name), _by_bits(precisions, "weight_bits")
         if key not in self.weight_quantizers:
             shape = [1] * weight.ndim
             shape[layer.channel_axis] = -1
             scales = [
-                stored_weight(layer, weight, precision, self._initial, self._scheme).scales.reshape(shape)
-                for precision in per_precision
+                quantized.stored_weight(weight).scales.reshape(shape) for quantized in calibrated(per_precision)
             ]
             levels = [self._scheme.weight_levels(p.weight_bits, layer.is_depthwise) for p in per_precision]
             self.weight_quantizers[key] = Quantizer(
@@ -69,10 +75,7 @@ class QuantizedNetwork(nn.Module):
             )
         key, per_precision = _key(layer.input_tensor), _by_bits(precisions, "activation_bits")
         if key not in self.input_quantizers:
-            grids = [
-                self._scheme.activation_grid(self._initial.of(layer, p).clip[p.activation_bits], p.activation_bits)
-                for p in per_precision
-            ]
+            grids = [quantized.grid for quantized in calibrated(per_precision) if quantized.grid is not None]
             self._grids[layer.input_tensor] = grids
             self.input_quantizers[key] = Quantizer(
                 [torch.tensor(grid.scale) for grid in grids],
@@ -98,39 +101,6 @@ class QuantizedNetwork(nn.Module):
         output = _Pass(self).run(*(channels_last(x) for x in inputs))
         result: Tensor = output[0] if isinstance(output, tuple | list) else output
         return result
-
-    def input_of(self, layer: Layer, x: Tensor, shares: Tensor) -> Tensor:
-        """The input of a layer as it reads it."""
-        precision = self.precisions_of(layer)[0]
-        if not precision.quantizes_activations:
-            return rounded(x, precision)
-        observed = self._initial.of(layer, precision)
-        if observed.smooth:
-            x = x * inverse_of(observed.smooth).to(x.device)
-        if precision.activation_format == "fp8":
-            return straight_through(x, quantize_fp8(x.detach(), fp8_scale(observed.minimum, observed.maximum)))
-        quantized: Tensor = self.input_quantizers[_key(layer.input_tensor)](x, shares)
-        return quantized
-
-    def weight_of(self, layer: Layer, weight: Tensor, shares: Tensor) -> Tensor:
-        """The weight of a layer as it is stored."""
-        precision = self.precisions_of(layer)[0]
-        if precision.is_float:
-            return rounded(weight, precision)
-        smooth = self._initial.of(layer, precision).smooth if precision.quantizes_activations else ()
-        if smooth:
-            weight = weight * torch.tensor(smooth, device=weight.device)
-        if precision.has_integer_operands:
-            quantized: Tensor = self.weight_quantizers[_key(layer.weight_name)](weight, shares)
-            return quantized
-        block_size = layer.block_size if precision.is_blockwise else None
-        stored = self._scheme.store_weight(weight, precision, layer.channel_axis, layer.is_depthwise, block_size)
-        return channels_last(straight_through(weight, stored.dequantize()))
-
-    def bias_of(self, layer: Layer, bias: Tensor) -> Tensor:
-        """The bias of a layer as it is added: what it is lower by stays as calibrated."""
-        precision = self.precisions_of(layer)[0]
-        return rounded(corrected_bias(layer, bias, precision, self._initial), precision)
 
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
@@ -177,13 +147,38 @@ class QuantizedNetwork(nn.Module):
         return {b: self._scheme.clip_of(grid) for b, grid in zip(bits, grids, strict=True)}
 
 
+class _TrainedLayer(QuantizedLayer):
+    """Rounds to the learned steps of ``net``; other formats pass gradients straight through.
+
+    What the bias is lower by stays as calibrated.
+    """
+
+    net: QuantizedNetwork
+
+    def _quantized_weight(self, smoothed: Tensor) -> Tensor:
+        if not self.precision.has_integer_operands:
+            return straight_through(smoothed, super()._quantized_weight(smoothed))
+        quantized: Tensor = self.net.weight_quantizers[_key(self.layer.weight_name)](smoothed, self._shares[0])
+        return quantized
+
+    def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        if self.grid is None:
+            return straight_through(x, super()._quantized_input(x.detach()))
+        quantized: Tensor = self.net.input_quantizers[_key(self.layer.input_tensor)](x, self._shares[1])
+        return quantized
+
+    @property
+    def _shares(self) -> tuple[Tensor, Tensor]:
+        return self.net.shares(self.net._group_of[self.layer.name])
+
+
 class _Pass(fx.Interpreter):
     """One forward pass; a tensor that several layers read is quantized once."""
 
     def __init__(self, net: QuantizedNetwork) -> None:
         super().__init__(net.graph)
         self._net = net
-        self._shares = {group: net.shares(group) for group in net.precisions}
+        self._of = {trained.layer.name: trained for trained in net._layers.values()}
         self._quantized: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -192,29 +187,21 @@ class _Pass(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
         if layer is not None:
-            precision = self._net.precisions_of(layer)[0]
-            others = [self._net.bias_of(layer, a) if isinstance(a, Tensor) else a for a in args[2:]]
-            weight = self._net.weight_of(layer, args[1], self._shares_of(layer)[0])
-            return rounded(n.target(self._input(n, layer, args, 0), weight, *others, **kwargs), precision)
-        if residual is not None and self._reads_quantized(residual):
-            index = residual.argument
-            args = (*args[:index], self._input(n, residual.reader, args, index), *args[index + 1 :])
+            return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
+        if residual is not None:
+            reader, partner = (self._of[layer.name] for layer in (residual.reader, residual.partner))
+            if residual.is_quantized(reader.precision, partner.precision):
+                index = residual.argument
+                args = (*args[:index], self._input(n, reader, args, index), *args[index + 1 :])
         if kwargs.get("device"):
             kwargs = {**kwargs, "device": next(self._net.parameters()).device}
         return LAYOUT_FREE.get(n.target, n.target)(*args, **kwargs)
 
-    def _shares_of(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        return self._shares[self._net._group_of[layer.name]]
-
-    def _input(self, n: fx.Node, layer: Layer, args: tuple[Any, ...], index: int) -> Tensor:
+    def _input(self, n: fx.Node, layer: QuantizedLayer, args: tuple[Any, ...], index: int) -> Tensor:
         source = str(n.args[index])
         if source not in self._quantized:
-            self._quantized[source] = self._net.input_of(layer, args[index], self._shares_of(layer)[1])
+            self._quantized[source] = layer.input(args[index])
         return self._quantized[source]
-
-    def _reads_quantized(self, residual: Residual) -> bool:
-        reader, partner = (self._net.precisions_of(layer)[0] for layer in (residual.reader, residual.partner))
-        return residual.is_quantized(reader, partner)
 
 
 def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.model.fold import get_tensor
-from hwsmpq.quantize.bias import bias_name
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Ladder, Layer, Ranges
+from hwsmpq.types import Ladder, Ranges
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give
 
@@ -93,14 +91,14 @@ def captured_network(network: str) -> tuple[nn.Module, Captured]:
 def shifted(captured: Captured, ranges: Ranges, size: float = 0.02) -> Ranges:
     """The ranges with some shift of every bias in every precision that has scales."""
     generator = torch.Generator().manual_seed(1)
-    layers = [layer for layer in captured.network.layers if bias_name(captured, layer)]
+    biases = {layer.name: captured.bias_of(layer) for layer in captured.network.layers}
+    sizes = {name: len(bias) for name, bias in biases.items() if bias is not None}
     precisions = [precision for precision in LADDER.precisions if not precision.is_float]
 
-    def some(layer: Layer) -> tuple[float, ...]:
-        n_channels = len(get_tensor(captured.graph, str(bias_name(captured, layer))))
+    def some(n_channels: int) -> tuple[float, ...]:
         return tuple((size * torch.randn(n_channels, generator=generator)).tolist())
 
-    return replace(ranges, shifts={p.name: {layer.name: some(layer) for layer in layers} for p in precisions})
+    return replace(ranges, shifts={p.name: {name: some(n) for name, n in sizes.items()} for p in precisions})
 
 
 @cache

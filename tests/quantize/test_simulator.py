@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.evaluate import Evaluator
-from hwsmpq.quantize.operands import Operands
+from hwsmpq.quantize.layer import QuantizedLayer
 from hwsmpq.quantize.order import order_for_prefixes
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.schedule import IN_PLACE, schedule
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import ALLOCATOR_OVERHEAD, CACHED_TENSOR_BYTES, Simulator
-from hwsmpq.types import Assignment, Layer
+from hwsmpq.types import Assignment
 
 from .networks import LADDER, NETWORKS, Case, make_case, sqnr_db
 
@@ -55,13 +55,13 @@ def test_incremental_equals_full_bit_for_bit(network: str, scheme: str) -> None:
 def test_only_what_is_downstream_runs_again(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(network)
     counted: list[str] = []
-    real = Operands.activation
+    real = QuantizedLayer.input
 
-    def counting(self: Operands, layer: Layer, *args: object) -> Tensor:
-        counted.append(layer.name)
-        return real(self, layer, *args)  # type: ignore[arg-type]
+    def counting(self: QuantizedLayer, x: Tensor) -> Tensor:
+        counted.append(self.layer.name)
+        return real(self, x)
 
-    monkeypatch.setattr(Operands, "activation", counting)
+    monkeypatch.setattr(QuantizedLayer, "input", counting)
     base = case.captured.network.uniform("int8")
     last = case.captured.network.group_names[-1]
     outputs_of(case, [base])

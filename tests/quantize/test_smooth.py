@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hwsmpq import artifacts
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize import smooth
-from hwsmpq.quantize.operands import inverse_of
+from hwsmpq.quantize.layer import inverse_of
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator

@@ -14,6 +14,7 @@ from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.sensitivity.fisher import fisher
 from hwsmpq.sensitivity.hessian import hessian, traces_of_layers
 from hwsmpq.sensitivity.output_distance import output_kl, output_mse
@@ -76,6 +77,21 @@ def test_fisher_of_a_linear_softmax_model_in_closed_form() -> None:
     table = fisher(request)
     np.testing.assert_allclose(table.phi[0], gains.mean(0), rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(table.stderr[0], gains.std(0, ddof=1) / np.sqrt(24), rtol=1e-4, atol=1e-9)
+
+
+def test_fisher_takes_biases_as_corrected() -> None:
+    """A shift of the biases is part of the change of outputs, as in the simulator."""
+    model = nn.Sequential(nn.Linear(4, 5))
+    request = make(lambda: model)  # type: ignore[arg-type]
+    shifts = {name: {"0": (0.5, -0.25, 0.0, 1.0, 0.125)} for name in LADDER.names[:3]}
+    request = replace(request, ranges=replace(request.ranges, shifts=shifts))
+    x, labels = request.samples.inputs[0], request.samples.targets
+    simulator = Simulator(request.captured, request.ranges, SCHEME)
+    outputs = simulator.scores([{"0": name} for name in LADDER.names], (x,), lambda out, rows: out)
+    with torch.no_grad():
+        gradient = model(x).softmax(1) - nn.functional.one_hot(labels, 5)
+    scores = (gradient * (outputs - outputs[-1])).sum(2).double().square().mean(1).numpy()
+    np.testing.assert_allclose(fisher(request).phi[0], (scores[0] - scores) / 2, rtol=1e-3, atol=1e-9)
 
 
 def test_fisher_by_finite_differences_through_a_network() -> None:
@@ -165,6 +181,24 @@ def test_hessian_of_a_quadratic_is_exact_with_any_vector() -> None:
     ]
     np.testing.assert_allclose(table.phi[0], (errors[0] - np.array(errors)) * 0.25 / 2, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(table.stderr, 0, atol=1e-7)
+
+
+def test_hessian_of_smoothed_inputs_compares_what_the_products_come_to() -> None:
+    """A smoothed layer multiplies its weight by the factors that it divides its input by: that is no error."""
+    model = nn.Sequential(nn.Linear(4, 5, bias=False))
+    request = make(lambda: model, loss=lambda y, t: y.square().sum(1) / 2)  # type: ignore[arg-type]
+    request = replace(request, samples=replace(request.samples, inputs=(torch.eye(4).repeat(6, 1),)))
+    factors = (8.0, 0.5, 1.0, 0.25)
+    observed = replace(request.ranges.layers["0"], smooth=factors)
+    tensor = request.captured.network.layers[0].input_tensor
+    smoothed = replace(request.ranges, smoothed={"int8": {tensor: observed}})
+    table = hessian(replace(request, ranges=smoothed), n_products=2)
+    weight, s = model[0].weight.detach(), torch.tensor(factors)
+    floor, eight = (
+        (SCHEME.store_weight(weight * by, LADDER[name], 0).dequantize() / by - weight).square().sum()
+        for name, by in (("w2a2", torch.ones(4)), ("int8", s))
+    )
+    np.testing.assert_allclose(table.phi[0, 2], float(floor - eight) * 0.25 / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", [output_mse, output_kl])

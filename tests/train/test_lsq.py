@@ -58,3 +58,14 @@ def test_straight_through() -> None:
     y = straight_through(x, x.detach().round())
     y.backward(torch.arange(5.0))
     assert torch.equal(y, x.detach().round()) and torch.equal(x.grad, torch.arange(5.0))
+
+
+def test_levels_that_are_never_positive_train() -> None:
+    """An input that is never positive has its zero point at the last level, and LSQ's scale divides by that level."""
+    quantizer = Quantizer([torch.tensor(0.1)], [(-15, 0)], n_entries=30)
+    x = -torch.rand(8, 30, generator=torch.Generator().manual_seed(0))
+    quantizer(x, torch.ones(1)).sum().backward()
+    assert quantizer.steps.grad is not None and bool(torch.isfinite(quantizer.steps.grad).all())
+    mirrored = Quantizer([torch.tensor(0.1)], [(0, 15)], n_entries=30)
+    mirrored(-x, torch.ones(1)).sum().backward()
+    torch.testing.assert_close(mirrored.steps.grad, -quantizer.steps.grad)

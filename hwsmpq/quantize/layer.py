@@ -1,0 +1,175 @@
+"""A layer at a precision: its input, weight, bias and result as an engine represents them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hwsmpq.quantize.scheme import Grid, Scheme, StoredWeight, fp8_scale, quantize_fp8
+from hwsmpq.types import Format, Layer, Precision, Ranges, TensorRange
+
+HALF_TYPES: dict[Format, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class QuantizedLayer:
+    """One layer at one precision: whatever quantizes it, scores that or writes it asks here.
+
+    The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
+    them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
+    and the result are rounded to the type.
+
+    Args:
+        observed: the range of the input, with the factors that smooth it.
+        shift: of every output channel; None shifts nothing.
+        weight_scales: learned scales of an integer weight; None takes them from the weight.
+
+    Attributes:
+        grid: of the integers of the input; None if it has none.
+        input_scale: of the input in integers or fp8; None in other formats.
+        inverse: what the input is multiplied by to be smooth, (n_channels,); None where it is left as it is.
+    """
+
+    def __init__(
+        self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme,
+        shift: tuple[float, ...] | None = None, weight_scales: tuple[float, ...] | None = None,
+    ) -> None:
+        self.layer, self.precision, self._scheme = layer, precision, scheme
+        self._shift, self._weight_scales = shift, weight_scales
+        self.smooth = observed.smooth if precision.quantizes_activations else ()
+        self.inverse = inverse_of(self.smooth) if self.smooth else None
+        self.grid: Grid | None = None
+        self.input_scale: float | None = None
+        if precision.activation_format == "int":
+            bits = precision.activation_bits
+            self.grid = scheme.activation_grid(observed.clip[bits], bits)
+            self.input_scale = self.grid.scale
+        elif precision.quantizes_activations:
+            self.input_scale = fp8_scale(observed.minimum, observed.maximum)
+
+    @classmethod
+    def of(cls, layer: Layer, precision: Precision, ranges: Ranges, scheme: Scheme) -> Self:
+        """As calibrated: with the range, the shift and the learned scales that ``ranges`` has for it."""
+        scales = ranges.weight_scales.get(precision.weight_bits, {}) if precision.has_integer_operands else {}
+        shift = ranges.shifts.get(precision.name, {}).get(layer.name)
+        return cls(layer, precision, ranges.of(layer, precision), scheme, shift, scales.get(layer.weight_name))
+
+    @property
+    def shifts_bias(self) -> bool:
+        return self._shift is not None
+
+    def input(self, x: Tensor) -> Tensor:
+        """The input as the layer reads it: ``x`` itself in fp32, else a new tensor."""
+        if not self.precision.quantizes_activations:
+            return self._rounded(x)
+        if self.inverse is None:
+            return self._quantized_input(x)
+        if self.inverse.device != x.device:
+            self.inverse = self.inverse.to(x.device)
+        x = x * self.inverse
+        return self._quantized_input(x, x)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """The weight as the layer multiplies by it, in channels_last; ``weight`` itself in fp32."""
+        if self.precision.is_float:
+            return self._rounded(weight)
+        return channels_last(self._quantized_weight(self._smoothed(weight)))
+
+    def stored_weight(self, weight: Tensor) -> StoredWeight:
+        """A quantized weight as an engine stores it."""
+        return self._stored(self._smoothed(weight))
+
+    def weight_change(self, weight: Tensor) -> Tensor:
+        """What quantization changes of a weight, in terms of an input that is not smoothed."""
+        read = self.weight(weight)
+        return (read * self.inverse if self.inverse is not None else read) - weight
+
+    def bias(self, bias: Tensor) -> Tensor:
+        """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
+        shift = self._shift
+        return self._rounded(bias if shift is None else bias - torch.tensor(shift, device=bias.device))
+
+    def result(
+        self, operation: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """The result of the layer.
+
+        Args:
+            x: the input as the layer reads it.
+            args: of its operation in full precision: input, weight, perhaps a bias, and what is no tensor.
+        """
+        others = [self.bias(a) if isinstance(a, Tensor) else a for a in args[2:]]
+        return self._rounded(operation(x, self.weight(args[1]), *others, **kwargs))
+
+    def _smoothed(self, weight: Tensor) -> Tensor:
+        return weight * torch.tensor(self.smooth, device=weight.device) if self.smooth else weight
+
+    def _stored(self, smoothed: Tensor) -> StoredWeight:
+        layer, scales = self.layer, self._weight_scales
+        return self._scheme.store_weight(
+            smoothed, self.precision, layer.channel_axis, layer.is_depthwise,
+            layer.block_size if self.precision.is_blockwise else None,
+            None if scales is None else torch.tensor(scales, device=smoothed.device),
+        )
+
+    def _quantized_weight(self, smoothed: Tensor) -> Tensor:
+        return self._stored(smoothed).dequantize()
+
+    def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Quantized and dequantized, into ``out`` or a new tensor."""
+        if self.grid is not None:
+            return self._scheme.quantize_activation(x, self.grid, out)
+        assert self.input_scale is not None
+        return quantize_fp8(x, self.input_scale, out)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """What is left of ``x`` where the layer computes in 16 bits; ``x`` itself elsewhere."""
+        dtype = HALF_TYPES.get(self.precision.activation_format)
+        return x if dtype is None else x.to(dtype).float()
+
+
+class QuantizedLayers:
+    """Layers at precisions, each made once, which keep their first weight and bias for all calls."""
+
+    def __init__(self, ranges: Ranges, scheme: Scheme) -> None:
+        self._ranges, self._scheme = ranges, scheme
+        self._made: dict[tuple[str, str], _Keeping] = {}
+        self._weights: dict[Any, Tensor] = {}
+
+    def at(self, layer: Layer, precision: Precision) -> QuantizedLayer:
+        key = (layer.name, precision.name)
+        if key not in self._made:
+            self._made[key] = _Keeping.of(layer, precision, self._ranges, self._scheme)
+            self._made[key].weights = self._weights
+        return self._made[key]
+
+
+class _Keeping(QuantizedLayer):
+    """Keeps weight and bias; ``weights`` holds those of other layers and precisions, which may be the same."""
+
+    weights: dict[Any, Tensor]
+    _bias: Tensor | None = None
+
+    def weight(self, weight: Tensor) -> Tensor:
+        p = self.precision
+        key = (self.layer.weight_name, p.weight_format, p.weight_bits, p.activation_format, self.smooth)
+        if key not in self.weights:
+            self.weights[key] = super().weight(weight)
+        return self.weights[key]
+
+    def bias(self, bias: Tensor) -> Tensor:
+        if self._bias is None:
+            self._bias = super().bias(bias)
+        return self._bias
+
+
+def inverse_of(smooth: tuple[float, ...]) -> Tensor:
+    """What a tensor is multiplied by to be divided by factors, (n_channels,) float32."""
+    return 1 / torch.tensor(smooth)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` with channels innermost in memory if it is an image batch or a 2-d convolution's weight."""
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
