@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +11,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import version_converter
-from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.onnx_operators import OPERATORS
+from hwsmpq.model.onnx_prepare import prepare, turns_a_weight
 
-MIN_OPSET, OPSET = 17, 22
+MIN_OPSET = 7
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RESIZES = ("Resize", "Upsample")
 LINEAR = "Linear"
 """A product with a stored matrix, which is read as `torch.nn.functional.linear`."""
 
@@ -41,17 +39,19 @@ class OnnxModule(nn.Module):
 
     def __init__(self, model: ir.Model) -> None:
         super().__init__()
-        self._inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-        self._output = str(model.graph.outputs[0].name)
+        self._inputs = [str(value.name) for value in model.graph.inputs]
+        self._outputs = [str(value.name) for value in model.graph.outputs]
         self._constants: dict[str, Any] = {}
         self._tensors: dict[str, str] = {}
-        self._steps = [self._step(node, index) for index, node in enumerate(model.graph)]
+        self._sizes = {str(v.name) for node in model.graph if node.op_type in RESIZES for v in node.inputs[1:] if v}
+        opset = model.opset_imports.get("", 0)
+        self._steps = [self._step(node, index, opset) for index, node in enumerate(model.graph)]
         needed = {name for step in self._steps for name in step.inputs}
         for name, value in model.graph.initializers.items():
             if name in needed:
                 self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True)) | self._constants | {"": None}
         values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
         for step in self._steps:
@@ -62,9 +62,10 @@ class OnnxModule(nn.Module):
                 result = OPERATORS[step.operator](*operands, **step.attributes)
             results = result if isinstance(result, tuple) else (result,)
             values |= dict(zip(step.outputs, results, strict=False))
-        return values[self._output]
+        outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
+        return outputs if len(outputs) > 1 else outputs[0]
 
-    def _step(self, node: ir.Node, index: int) -> _Step:
+    def _step(self, node: ir.Node, index: int, opset: int) -> _Step:
         inputs = [str(value.name) if value is not None else "" for value in node.inputs]
         attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
         operator = node.op_type
@@ -86,13 +87,16 @@ class OnnxModule(nn.Module):
             inputs[1] = f"{value.name}{' turned' if turned else ''}"
             self._keep(inputs[1], np.ascontiguousarray(array.T) if turned else array, _layer_path(value, node, index))
         outputs = tuple(str(value.name) for value in node.outputs)
+        if operator == "Split":
+            attributes.setdefault("num_outputs", len(outputs))
+        operator = _as_of(opset, operator, inputs, attributes)
         return _Step(operator, tuple(inputs), outputs, attributes)
 
     def _keep(self, name: str, array: np.ndarray[Any, Any], path: str) -> None:
         """Keep a constant: numbers and lists of integers as such, all else as a parameter at a path of modules."""
         if name in self._tensors or name in self._constants:
             return
-        if array.ndim == 0 or (array.dtype.kind in "iu" and array.ndim == 1):
+        if array.ndim == 0 or (array.ndim == 1 and (array.dtype.kind in "iub" or name in self._sizes)):
             self._constants[name] = array.tolist()
             return
         *owners, leaf = path.split(".")
@@ -110,41 +114,35 @@ class OnnxModule(nn.Module):
 
 
 def read_onnx(path: Path) -> nn.Module:
-    """The network of an ONNX file in float32, opset 17 or newer, with a free batch dimension.
+    """The network of an ONNX file, opset 7 or newer, in float32. Several outputs come as a tuple, in the file's order.
 
     Raises:
-        HwsmpqError: no such file, not ONNX, an older opset, several outputs, or an operator that is not read (named).
+        HwsmpqError: no such file, not ONNX, an older opset, weights that are missing, or an operator that is not read
+            (named).
     """
     if not path.is_file():
         raise HwsmpqError(f"no ONNX file {path}", fix="check the path")
     try:
         model = ir.load(path)
         version = model.opset_imports.get("", 0)
-        logging.getLogger(version_converter.__name__).setLevel(logging.ERROR)
-        if MIN_OPSET <= version < OPSET:
-            version_converter.convert_version(model, OPSET, fallback=True)
-        inline(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fold_constants(model, should_fold=_folds)
-        remove_unused_nodes(model)
-    except HwsmpqError:
-        raise
+        missing = _missing_data(model, path.parent)
+        if version >= MIN_OPSET and not missing:
+            prepare(model)
     except Exception as error:
         raise HwsmpqError(
             f"{path} cannot be read as ONNX", f"{type(error).__name__}: {str(error)[:300]}", "export it again"
         ) from error
+    if missing:
+        raise HwsmpqError(
+            f"{path} keeps weights in {missing}, which is not there", "large networks keep them in files beside them",
+            "put that file into the same folder",
+        )
     if version < MIN_OPSET:
         raise HwsmpqError(
             f"{path} has opset {version}", f"it is read from {MIN_OPSET} on", "export it with a newer one"
         )
-    if len(model.graph.outputs) != 1:
-        raise HwsmpqError(
-            f"{path} has {len(model.graph.outputs)} outputs", "one output is judged", "export it with that output alone"
-        )
-    known = {*OPERATORS, "Constant"}
     unknown = sorted({node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in model.graph
-                      if node.op_type not in known or node.domain})
+                      if node.op_type not in {*OPERATORS, "Constant", "Upsample"} or node.domain})
     if unknown:
         quantized = any("QuantizeLinear" in name or "Integer" in name for name in unknown)
         raise HwsmpqError(
@@ -152,7 +150,35 @@ def read_onnx(path: Path) -> nn.Module:
             "it is quantized already" if quantized else "they have no counterpart here",
             "give the float network" if quantized else "export the network without them, or give it as PyTorch code",
         )
-    return OnnxModule(model)
+    try:
+        return OnnxModule(model)
+    except (OSError, ValueError) as error:
+        raise HwsmpqError(
+            f"the weights in {path} cannot be read", f"{type(error).__name__}: {str(error)[:300]}", "export it again"
+        ) from error
+
+
+def _missing_data(model: ir.Model, folder: Path) -> str | None:
+    """The first file beside the network that its weights lie in and that does not exist."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and not (folder / tensor.location).is_file():
+            return str(tensor.location)
+    return None
+
+
+def _as_of(opset: int, operator: str, inputs: list[str], attributes: dict[str, Any]) -> str:
+    """The operator that computes what another of that name computed in an earlier opset; operands are changed in
+    place."""
+    if operator in ("Softmax", "LogSoftmax") and opset < 13:
+        return f"{operator} below 13"
+    if operator == "Upsample" or (operator == "Resize" and opset < 11):
+        # Only scales then, and always as torch's "nearest" and TensorFlow's "linear" do it.
+        if "scales" not in attributes:
+            inputs.insert(1, "")
+        attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return "Resize"
+    return operator
 
 
 def _array(value: ir.Value) -> np.ndarray[Any, Any]:
@@ -171,16 +197,6 @@ def _constant(attributes: dict[str, Any]) -> Any:
     return np.asarray(value, np.float32 if "float" in name else np.int64 if "int" in name else None)
 
 
-def _folds(node: ir.Node) -> bool | None:
-    """Shapes are computed now, weights stay where layers are recognised by them; None leaves it to the optimizer."""
-    return True if node.op_type == "ConstantOfShape" else False if _turns_a_weight(node) else None
-
-
-def _turns_a_weight(node: ir.Node) -> bool:
-    source = node.inputs[0] if node.op_type == "Transpose" else None
-    return source is not None and source.is_initializer() and source.dtype == ir.DataType.FLOAT
-
-
 def _stored_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
     """The stored weight of a layer, and whether the file turns it before use; None where it is computed."""
     value = node.inputs[1] if node.op_type in LAYER_OPS and len(node.inputs) > 1 else None
@@ -190,7 +206,7 @@ def _stored_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
         matrix = value.shape is not None and len(value.shape) == 2
         return (value, False) if node.op_type != "MatMul" or matrix else None
     producer = value.producer()
-    if producer is not None and _turns_a_weight(producer) and node.op_type in ("Gemm", "MatMul"):
+    if producer is not None and turns_a_weight(producer) and node.op_type in ("Gemm", "MatMul"):
         source = producer.inputs[0]
         assert source is not None
         return (source, True) if source.shape is not None and len(source.shape) == 2 else None

@@ -1,12 +1,15 @@
-"""What the operators of ONNX (opset 22) compute, in torch.
+"""What the operators of ONNX (opsets 7 to 22) compute, in torch.
 
 A value is a tensor or, where it is a shape or an axis, an int or a list of ints: what `torch.export` may need to know
-while it traces. Reference: https://onnx.ai/onnx/operators
+while it traces. What newer opsets give as an input, older ones give as an attribute of the same name: a parameter that
+has that name takes both. Reference: https://onnx.ai/onnx/operators
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,13 +19,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.onnx_recurrent import gru, lstm
+from hwsmpq.model.onnx_resize import resize
 
 Operator = Callable[..., Any]
 """Called with the inputs by position (None where left out) and the attributes by name."""
 
-DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+DTYPES = {
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
+    10: torch.float32, 11: torch.float32,
+}
+"""By ONNX's numbers; networks in 16 or 64 bits are read in float32."""
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+AVERAGE_POOLS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def is_size(x: Any) -> bool:
+    """Whether a value is a whole number, which it also is where the batch is left open."""
+    return isinstance(x, int | torch.SymInt)
 
 
 def _padding(
@@ -66,18 +82,28 @@ def conv(
 
 def conv_transpose(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, strides: Any = None, pads: Any = None,
-    dilations: Any = None, group: int = 1, output_padding: Any = None, auto_pad: str = "NOTSET",
-    kernel_shape: Any = None,
+    dilations: Any = None, group: int = 1, output_padding: Any = None, output_shape: Any = None,
+    auto_pad: str = "NOTSET", kernel_shape: Any = None,
 ) -> Tensor:
     n = weight.ndim - 2
-    pads = list(pads or [0] * (2 * n))
-    if n != 2 or auto_pad != "NOTSET" or pads[:n] != pads[n:]:
-        raise HwsmpqError("a transposed convolution of this form is not read",
-                          "one with two dimensions and equal padding is", "export the network so that it has these")
-    return functional.conv_transpose2d(
-        x, weight, bias, list(strides or [1] * n), pads[:n], list(output_padding or [0] * n), group,
-        list(dilations or [1] * n),
-    )
+    strides, dilations = list(strides or [1] * n), list(dilations or [1] * n)
+    more, pads = list(output_padding or [0] * n), list(pads or [0] * (2 * n))
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER") or output_shape:
+        sizes = output_shape or [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
+        totals = [
+            stride * (size - 1) + extra + (kernel - 1) * dilation + 1 - wanted
+            for size, stride, extra, kernel, dilation, wanted
+            in zip(x.shape[2:], strides, more, weight.shape[2:], dilations, sizes, strict=True)
+        ]
+        halves = [total // 2 for total in totals]
+        rest = [total - half for total, half in zip(totals, halves, strict=True)]
+        pads = halves + rest if auto_pad == "SAME_UPPER" else rest + halves
+    before, after = pads[:n], pads[n:]
+    if before == after:
+        return TRANSPOSED[n](x, weight, bias, strides, before, more, group, dilations)
+    whole = TRANSPOSED[n](x, weight, bias, strides, 0, more, group, dilations)
+    kept = (slice(start, size - end) for start, end, size in zip(before, after, whole.shape[2:], strict=True))
+    return whole[(slice(None), slice(None), *kept)]
 
 
 def max_pool(
@@ -96,12 +122,21 @@ def average_pool(
     count_include_pad: int = 0, auto_pad: str = "NOTSET", dilations: Any = None,
 ) -> Tensor:
     n = len(kernel_shape)
+    if dilations and any(d != 1 for d in dilations):
+        raise HwsmpqError("a dilated average pooling is not read", "torch has none", "export the network without it")
     strides = list(strides or [1] * n)
     before, after = _padding(x.shape[2:], kernel_shape, strides, [1] * n, pads, auto_pad)
-    if before != after or n != 2:
-        raise HwsmpqError("an average pooling of this form is not read", "one with two dimensions and equal padding is",
-                          "export the network so that it has these")
-    return functional.avg_pool2d(x, list(kernel_shape), strides, before, bool(ceil_mode), bool(count_include_pad))
+    pool = functools.partial(
+        AVERAGE_POOLS[n], kernel_size=list(kernel_shape), stride=strides, ceil_mode=bool(ceil_mode)
+    )
+    if before == after:
+        return pool(x, padding=before, count_include_pad=bool(count_include_pad))
+    padded, _ = _padded(x, before, after, 0.0)
+    if count_include_pad:
+        return pool(padded)
+    # Means over what is no padding: the mean of the padded input by the share of it that is input.
+    inside, _ = _padded(torch.ones_like(x[:1, :1]), before, after, 0.0)
+    return pool(padded) / pool(inside)
 
 
 def gemm(
@@ -117,9 +152,25 @@ def gemm(
 
 def batch_norm(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float = 1e-5,
-    momentum: float = 0.9, training_mode: int = 0,
+    momentum: float = 0.9, training_mode: int = 0, spatial: int = 1,
 ) -> Tensor:
     return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
+
+
+def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    return functional.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+
+
+def group_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+) -> Tensor:
+    # Opset 18 has one scale a group, 21 one a channel.
+    scale, bias = (p.repeat_interleave(x.shape[1] // len(p)) if len(p) < x.shape[1] else p for p in (scale, bias))
+    return functional.group_norm(x, num_groups, scale, bias, epsilon)
+
+
+def lrn(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
+    return functional.local_response_norm(x, size, alpha, beta, bias)
 
 
 def layer_norm(
@@ -151,15 +202,23 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 def slice_(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
     axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
     if isinstance(x, list):
-        return x[starts[0] : ends[0] : steps[0]]
+        return x[slice(starts[0], ends[0], steps[0])]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 0:
+            # Torch has no negative steps: what is read backwards is the same, turned round.
+            size = x.shape[axis]
+            last = size - 1 if start >= size else start % size if start >= 0 else start + size
+            first = 0 if end < -size else (end + size if end < 0 else end) + 1
+            x, start, end, step = x.flip(axis), size - 1 - last, size - first, -step
         index = [slice(None)] * x.ndim
         index[axis] = slice(start, end, step)
         x = x[tuple(index)]
     return x
 
 
-def pad(x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant") -> Tensor:
+def pad(x: Any, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant") -> Any:
+    if isinstance(x, list):
+        return [value or 0] * pads[0] + x + [value or 0] * pads[1]
     axes = [axis % x.ndim for axis in (axes or range(x.ndim))]
     before, after = [0] * x.ndim, [0] * x.ndim
     for i, axis in enumerate(axes):
@@ -173,8 +232,11 @@ def pad(x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str 
     return functional.pad(x, ends, value=0.0 if value is None else float(value))
 
 
-def split(x: Tensor, sizes: Any = None, *, axis: int = 0, num_outputs: int | None = None) -> tuple[Tensor, ...]:
-    return x.split(list(sizes), axis) if sizes else x.chunk(num_outputs or 2, axis)
+def split_(x: Any, split: Any = None, *, axis: int = 0, num_outputs: int) -> tuple[Any, ...]:
+    if isinstance(x, list):
+        ends = list(itertools.accumulate(split or [len(x) // num_outputs] * num_outputs))
+        return tuple(x[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    return x.split(list(split), axis) if split else x.chunk(num_outputs, axis)
 
 
 def concat(*parts: Any, axis: int) -> Any:
@@ -188,8 +250,24 @@ def gather(x: Any, index: Any, *, axis: int = 0) -> Any:
         return x[index] if isinstance(index, int) else [x[i] for i in index]
     if isinstance(index, int):
         return x.select(axis, index)
-    index = torch.tensor(index) if isinstance(index, list) else index
-    return x.index_select(axis, index) if index.ndim == 1 else functional.embedding(index, x)
+    axis %= x.ndim
+    index = torch.tensor(index) if isinstance(index, list) else index.long()
+    if axis == 0 and x.ndim == 2 and index.ndim > 1:
+        return functional.embedding(index, x)
+    picked = x.index_select(axis, torch.where(index < 0, index + x.shape[axis], index).flatten())
+    return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+
+def gather_elements(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
+    return x.gather(axis, torch.where(index < 0, index + x.shape[axis], index))
+
+
+def scatter_elements(x: Tensor, index: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
+    index = torch.where(index < 0, index + x.shape[axis], index)
+    if reduction == "none":
+        return x.scatter(axis, index, updates)
+    how = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}[reduction]
+    return x.scatter_reduce(axis, index, updates, how)
 
 
 def squeeze(x: Any, axes: Any = None) -> Any:
@@ -199,8 +277,9 @@ def squeeze(x: Any, axes: Any = None) -> Any:
 
 
 def unsqueeze(x: Any, axes: Any) -> Any:
-    if isinstance(x, int | torch.SymInt):
+    if is_size(x):
         return [x]
+    x = torch.tensor(x) if isinstance(x, list) else x
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
         x = x.unsqueeze(axis)
     return x
@@ -209,32 +288,109 @@ def unsqueeze(x: Any, axes: Any) -> Any:
 def cast(x: Any, *, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
     if isinstance(x, Tensor):
         return x.to(DTYPES[to])
-    return torch.tensor(x, dtype=DTYPES[to]) if DTYPES[to].is_floating_point else x
+    whole = all(is_size(n) for n in (x if isinstance(x, list) else [x]))
+    if not DTYPES[to].is_floating_point:
+        return x if whole else [int(n) for n in x] if isinstance(x, list) else int(x)
+    return torch.tensor(x, dtype=DTYPES[to]) if whole else x
 
 
-def clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    return x if low is None and high is None else x.clamp(low, high)
+def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    return x if min is None and max is None else x.clamp(min, max)
 
 
-def resize(
-    x: Tensor, roi: Any = None, scales: Any = None, sizes: Any = None, *, mode: str = "nearest",
-    coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor", **others: Any,
-) -> Tensor:
-    size = list(sizes)[2:] if sizes else [int(n * s) for n, s in zip(x.shape[2:], scales.tolist()[2:], strict=True)]
-    if mode == "nearest" and coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor":
-        return functional.interpolate(x, size, mode="nearest")
-    if mode == "linear" and coordinate_transformation_mode in ("half_pixel", "align_corners", "pytorch_half_pixel"):
-        aligned = coordinate_transformation_mode == "align_corners"
-        return functional.interpolate(x, size, mode="bilinear", align_corners=aligned)
-    raise HwsmpqError(
-        f"a resize by {mode}, {coordinate_transformation_mode}, {nearest_mode} is not read",
-        "torch interpolates otherwise", "export the network with torch's nearest or bilinear interpolation",
-    )
+def softmax(how: Callable[..., Tensor]) -> Operator:
+    return lambda x, *, axis=-1: how(x, axis)
+
+
+def flat_softmax(how: Callable[..., Tensor]) -> Operator:
+    """Below opset 13 all dimensions from ``axis`` on are one."""
+    return lambda x, *, axis=1: how(x.flatten(axis % x.ndim), axis % x.ndim).reshape(x.shape)
+
+
+def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    if mode == "CRD":
+        return functional.pixel_shuffle(x, blocksize)
+    n, c, h, w = x.shape
+    parts = x.reshape(n, blocksize, blocksize, c // blocksize**2, h, w)
+    return parts.permute(0, 3, 4, 1, 5, 2).reshape(n, c // blocksize**2, h * blocksize, w * blocksize)
+
+
+def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+    n, c, h, w = x.shape
+    parts = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
+    return parts.permute(0, 3, 5, 1, 2, 4).reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
+
+
+def best(how: Callable[..., Tensor]) -> Operator:
+    def index(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+        if select_last_index:
+            return x.shape[axis] - 1 - how(x.flip(axis), dim=axis, keepdim=bool(keepdims))
+        return how(x, dim=axis, keepdim=bool(keepdims))
+
+    return index
+
+
+def top_k(x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
+    n = k[0] if isinstance(k, list) else k
+    values, indices = x.topk(n, axis, bool(largest), bool(sorted))
+    return values, indices
+
+
+def range_(start: Any, limit: Any, delta: Any) -> Any:
+    if all(type(n) is int for n in (start, limit, delta)):
+        return list(range(start, limit, delta))
+    return torch.arange(start, limit, delta)
+
+
+def constant_of_shape(shape: Any, *, value: Any = None) -> Any:
+    fill = 0.0 if value is None else value.reshape(-1)[0].item()
+    if isinstance(fill, int) and len(shape) == 1 and isinstance(shape[0], int):
+        return [fill] * shape[0]
+    return torch.full(tuple(shape), fill)
+
+
+def expand(x: Any, shape: Any) -> Any:
+    if isinstance(x, list | int) and len(shape) == 1:
+        return x if isinstance(x, list) and len(x) == shape[0] else [x[0] if isinstance(x, list) else x] * shape[0]
+    return torch.as_tensor(x).expand(torch.broadcast_shapes(torch.as_tensor(x).shape, tuple(shape)))
+
+
+def size(x: Any) -> Any:
+    return len(x) if isinstance(x, list) else math.prod(x.shape)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    if isinstance(condition, list):
+        n = len(condition)
+        first, second = (v if isinstance(v, list) else [v] * n for v in (a, b))
+        return [x if c else y for c, x, y in zip(condition, first, second, strict=True)]
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    return torch.where(condition, torch.as_tensor(a), torch.as_tensor(b))
+
+
+def logical(of_tensors: Callable[..., Tensor], of_one: Callable[..., bool]) -> Operator:
+    def compute(*values: Any) -> Any:
+        if any(isinstance(value, Tensor) for value in values):
+            return of_tensors(*(torch.as_tensor(value) for value in values))
+        if not any(isinstance(value, list) for value in values):
+            return of_one(*values)
+        n = max(len(value) for value in values if isinstance(value, list))
+        return [of_one(*row) for row in zip(*(v if isinstance(v, list) else [v] * n for v in values), strict=True)]
+
+    return compute
 
 
 def extreme(of_two: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     """The largest or least of several values, of which some may be plain numbers."""
-    return lambda *values: functools.reduce(of_two, map(torch.as_tensor, values))
+    def compute(*values: Any) -> Any:
+        if not any(isinstance(value, Tensor) for value in values):
+            values = tuple(torch.tensor(value) for value in values)
+            found = functools.reduce(of_two, values)
+            return found.tolist() if not found.is_floating_point() else found
+        return functools.reduce(of_two, map(torch.as_tensor, values))
+
+    return compute
 
 
 def arithmetic(of_tensors: Callable[[Any, Any], Any], of_sizes: Callable[[Any, Any], Any] | None = None) -> Operator:
@@ -254,31 +410,87 @@ def arithmetic(of_tensors: Callable[[Any, Any], Any], of_sizes: Callable[[Any, A
     return compute
 
 
+def arithmetic_of_one(of_one: Callable[[Any], Any]) -> Operator:
+    return lambda x: [of_one(n) for n in x] if isinstance(x, list) else of_one(x)
+
+
+def divide(a: Any, b: Any) -> Any:
+    """Integers divide towards zero."""
+    whole = all(not value.is_floating_point() if isinstance(value, Tensor) else is_size(value)
+                for value in (a, b))
+    return torch.div(a, b, rounding_mode="trunc") if whole else a / b
+
+
+def cumulated(x: Tensor, axis: int, exclusive: int, reverse: int) -> Tensor:
+    axis = axis[0] if isinstance(axis, list) else axis
+    summed = (x.flip(axis) if reverse else x).cumsum(axis)
+    if exclusive:
+        summed = summed - (x.flip(axis) if reverse else x)
+    return summed.flip(axis) if reverse else summed
+
+
+def _reduced_norm(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+
+
+def _product(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    for axis in sorted((d % x.ndim for d in dim), reverse=True):
+        x = x.prod(axis, keepdim=keepdim)
+    return x
+
+
+def _modulo(a: Any, b: Any, *, fmod: int = 0) -> Any:
+    return torch.fmod(a, b) if fmod else a % b
+
+
 OPERATORS: dict[str, Operator] = {
     "Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": torch.matmul,
-    "BatchNormalization": batch_norm, "LayerNormalization": layer_norm,
+    "LSTM": lstm, "GRU": gru,
+    "BatchNormalization": batch_norm, "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm,
+    "GroupNormalization": group_norm, "LRN": lrn,
+    "LpNormalization": lambda x, axis=-1, p=2: functional.normalize(x, p=float(p), dim=axis, eps=0.0),
     "MaxPool": max_pool, "AveragePool": average_pool,
     "GlobalAveragePool": lambda x: x.mean(dim=list(range(2, x.ndim)), keepdim=True),
     "GlobalMaxPool": lambda x: x.amax(dim=list(range(2, x.ndim)), keepdim=True),
     "ReduceMean": reduce(torch.mean), "ReduceSum": reduce(torch.sum), "ReduceMax": reduce(torch.amax),
-    "ReduceMin": reduce(torch.amin),
+    "ReduceMin": reduce(torch.amin), "ReduceL2": reduce(_reduced_norm), "ReduceProd": reduce(_product),
+    "ReduceL1": reduce(lambda x, dim, keepdim: x.abs().sum(dim, keepdim)),
+    "ReduceSumSquare": reduce(lambda x, dim, keepdim: x.square().sum(dim, keepdim)),
+    "ReduceLogSumExp": reduce(torch.logsumexp),
     "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Erf": torch.erf, "Exp": torch.exp,
-    "Log": torch.log, "Sqrt": torch.sqrt, "Abs": torch.abs, "Neg": torch.neg, "Reciprocal": torch.reciprocal,
-    "Floor": torch.floor, "Softplus": functional.softplus, "Mish": functional.mish, "HardSwish": functional.hardswish,
+    "Log": torch.log, "Sqrt": torch.sqrt, "Abs": torch.abs, "Neg": arithmetic_of_one(operator.neg),
+    "Reciprocal": torch.reciprocal, "Sign": torch.sign, "Sin": torch.sin, "Cos": torch.cos, "Atan": torch.atan,
+    "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round, "Softplus": functional.softplus,
+    "Softsign": functional.softsign, "Mish": functional.mish, "HardSwish": functional.hardswish,
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: (alpha * x + beta).clamp(0.0, 1.0),
     "LeakyRelu": lambda x, alpha=0.01: functional.leaky_relu(x, alpha),
-    "Elu": lambda x, alpha=1.0: functional.elu(x, alpha),
+    "Elu": lambda x, alpha=1.0: functional.elu(x, alpha), "Celu": lambda x, alpha=1.0: functional.celu(x, alpha),
+    "Selu": lambda x, alpha=1.6732632, gamma=1.0507010: gamma * functional.elu(x, alpha),
+    "ThresholdedRelu": lambda x, alpha=1.0: torch.where(x > alpha, x, torch.zeros_like(x)),
     "PRelu": lambda x, slope: torch.where(x < 0, x * slope, x),
     "Gelu": lambda x, approximate="none": functional.gelu(x, approximate=approximate),
-    "Softmax": lambda x, axis=-1: x.softmax(axis), "LogSoftmax": lambda x, axis=-1: x.log_softmax(axis),
+    "Softmax": softmax(torch.softmax), "LogSoftmax": softmax(torch.log_softmax),
+    "Softmax below 13": flat_softmax(torch.softmax), "LogSoftmax below 13": flat_softmax(torch.log_softmax),
     "Clip": clip, "Pow": torch.pow, "Add": arithmetic(operator.add), "Sub": arithmetic(operator.sub),
-    "Mul": arithmetic(operator.mul), "Div": arithmetic(operator.truediv, operator.floordiv),
-    "Equal": lambda a, b: a == b, "Where": torch.where, "Max": extreme(torch.maximum), "Min": extreme(torch.minimum),
-    "Sum": lambda *x: functools.reduce(torch.add, x),
-    "Reshape": reshape, "Flatten": flatten, "Slice": slice_, "Pad": pad, "Split": split, "Concat": concat,
-    "Gather": gather, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Cast": cast, "Resize": resize,
+    "Mul": arithmetic(operator.mul), "Div": arithmetic(divide, operator.floordiv), "Mod": _modulo,
+    "Equal": logical(torch.eq, operator.eq), "Greater": logical(torch.gt, operator.gt),
+    "GreaterOrEqual": logical(torch.ge, operator.ge), "Less": logical(torch.lt, operator.lt),
+    "LessOrEqual": logical(torch.le, operator.le), "And": logical(torch.logical_and, lambda a, b: a and b),
+    "Or": logical(torch.logical_or, lambda a, b: a or b), "Xor": logical(torch.logical_xor, operator.xor),
+    "Not": logical(torch.logical_not, operator.not_),
+    "Where": where, "Max": extreme(torch.maximum), "Min": extreme(torch.minimum),
+    "Sum": lambda *x: functools.reduce(torch.add, x), "Mean": lambda *x: functools.reduce(torch.add, x) / len(x),
+    "Reshape": reshape, "Flatten": flatten, "Slice": slice_, "Pad": pad, "Split": split_, "Concat": concat,
+    "Gather": gather, "GatherElements": gather_elements, "ScatterElements": scatter_elements,
+    "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Cast": cast,
+    "Resize": resize, "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth,
+    "Tile": lambda x, repeats: x * repeats[0] if isinstance(x, list) else x.repeat(*repeats),
     "Transpose": lambda x, perm=None: x.permute(perm or list(reversed(range(x.ndim)))),
-    "Expand": lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, tuple(shape))),
+    "Expand": expand, "Range": range_, "ConstantOfShape": constant_of_shape, "Size": size,
     "Shape": lambda x, start=0, end=None: list(x.shape[start:end]),
+    "ArgMax": best(torch.argmax), "ArgMin": best(torch.argmin), "TopK": top_k,
+    "CumSum": lambda x, axis, exclusive=0, reverse=0: cumulated(x, axis, exclusive, reverse),
+    "Trilu": lambda x, k=0, upper=1: torch.triu(x, k or 0) if upper else torch.tril(x, k or 0),
+    "Einsum": lambda *x, equation: torch.einsum(equation, *x),
     "Identity": lambda x: x, "Dropout": lambda x, ratio=None, training=None, seed=None: x,
 }

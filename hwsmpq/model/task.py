@@ -66,7 +66,7 @@ class Task:
 
     Args:
         model: a trained network whose inputs and outputs carry the batch in dimension 0, or the path of an ONNX file
-            that holds one (in float32, opset 17 or newer).
+            that holds one (opset 7 or newer).
         calibration: unlabelled input samples, (n, ...) or one such tensor an argument.
         evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
