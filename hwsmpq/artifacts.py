@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hwsmpq import types
 from hwsmpq._version import __version__
+from hwsmpq.device.files import write_bytes
 from hwsmpq.errors import HwsmpqError
 
 T = TypeVar("T")
@@ -51,33 +50,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file atomically: a full disk or a kill leaves the old file whole.
-
-    Raises:
-        HwsmpqError: the disk is full or the folder cannot be written.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise HwsmpqError(
-            f"cannot write {path}", error.strerror or str(error),
-            "free space or choose another folder with -o, then run again: finished stages are kept",
-        ) from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
 
 
 def write(path: Path, value: Any, inputs: dict[str, str] | None = None) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 UNATTRIBUTED = ""
 """Key of :meth:`Engine.layer_ms` for the time that belongs to no layer (pooling, reorders, copies)."""
 
+NOT_AUDITED = "not audited"
+"""What :meth:`Engine.realised` says of a layer that runs where the runtime names no types."""
+
 
 class Engine(ABC):
     """A loaded engine. Inputs are the model's inputs in order, float32, with the batch size it was built for."""
@@ -41,7 +44,7 @@ class Engine(ABC):
 
     @abstractmethod
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
-        """Precision name that every layer really runs in, read back from the built engine.
+        """Precision name that every layer really runs in, read back from the built engine, or :data:`NOT_AUDITED`.
 
         Raises:
             HwsmpqError: a layer cannot be found in the engine.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 RUNTIMES = {
     "openvino": "hwsmpq.device.openvino:OpenvinoRuntime",
+    "tensorrt": "hwsmpq.device.tensorrt.runtime:TensorrtRuntime",
+    "tensorrt-rtx": "hwsmpq.device.tensorrt.runtime:TensorrtRtxRuntime",
 }
 """Name -> ``module:class``; what is not used is not imported."""
 

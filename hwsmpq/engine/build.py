@@ -41,7 +41,9 @@ class Builder:
         """Write the Q/DQ ONNX file of an assignment."""
         if self._fp32_onnx is None:
             self._fp32_onnx = export_onnx(self._captured, self.batch)
-        write_qdq(self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path)
+        write_qdq(
+            self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path, self._target.form
+        )
 
     def engine(self, assignment: Assignment) -> Engine:
         """A loaded engine whose files live as long as this builder."""

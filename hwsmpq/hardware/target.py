@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
-from hwsmpq.types import REFERENCE, Ladder, Layer, Network
+from hwsmpq.types import REFERENCE, Ladder, Layer, Network, OnnxForm
 
 if TYPE_CHECKING:
     from hwsmpq.model.capture import Captured
@@ -70,6 +70,11 @@ class Target(ABC):
     def runs(self, layer: Layer, precision: str) -> bool:
         """Whether the target has a kernel for a layer at a precision."""
         return precision in self.native
+
+    @property
+    def form(self) -> OnnxForm:
+        """How the ONNX files that it builds are written."""
+        return OnnxForm()
 
     def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
         """Layers that run in some precision only together: the precision of one decides whether another has a kernel.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
-from hwsmpq.device.runtime import Engine
+from hwsmpq.device.runtime import NOT_AUDITED, Engine
 from hwsmpq.device.timing import too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
@@ -89,7 +89,7 @@ def with_observed(
     found = {group: dict(known) for group, known in fallbacks.found.items()}
     for group, asked in assignment.items():
         others = [(layer.name, realised[layer.name]) for layer in run.network.layers_of(group)]
-        others = [(layer, precision) for layer, precision in others if precision != asked]
+        others = [(layer, precision) for layer, precision in others if precision not in (asked, NOT_AUDITED)]
         if others and asked != REFERENCE and asked not in found.get(group, {}):
             layer, precision = others[0]
             found.setdefault(group, {})[asked] = precision if precision in run.target.native else REFERENCE

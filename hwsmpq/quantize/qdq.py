@@ -18,13 +18,13 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
+from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
-from hwsmpq.types import Assignment, Layer, Precision, Ranges
+from hwsmpq.types import PRECISION_KEY, Assignment, Layer, OnnxForm, Precision, Ranges
 
 LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-PRECISION_KEY = "hwsmpq.precision"
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -93,16 +93,23 @@ def write_qdq(
     ranges: Ranges,
     scheme: Scheme,
     path: Path,
+    form: OnnxForm | None = None,
 ) -> None:
-    """Write the network under an assignment.
+    """Write the network under an assignment, in the form that its reader takes (see :class:`OnnxForm`).
 
     Activations in integers or fp8: Mul (where they are smoothed), Clip to the grid (below 8 bits), QuantizeLinear,
     DequantizeLinear, once a tensor and precision; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer
     behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have
     bias and result of that type, and a Cast back behind them. Each layer's node carries its precision as metadata.
+
+    Raises:
+        HwsmpqError: an operation has no such form (names it).
     """
+    form = form or OnnxForm()
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
-    _Writer(model, captured, assignment, ranges, scheme).write()
+    _Writer(model, captured, assignment, ranges, scheme, form.strongly_typed).write()
+    if form.opset is not None:
+        lower(model, form.opset)
     write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
 
 
@@ -110,10 +117,11 @@ class _Writer:
     """Rewrites the float model in place."""
 
     def __init__(
-        self, model: ir.Model, captured: Captured, assignment: Assignment, ranges: Ranges, scheme: Scheme
+        self, model: ir.Model, captured: Captured, assignment: Assignment, ranges: Ranges, scheme: Scheme,
+        strongly_typed: bool,
     ) -> None:
         self._model, self._graph = model, model.graph
-        self._captured, self._scheme = captured, scheme
+        self._captured, self._scheme, self._strongly_typed = captured, scheme, strongly_typed
         self._nodes = {node.name: node for node in model.graph}
         self._layers: dict[str, QuantizedLayer] = {}
         for layer in captured.network.layers:
@@ -129,7 +137,7 @@ class _Writer:
         for name, quantized in self._layers.items():
             precision, node, weight = quantized.precision, self._nodes[name], quantized.layer.weight_name
             node.metadata_props[PRECISION_KEY] = precision.name
-            if precision.name == "fp32":
+            if precision.name == "fp32" or (precision.is_float and not self._strongly_typed):
                 continue
             source = node.inputs[0]
             assert source is not None
@@ -205,10 +213,15 @@ class _Writer:
         ]
         return [_named("Clip", [x, *ends], f"{name}.clip")]
 
-    def _qdq(self, x: ir.Value, scale: np.ndarray, zero_point: Tensor, name: str) -> list[ir.Node]:
+    def _qdq(
+        self, x: ir.Value, scale: np.ndarray | Tensor, zero_point: Tensor, name: str, axis: int | None = None
+    ) -> list[ir.Node]:
+        """``axis`` is that of the scales, where there is one a channel."""
+        attributes = {} if axis is None else {"axis": axis}
         parameters = [self._constant(f"{name}.scale", scale), self._constant(f"{name}.zero_point", zero_point)]
-        quantize = _named("QuantizeLinear", [x, *parameters], f"{name}.quantize")
-        return [quantize, _named("DequantizeLinear", [quantize.outputs[0], *parameters], f"{name}.dequantize")]
+        quantize = _named("QuantizeLinear", [x, *parameters], f"{name}.quantize", attributes)
+        dequantize = _named("DequantizeLinear", [quantize.outputs[0], *parameters], f"{name}.dequantize", attributes)
+        return [quantize, dequantize]
 
     def _weight(self, quantized: QuantizedLayer) -> ir.Value:
         """The weight that the layer's product reads: an initializer, or one behind DequantizeLinear."""
@@ -218,6 +231,11 @@ class _Writer:
             return self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
         stored = quantized.stored_weight(weight)
         values = _int4(stored.values) if precision.is_blockwise else stored.values
+        if not self._strongly_typed:
+            real = self._constant(f"{name}.float", stored.dequantize())
+            nodes = self._qdq(real, stored.scales, torch.zeros(len(stored.scales), dtype=torch.int8), name, stored.axis)
+            self._graph.insert_before(self._graph[0], nodes)
+            return nodes[-1].outputs[0]
         kind = "fp8" if precision.weight_format == "fp8" else "int4" if precision.is_blockwise else "int8"
         inputs = [self._constant(f"{name}.{kind}", values), self._constant(f"{name}.scale", stored.scales)]
         attributes = {"axis": stored.axis}

@@ -30,6 +30,7 @@ from hwsmpq.types.measured import (
     TensorRange,
 )
 from hwsmpq.types.network import Edge, Group, Layer, Network
+from hwsmpq.types.onnx_form import PRECISION_KEY, OnnxForm
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
     HALF_FORMATS,
@@ -49,6 +50,7 @@ __all__ = [
     "HALF_FORMATS",
     "MAX_BITS",
     "MIN_BITS",
+    "PRECISION_KEY",
     "REFERENCE",
     "AccuracyOutcome",
     "Assignment",
@@ -77,6 +79,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "Network",
+    "OnnxForm",
     "Plan",
     "Precision",
     "Ranges",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from hwsmpq.device.tensorrt import adapter
+from hwsmpq.device.tensorrt.kernels import read_kernels
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.target import get_target, substitutes
-from hwsmpq.hardware.tensorrt import adapter
-from hwsmpq.hardware.tensorrt.kernels import read_kernels
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

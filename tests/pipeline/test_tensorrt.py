@@ -13,10 +13,10 @@ import torch
 from tiny_task import task as tiny_task
 from torch import Tensor, nn
 
+from hwsmpq.device.tensorrt import adapter
 from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
-from hwsmpq.hardware.tensorrt import adapter
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.elsewhere import emit_profile, import_profile

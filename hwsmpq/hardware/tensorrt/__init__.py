@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: strongly typed engines from Q/DQ ONNX, audited from what the builder says it built."""
+"""TensorRT and TensorRT-RTX as targets: what they run where, and profiles that `trtexec` took elsewhere."""

@@ -56,6 +56,12 @@ def kinds_of(flavour: str, capability: str) -> Kinds:
     return known[capability]
 
 
+def weakly_typed(kinds: Kinds) -> Kinds:
+    """What is left of them in versions whose networks have no types (8.x), which know neither bf16 nor fp8, nor weights
+    alone in integers."""
+    return {kind: names & {"int8", "fp16", "fp32"} for kind, names in kinds.items()}
+
+
 def runs(kinds: Kinds, layer: Layer, precision: str) -> bool:
     """Whether there is a kernel for a layer at a precision."""
     if precision == "w4a16" and layer.block_size is None:

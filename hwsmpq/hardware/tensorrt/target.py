@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from hwsmpq.artifacts import write_bytes
-from hwsmpq.device import nvidia
 from hwsmpq.device.runtime import Engine
+from hwsmpq.device.tensorrt import adapter
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.hardware.target import Target
-from hwsmpq.hardware.tensorrt import adapter
-from hwsmpq.hardware.tensorrt.capability import CAPABILITIES, Kinds, in_order, kinds_of, runs
-from hwsmpq.hardware.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine
-from hwsmpq.hardware.tensorrt.kernels import write_kernels
-from hwsmpq.types import Layer
+from hwsmpq.hardware.tensorrt.capability import CAPABILITIES, Kinds, in_order, kinds_of, runs, weakly_typed
+from hwsmpq.types import PRECISION_KEY, Layer, OnnxForm
 
 TF32 = "tf32"
 
@@ -31,7 +28,7 @@ class _Tensorrt(Target):
 
     flavour: ClassVar[str]
 
-    def __init__(self, options: str = "") -> None:
+    def __init__(self, options: str = "", device: Device = HERE) -> None:
         given = [option for option in options.lower().split(",") if option]
         devices = [option for option in given if option != TF32]
         self._tf32, self.capability = TF32 in given, devices[0] if devices else None
@@ -40,7 +37,10 @@ class _Tensorrt(Target):
         if self.capability is not None:
             kinds_of(self.flavour, self.capability)
         self.name = self.flavour + (f":{','.join(given)}" if given else "")
-        self._folder: Path | None = None
+        self._options, self.device, self._runtime = options, device, device.runtime(self.flavour)
+
+    def on(self, device: Device) -> Target:
+        return type(self)(self._options, device)
 
     @property
     def scheme_name(self) -> str:
@@ -59,11 +59,22 @@ class _Tensorrt(Target):
     _what_is_built: ClassVar[str]
 
     @cached_property
+    def _device(self) -> dict[str, Any]:
+        """What the device decides; of a device that is not here, what its newest runtime would."""
+        if self.capability is None and self._runtime.unavailable() is None:
+            return self._runtime.capabilities()
+        return {"capability": self.capability, "strongly_typed": True, "opset": None}
+
+    @property
+    def form(self) -> OnnxForm:
+        return OnnxForm(self._device["opset"], self._device["strongly_typed"])
+
+    @cached_property
     def _kinds(self) -> Kinds:
         """Precisions by kind of layer; everything that any device runs where there is none to ask."""
-        capability, known = self.capability or _here(), CAPABILITIES[self.flavour]
+        capability, known = self._device["capability"], CAPABILITIES[self.flavour]
         if capability in known:
-            return known[capability]
+            return known[capability] if self._device["strongly_typed"] else weakly_typed(known[capability])
         return {kind: frozenset().union(*(kinds[kind] for kinds in known.values())) for kind in known["sm80"]}
 
     @property
@@ -74,49 +85,43 @@ class _Tensorrt(Target):
         return runs(self._kinds, layer, precision)
 
     def unavailable(self) -> str | None:
-        reason = adapter.missing(self.flavour)
-        if reason or self.capability is not None:
-            return reason
-        known = ", ".join(CAPABILITIES[self.flavour])
-        if nvidia.gpu_count() == 0:
-            return f"no NVIDIA GPU here; name the device to build for, as {self.flavour}:sm89 does (known: {known})"
-        if _here() not in CAPABILITIES[self.flavour]:
-            return f"the GPU here ({_here()}) is none that {self.flavour} is known to build for ({known})"
+        if self.capability is not None:
+            return adapter.missing(self.flavour)
+        reason, known = self._runtime.unavailable(), ", ".join(CAPABILITIES[self.flavour])
+        if reason:
+            return f"{reason}; or name a device to build for, as {self.flavour}:sm89 does (known: {known})"
+        if self._device["capability"] not in CAPABILITIES[self.flavour]:
+            return f"its GPU ({self._device['capability']}) is none that {self.flavour} is known to build for ({known})"
         return None
 
     def machine(self) -> dict[str, str]:
-        module = adapter.load_module(self.flavour)
-        found = {"runtime": f"{module.__name__} {module.__version__}", "tf32": str(self._tf32).lower()}
+        tf32 = {"tf32": str(self._tf32).lower()}
         if self.capability is None:
-            return found | nvidia.describe()
-        return found | {"compute_capability": self.capability, "device": "named, not here"}
+            return {**self._runtime.describe(), **tf32}
+        module = adapter.load_module(self.flavour)
+        named = {"compute_capability": self.capability, "device": "named, not here"}
+        return {"runtime": f"{module.__name__} {module.__version__}", **named, **tf32}
 
     def conditions(self) -> dict[str, str]:
-        return nvidia.conditions() if self.capability is None else {}
+        return self._runtime.conditions() if self.capability is None else {}
 
     def workspace(self, folder: Path) -> None:
-        self._folder = folder
+        self._runtime.workspace = folder
 
     def build(self, onnx: Path, folder: Path) -> None:
-        module = adapter.load_module(self.flavour)
-        cache = self._timing_cache()
-        built = adapter.build_engine(module, onnx, self.capability, self._tf32, cache)
-        write_kernels(built.kernels, folder / KERNELS_FILE)
-        write_bytes(folder / PLAN_FILE, built.plan)
-
-    def _timing_cache(self) -> Path | None:
-        return None
+        layers = {} if self.form.strongly_typed else _precisions(onnx)
+        self._runtime.build(onnx, folder, {"capability": self.capability, "tf32": self._tf32, "layers": layers})
 
     def load(self, folder: Path) -> Engine:
-        if not (folder / PLAN_FILE).is_file():
-            raise HwsmpqError(f"no engine at {folder}", f"{PLAN_FILE} is missing", "build the engine first")
-        return TensorrtEngine(folder, partial(adapter.load_module, self.flavour))
+        return self._runtime.load(folder, {})
 
 
-def _here() -> str | None:
-    """Compute capability of the GPU that is here, as sm89, or None."""
-    capability = nvidia.describe().get("compute_capability")
-    return None if capability is None else "sm" + capability.replace(".", "")
+def _precisions(path: Path) -> dict[str, str]:
+    """Layer -> precision, as the Q/DQ writer noted it at the layers' nodes."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    return {node.name: entry.value for node in nodes for entry in node.metadata_props if entry.key == PRECISION_KEY}
 
 
 class TensorrtRtxTarget(_Tensorrt):
@@ -149,9 +154,6 @@ class TensorrtTarget(_Tensorrt):
             super().build(onnx, folder)
         else:
             OnnxQdqTarget().build(onnx, folder)
-
-    def _timing_cache(self) -> Path | None:
-        return self._folder / "timing.cache" if self._folder is not None else None
 
     def load(self, folder: Path) -> Engine:
         return super().load(folder) if self.capability is None else OnnxQdqTarget().load(folder)

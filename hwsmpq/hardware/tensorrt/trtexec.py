@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from hwsmpq.device.tensorrt import attribution
+from hwsmpq.device.tensorrt.inspector import parse_inspector
+from hwsmpq.device.tensorrt.kernels import Kernel, realised
 from hwsmpq.device.timing import spread
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
-from hwsmpq.hardware.tensorrt import attribution
-from hwsmpq.hardware.tensorrt.inspector import parse_inspector
-from hwsmpq.hardware.tensorrt.kernels import Kernel, realised
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Measurement, Network
 
 LAYERS, PROFILE, TIMES, LOG = ".layers.json", ".profile.json", ".times.json", ".log"
@@ -64,7 +64,7 @@ class ImportedEngine:
             return {layer: realised(self.kernels, layer) for layer in layers}
 
     def layer_ms(self, layers: Sequence[str]) -> dict[str, float]:
-        """Milliseconds a layer, and what belongs to none; see :func:`hwsmpq.hardware.tensorrt.attribution.layer_ms`.
+        """Milliseconds a layer, and what belongs to none; see :func:`hwsmpq.device.tensorrt.attribution.layer_ms`.
 
         Raises:
             HwsmpqError: a layer cannot be found in the engine, or was not timed.

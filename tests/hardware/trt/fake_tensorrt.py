@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hwsmpq.hardware.tensorrt.cuda import Buffer, Cuda
+from hwsmpq.device.tensorrt.cuda import Buffer, Cuda
 
 COPY_MS, RUN_MS, COLD_MS = 5.0, 2.0, 1000.0
 KERNEL_MS = {"conv1_myl0_0": 0.5, "fused_myl0_1": 0.8, "reformat": 0.3, "mixer": 0.2, "unlisted": 0.1}
@@ -56,6 +56,9 @@ class FakeCuda(Cuda):
         self.queue.append(lambda: marks.append(self.now_ms))
         self.synchronize()
         return marks[1] - marks[0]
+
+    def repeatable(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        return enqueue
 
     def memory_bytes(self) -> tuple[int, int]:
         return 1, 2
@@ -107,12 +110,6 @@ class FakeTensorrt:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         return FakeRuntime(self, logger)
 
-    def nptype(self, dtype: str) -> type:
-        if self.refuses == "type":
-            raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
-        assert dtype == "FLOAT"
-        return np.float32
-
 
 class FakeRuntime:
     def __init__(self, module: FakeTensorrt, logger: Any) -> None:
@@ -146,8 +143,8 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return TENSORS[name][1]
 
-    def get_tensor_dtype(self, name: str) -> str:
-        return "FLOAT"
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="FP4" if self.runtime.module.refuses == "type" else "FLOAT")
 
     def create_execution_context(self) -> FakeContext | None:
         return None if self.runtime.refused("context") else FakeContext(self.runtime)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hwsmpq.device.runtime import UNATTRIBUTED
+from hwsmpq.device.tensorrt.attribution import layer_ms
+from hwsmpq.device.tensorrt.kernels import Kernel
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.attribution import layer_ms
-from hwsmpq.hardware.tensorrt.kernels import Kernel
 
 
 def kernel(name: str, kind: str, *layers: str) -> Kernel:

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from hwsmpq.device.nvidia import describe
 from hwsmpq.device.runtime import UNATTRIBUTED
+from hwsmpq.device.tensorrt import session
+from hwsmpq.device.tensorrt.adapter import build_engine
+from hwsmpq.device.tensorrt.cuda import get_cuda
+from hwsmpq.device.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine
+from hwsmpq.device.tensorrt.kernels import Kernel, TensorInfo, write_kernels
+from hwsmpq.device.tensorrt.loaded import LoadedEngine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt import session
-from hwsmpq.hardware.tensorrt.adapter import build_engine
-from hwsmpq.hardware.tensorrt.cuda import get_cuda
-from hwsmpq.hardware.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine
-from hwsmpq.hardware.tensorrt.kernels import Kernel, TensorInfo, write_kernels
-from hwsmpq.hardware.tensorrt.loaded import LoadedEngine
 
 from .fake_tensorrt import KERNEL_MS, RUN_MS, FakeCuda, FakeTensorrt
 
@@ -275,7 +275,7 @@ def test_the_real_runtime_refuses_a_plan_that_is_none():
 def test_the_real_runtime_has_all_names_that_are_used():
     module = pytest.importorskip("tensorrt_rtx")
     used = {
-        "": "ILogger IProfiler Runtime nptype TensorIOMode ProfilingVerbosity LayerInformationFormat",
+        "": "ILogger IProfiler Runtime TensorIOMode ProfilingVerbosity LayerInformationFormat",
         "ICudaEngine": "create_execution_context create_engine_inspector num_io_tensors get_tensor_name "
         "get_tensor_mode get_tensor_shape get_tensor_dtype",
         "IExecutionContext": "execute_async_v3 set_tensor_address profiler nvtx_verbosity",

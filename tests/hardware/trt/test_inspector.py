@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hwsmpq.device.tensorrt.inspector import parse_inspector
+from hwsmpq.device.tensorrt.kernels import Kernel, TensorInfo, computing, parse_listing, realised
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.inspector import parse_inspector
-from hwsmpq.hardware.tensorrt.kernels import Kernel, TensorInfo, computing, parse_listing, realised
 
 SAMPLES = Path(__file__).with_name("samples")
 DTYPES = {"Float", "Half", "Int8", "Int4", "Int32", "Int64", "UInt8", "UInt64"}

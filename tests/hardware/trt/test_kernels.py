@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.kernels import (
+from hwsmpq.device.tensorrt.kernels import (
     Kernel,
     TensorInfo,
     computing,
@@ -16,6 +15,7 @@ from hwsmpq.hardware.tensorrt.kernels import (
     realised,
     write_kernels,
 )
+from hwsmpq.errors import HwsmpqError
 
 SAMPLES = Path(__file__).with_name("samples")
 

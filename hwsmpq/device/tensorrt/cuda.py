@@ -1,16 +1,20 @@
-"""What engines need of CUDA: device memory, and one stream with copies and times on it. Two packages offer it."""
+"""What engines need of CUDA: device memory, and one stream with copies and times on it. Two packages offer
+it, and so does the driver by itself."""
 
 from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
+from hwsmpq.device.tensorrt.graph import Graph
 from hwsmpq.errors import HwsmpqError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 
 class Buffer:
@@ -51,28 +55,36 @@ class Cuda(ABC):
     def elapsed_ms(self, enqueue: Callable[[], None]) -> float:
         """Time between an event before and an event after what ``enqueue`` puts on the stream; waits for the end."""
 
+    def repeatable(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """What puts the same on the stream as ``enqueue`` does, by one launch where it can be captured."""
+        try:
+            return Graph(self.stream, enqueue).launch
+        except HwsmpqError:
+            return enqueue
+
     @abstractmethod
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total device memory."""
 
 
-@cache
+@lru_cache(maxsize=None)
 def get_cuda() -> Cuda:
-    """CUDA through the package that works here, cuda-bindings before pycuda; the same object in all of the process.
+    """CUDA through what works here: cuda-bindings, pycuda or the driver alone; the same object in all of the process.
 
     Raises:
-        HwsmpqError: neither package is installed, or there is no driver or no GPU.
+        HwsmpqError: there is no driver or no GPU.
     """
-    from hwsmpq.hardware.tensorrt.cuda_bindings import CudaBindings
-    from hwsmpq.hardware.tensorrt.cuda_pycuda import PyCuda
+    from hwsmpq.device.tensorrt.cuda_bindings import CudaBindings
+    from hwsmpq.device.tensorrt.cuda_driver import CudaDriver
+    from hwsmpq.device.tensorrt.cuda_pycuda import PyCuda
 
     reasons = []
-    for package in (CudaBindings, PyCuda):
+    for package in (CudaBindings, PyCuda, CudaDriver):
         try:
             return package()
         except HwsmpqError as error:
             reasons.append(f"{error.what} ({error.why})")
     raise HwsmpqError(
         "engines cannot run here", "; ".join(reasons),
-        "use a machine with an NVIDIA GPU and its driver, and `pip install cuda-bindings` or `pip install pycuda`",
+        "use a machine with an NVIDIA GPU and its driver",
     )

@@ -1,7 +1,7 @@
 """The kernels of an engine, and the precision that they run every layer in.
 
 Builders describe their kernels in two forms: the listing that the log ends with at detailed verbosity (available where
-no GPU is), and the JSON of the engine inspector (see :mod:`hwsmpq.hardware.tensorrt.inspector`). Both become
+no GPU is), and the JSON of the engine inspector (see :mod:`hwsmpq.device.tensorrt.inspector`). Both become
 :class:`Kernel`.
 """
 
@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.files import write_bytes
+from hwsmpq.device.runtime import NOT_AUDITED
 from hwsmpq.errors import HwsmpqError
 
 ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
@@ -26,6 +27,8 @@ HELPERS = {
 """Kinds of kernels that move, convert or combine elements, and multiply nothing."""
 CAST, QUANTIZE = ".in.cast", ".in.quantize"
 """What the Q/DQ writer appends to a layer's name for the nodes that convert its input."""
+FOREIGN = "{ForeignNode["
+"""How 8.x names a kernel that a compiler of its own made of many nodes, and of whose inside it says nothing."""
 FLOATS = {"Half", "BFloat16", "Float"}
 PRECISIONS = {
     # (type of the weight, type of the activation) -> precision
@@ -74,6 +77,10 @@ class Kernel:
     outputs: tuple[TensorInfo, ...]
     layers: tuple[str, ...]
 
+    @property
+    def is_opaque(self) -> bool:
+        return self.name.startswith(FOREIGN)
+
 
 def parse_listing(text: str) -> tuple[Kernel, ...]:
     """Read the listing that a builder logs at detailed verbosity: the lines between ``Layers:`` and ``I/O Tensors:``.
@@ -109,11 +116,13 @@ def realised(kernels: Sequence[Kernel], layer: str) -> str:
     """Precision that a layer runs in; where no precision has the types found, they are named (``Int8 x Float``).
 
     A weight that another kernel of the engine dequantizes at every inference counts as what the layer then reads: such
-    a layer computes in floating point.
+    a layer computes in floating point. What no kernel names, where some name nothing, is :data:`NOT_AUDITED`.
 
     Raises:
         HwsmpqError: no kernel computes the layer.
     """
+    if is_hidden(kernels, layer):
+        return NOT_AUDITED
     kernel = computing(kernels, layer)
     weight = _weight(kernel).dtype
     # A kernel that also adds a residual has further inputs, of other types.
@@ -135,6 +144,11 @@ def _weight(kernel: Kernel) -> TensorInfo:
     shapes = {tensor.shape for tensor in kernel.outputs}
     computed = [tensor for tensor in kernel.inputs[1:] if tensor.shape not in shapes]
     return max(constants or computed or kernel.constants or kernel.inputs, key=lambda tensor: tensor.n_elements)
+
+
+def is_hidden(kernels: Sequence[Kernel], layer: str) -> bool:
+    """Whether a layer can only be inside of a kernel that does not name what it computes."""
+    return any(kernel.is_opaque for kernel in kernels) and not any(layer in kernel.layers for kernel in kernels)
 
 
 def computing(kernels: Sequence[Kernel], layer: str) -> Kernel:

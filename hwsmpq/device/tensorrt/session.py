@@ -1,19 +1,28 @@
-"""An engine on the GPU: inputs and outputs in device memory, runs and times. Untested on a GPU, which this needs."""
+"""An engine on the GPU: inputs and outputs in device memory, runs and times. """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwsmpq.device.tensorrt.cuda import Buffer, get_cuda
+from hwsmpq.device.tensorrt.loaded import LoadedEngine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.cuda import Buffer, get_cuda
-from hwsmpq.hardware.tensorrt.loaded import LoadedEngine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+NUMPY_TYPES = {
+    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8", "INT32": "int32", "INT64": "int64",
+    "BOOL": "bool",
+}
+"""By the runtime's name; its own table asks old versions for names that numpy has dropped."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +69,20 @@ class Session:
         self._load(inputs)
         self._enqueue(self._context)
         outputs = [np.empty(port.shape, port.dtype) for port in self._outputs]
-        for port, output in zip(self._outputs, outputs, strict=True):
+        for port, output in zip(self._outputs, outputs):
             self._cuda.copy_out(port.buffer, output)
         self._cuda.synchronize()
         return outputs
 
     def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
-        """Time of one run on an idle stream, by CUDA events, with the inputs on the device already.
+        """Time of one run on an idle stream, by CUDA events, with the inputs on the device already, as one CUDA graph
+        where the engine can be captured.
 
         Raises:
             HwsmpqError: as :meth:`infer`.
         """
         self._load(inputs)
-        return self._cuda.elapsed_ms(lambda: self._enqueue(self._context))
+        return self._cuda.elapsed_ms(self._launch)
 
     def kernel_ms(self, inputs: Sequence[NDArray[Any]], n_repeats: int) -> dict[str, float]:
         """Milliseconds by the name of the kernel: the mean of the fastest third of ``n_repeats`` profiled runs.
@@ -108,15 +118,13 @@ class Session:
         return ports
 
     def _dtype(self, name: str) -> np.dtype[Any]:
-        runtime_type = self._loaded.engine.get_tensor_dtype(name)
-        try:
-            numpy_type: type = self._module.nptype(runtime_type)
-        except TypeError as error:
+        runtime_type = self._loaded.engine.get_tensor_dtype(name).name
+        if runtime_type not in NUMPY_TYPES:
             raise HwsmpqError(
-                f"{name!r} of the engine has a type that numpy lacks", str(error),
+                f"{name!r} of the engine has a type that numpy lacks", f"it is {runtime_type}",
                 "give the model float32 inputs and outputs",
-            ) from error
-        return np.dtype(numpy_type)
+            )
+        return np.dtype(NUMPY_TYPES[runtime_type])
 
     def _create_context(self) -> Any:
         """An execution context on the session's buffers."""
@@ -125,6 +133,13 @@ class Session:
             if not context.set_tensor_address(port.name, port.buffer.address):
                 raise self._loaded.refusal(f"the runtime refuses memory for {port.name!r}", "build the engine again")
         return context
+
+    @cached_property
+    def _launch(self) -> Callable[[], None]:
+        launch = self._cuda.repeatable(lambda: self._enqueue(self._context))
+        launch()  # A graph goes to the device with its first launch.
+        self._cuda.synchronize()
+        return launch
 
     @cached_property
     def _profiled(self) -> tuple[Any, Any]:
@@ -142,8 +157,8 @@ class Session:
                 f"it was built for {', '.join(f'{port.name} {port.shape}' for port in self._inputs)}",
                 "pass batches of the size that it was built for",
             )
-        arrays = [np.ascontiguousarray(x, port.dtype) for x, port in zip(inputs, self._inputs, strict=True)]
-        for port, array in zip(self._inputs, arrays, strict=True):
+        arrays = [np.ascontiguousarray(x, port.dtype) for x, port in zip(inputs, self._inputs)]
+        for port, array in zip(self._inputs, arrays):
             self._cuda.copy_in(port.buffer, array)
         if not self._is_warm:
             # The first run loads kernels, and TensorRT-RTX compiles them in it: no time of it is an inference's.

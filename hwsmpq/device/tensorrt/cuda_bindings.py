@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
+from hwsmpq.device.tensorrt.cuda import Buffer, Cuda
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.cuda import Buffer, Cuda
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class CudaBindings(Cuda):

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hwsmpq.device.tensorrt.kernels import ONNX_LAYER, Kernel, TensorInfo
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.kernels import ONNX_LAYER, Kernel, TensorInfo
 
 DTYPES = {
     "fp32": "Float", "float": "Float", "fp16": "Half", "half": "Half", "bf16": "BFloat16", "bfloat16": "BFloat16",

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.hardware.tensorrt import attribution, kernels
-from hwsmpq.hardware.tensorrt.session import Session
+from hwsmpq.device.tensorrt import attribution, kernels
+from hwsmpq.device.tensorrt.session import Session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PLAN_FILE = "engine.plan"
 KERNELS_FILE = "kernels.json"
+LAYERS_FILE, BUILD_FILE = "layers.json", "build.json"
+"""What the engine inspector of classic TensorRT said, and what there is to say of the build."""
 
 
 class TensorrtEngine(Engine):

@@ -1,11 +1,11 @@
-"""A serialized engine, deserialized by the runtime that built it. Untested on a GPU, which this needs."""
+"""A serialized engine, deserialized by the runtime that built it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hwsmpq.device.tensorrt.log import logger
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.log import logger
 
 
 class LoadedEngine:

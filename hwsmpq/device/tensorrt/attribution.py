@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from hwsmpq.device.runtime import UNATTRIBUTED
+from hwsmpq.device.tensorrt.kernels import HELPERS, Kernel, computing, is_hidden
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.tensorrt.kernels import HELPERS, Kernel, computing
 
 
 def layer_ms(kernel_ms: Mapping[str, float], kernels: Sequence[Kernel], layers: Sequence[str]) -> dict[str, float]:
     """Milliseconds a layer, and under UNATTRIBUTED what belongs to none; the sum is that of the kernels.
 
     A kernel that computes several layers shares its time equally among them. A helper kernel counts to a layer where it
-    names no other; otherwise it combines or converts what belongs to several.
+    names no other; otherwise it combines or converts what belongs to several. Layers that no kernel names share the
+    time of the kernels that name nothing.
 
     Args:
         kernel_ms: time by the name of the kernel.
@@ -24,7 +25,8 @@ def layer_ms(kernel_ms: Mapping[str, float], kernels: Sequence[Kernel], layers: 
     Raises:
         HwsmpqError: no kernel computes a layer, or the one that does has no time.
     """
-    computed_by = {layer: computing(kernels, layer) for layer in layers}
+    hidden = [layer for layer in layers if is_hidden(kernels, layer)]
+    computed_by = {layer: computing(kernels, layer) for layer in layers if layer not in hidden}
     for layer, kernel in computed_by.items():
         if kernel.name not in kernel_ms:
             some = ", ".join(sorted(kernel_ms)[:5])
@@ -35,7 +37,7 @@ def layer_ms(kernel_ms: Mapping[str, float], kernels: Sequence[Kernel], layers: 
             )
     owners: dict[str, set[str]] = defaultdict(set)
     for kernel in kernels:
-        named = [layer for layer in layers if layer in kernel.layers]
+        named = hidden if kernel.is_opaque else [layer for layer in layers if layer in kernel.layers]
         if kernel.kind in HELPERS and len(named) > 1:
             named = [layer for layer in named if computed_by[layer] == kernel]
         owners[kernel.name].update(named)
