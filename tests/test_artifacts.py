@@ -127,7 +127,7 @@ def test_full_disk_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatc
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(artifacts.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(HwsmpqError, match=r"cannot write .*settings\.json") as caught:
         artifacts.write(path, Settings(task="other.py"))
     assert caught.value.why == "No space left on device"
@@ -141,7 +141,7 @@ def test_a_writer_that_is_stopped_leaves_no_half_file(path: Path, monkeypatch: p
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         artifacts.write(path, Settings(task="other.py"))
     assert path.read_bytes() == whole

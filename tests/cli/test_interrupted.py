@@ -16,7 +16,6 @@ import pytest
 from conftest import TASK_FILE, Finished
 
 from cli.console import QDQ, Cli, start, stored
-from hwsmpq import artifacts
 
 SLOW_TASK = """
 import sys, time
@@ -105,7 +104,7 @@ def test_full_disk(cli: Cli, qdq_copy: Path, monkeypatch: pytest.MonkeyPatch, ca
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts.os, call, full)
+        patch.setattr(os, call, full)
         result = cli("search", "--bitops", "w4a4", "-o", qdq_copy)
     result.assert_one_message("cannot write", "plan.json", "No space left on device", "free space")
     assert stored(qdq_copy) == before
@@ -120,7 +119,7 @@ def test_full_disk_while_the_engine_is_built(cli: Cli, qdq_copy: Path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         result = cli("build", "-o", qdq_copy)
     result.assert_one_message("No space left on device")
     assert stored(qdq_copy) == before
