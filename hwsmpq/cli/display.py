@@ -158,8 +158,8 @@ def show_plan(plan: Plan) -> None:
     if plan.stability:
         unsure = sorted((share, escape(group)) for group, share in plan.stability.certainty.items() if share < 0.9)
         console.print(
-            f"stability: {plan.stability.share:.0%} of {plan.stability.n_resamples} resamples of the contributions"
-            " give the same additive plan"
+            "stability: as many fresh draws of the contributions would give the same additive plan"
+            f" in {plan.stability.share:.0%} of cases"
             + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
             soft_wrap=True,
         )

@@ -28,7 +28,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "max_evaluations": (int, "Evaluations that contributions may take."),
     "max_seconds": (float, "Seconds after which no further pair is begun."),
     "target_error": (float, "Stop at this relative standard error of the contributions."),
-    "stability": (float, "Stop when this share of bootstrap resamples gives the same plan."),
+    "stability": (float, "Stop when as many fresh draws would give the same plan with this chance."),
     "n_mixtures": (int, "Random engines that fit the cost model."),
     "timing_seconds": (float, "Seconds that a set of engines is timed."),
     "batch": (int, "Samples that an engine takes at once; latencies are of whole batches."),

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, eq=False)
-class Stability:
-    """``choice`` (n_players,) from the mean of the draws; ``share`` of the resamples that choose the same;
-    ``certainty`` (n_players,) share that choose the same for a group.
-    """
-
-    choice: NDArray[np.int64]
-    share: float
-    certainty: NDArray[np.float64]
+POOLED_DRAWS = 4
+"""Draws that what all groups together show of the spread counts for, beside those of one group."""
+TINY = 1e-300
 
 
-def bootstrap(
+def agreement(
     draws: NDArray[np.float64],
     solve: Callable[[NDArray[np.float64]], NDArray[np.int64]],
-    n_resamples: int,
+    n_repetitions: int,
     seed: int,
-) -> Stability:
-    """Choose again from draws resampled with replacement (Efron 1979).
+) -> tuple[float, NDArray[np.float64]]:
+    """How often as many fresh draws would give the same choice: in all of it, and by group (n_players,).
 
     Args:
-        draws: independent samples (n_draws, n_players, n_levels) of the contributions.
+        draws: independent samples (n_draws, n_players, n_levels) of the contributions, two or more.
         solve: the choice (n_players,) of levels for contributions (n_players, n_levels).
+        n_repetitions: fresh contributions that are simulated.
     """
     choice = solve(draws.mean(axis=0))
-    rng = np.random.default_rng(seed)
-    resamples = (draws[rng.integers(len(draws), size=len(draws))] for _ in range(n_resamples))
-    agrees = np.array([solve(resample.mean(axis=0)) == choice for resample in resamples])
-    return Stability(choice, float(agrees.all(axis=1).mean()), agrees.mean(axis=0))
+    same = np.array([solve(phi) == choice for phi in _repetitions(draws, n_repetitions, seed)])
+    return float(same.all(axis=1).mean()), same.mean(axis=0)
+
+
+def _repetitions(draws: NDArray[np.float64], n: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Contributions (n_players, n_levels) as fresh draws may give them.
+
+    Two means differ by twice the variance of one. Resampling a few draws does not know that (two of them are their own
+    mean half of the time), and they hardly say how much one group spreads: so its variance is shrunk towards what all
+    groups show, in proportion to their squared contributions, and followed with Student's t (Smyth 2004). Levels of a
+    group move together as they do over all groups.
+    """
+    rng, mean, n_degrees = np.random.default_rng(seed), draws.mean(axis=0), len(draws) - 1
+    variance = draws.var(axis=0, ddof=1)
+    size = (draws**2).mean(axis=(0, 2))[:, None]
+    pooled = size * variance.sum(axis=0) / max(float(size.sum()), TINY)
+    deviation = np.sqrt((n_degrees * variance + POOLED_DRAWS * pooled) / (n_degrees + POOLED_DRAWS))
+    directions = ((draws - mean) / np.maximum(deviation, TINY)).reshape(-1, deviation.shape[1])
+    directions /= np.maximum(np.sqrt((directions**2).sum(axis=0)), TINY)
+    for _ in range(n):
+        student = np.sqrt(rng.chisquare(n_degrees + POOLED_DRAWS, size=(len(size), 1)) / (n_degrees + POOLED_DRAWS))
+        normal = rng.normal(size=(len(size), len(directions))) @ directions
+        yield mean + np.sqrt(2 / len(draws)) * deviation * normal / student

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.contribution import stability
+from hwsmpq.contribution.stability import agreement
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
@@ -25,7 +25,7 @@ from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
 from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
 
-N_RESAMPLES = 50
+N_REPETITIONS = 50
 
 
 def search(
@@ -85,7 +85,7 @@ def search(
 
 
 def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
-    """The draws suffice when the wanted share of resamples gives the same plan within the limits."""
+    """The draws suffice when the wanted share of as many fresh draws would give the same plan within the limits."""
     least = run.settings.stability
     solved = {kind: limit for kind, limit in limits.items() if kind != "max_drop"}
     if least is None or not solved:
@@ -93,7 +93,7 @@ def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Eno
 
     def suffice(draws: NDArray[np.float64]) -> bool:
         problem = Problem(Cost(draws.mean(0)), costs, solved, allowed=allowed(run.network, run.ladder))
-        return _resampled(problem, draws, run.settings.seed).share >= least
+        return _repeated(problem, draws, run.settings.seed)[0] >= least
 
     return Enough(suffice, [least, sorted(solved.items())])
 
@@ -217,17 +217,16 @@ class _Search:
 
 
 def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stability | None:
-    """How often resampled contributions give the same additive plan; None where there are no draws to resample."""
+    """How often as many fresh draws would give the same additive plan; None where nothing was drawn."""
     draws = np.array(contributions.draws)
     if len(draws) < 2:
         return None
-    found = _resampled(problem, draws, contributions.seed)
-    certainty = dict(zip(run.network.group_names, map(float, found.certainty), strict=True))
-    return Stability(found.share, certainty, N_RESAMPLES)
+    share, by_group = _repeated(problem, draws, contributions.seed)
+    return Stability(share, dict(zip(run.network.group_names, map(float, by_group), strict=True)), N_REPETITIONS)
 
 
-def _resampled(problem: Problem, draws: NDArray[np.float64], seed: int) -> stability.Stability:
-    return stability.bootstrap(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_RESAMPLES, seed)
+def _repeated(problem: Problem, draws: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:
+    return agreement(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_REPETITIONS, seed)
 
 
 def value_tables(run: Run, contributions: Contributions) -> dict[str, Cost]:

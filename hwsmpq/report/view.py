@@ -90,8 +90,8 @@ class Fallback:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group: its chosen precision, precision -> (phi, standard error) beside the base, and the share of resampled
-    contributions that give it the same precision."""
+    """One group: its chosen precision, precision -> (phi, standard error) beside the base, and how often fresh
+    contributions would give it the same precision."""
 
     name: str
     layers: tuple[str, ...]

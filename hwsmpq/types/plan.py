@@ -34,8 +34,8 @@ class Cost:
 class Stability:
     """How much of a plan hangs on the sampling of the contributions.
 
-    ``share`` of ``n_resamples`` bootstrap resamples of the draws gave the same plan from the contributions alone;
-    ``certainty`` is the share that gave a group the same precision.
+    ``share`` is how often as many fresh draws would give the same plan from the contributions alone, of ``n_resamples``
+    that were simulated by the spread of the draws; ``certainty`` how often they give a group the same precision.
     """
 
     share: float

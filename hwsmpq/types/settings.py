@@ -36,10 +36,10 @@ class Settings:
     ``n_score_samples`` of the search part score contributions.
     ``estimator`` takes ``n_pairs`` antithetic pairs of
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
-    relative error of ``target_error``, or when a share ``stability`` of resamples gives the same plan. ``base`` is the
-    level that contributions start from (by default the lowest that leaves the network alive). ``n_mixtures`` random
-    engines fit the cost model. Engines take ``batch`` samples at once and compute with ``threads`` threads.
-    ``n_candidates`` plans of every table enter the race, which may spend
+    relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
+    ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
+    ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
+    ``threads`` threads. ``n_candidates`` plans of every table enter the race, which may spend
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
     (by default with an even chance; what is missed is measured and solved again).
@@ -94,7 +94,7 @@ class Settings:
             if value is not None and (not math.isfinite(value) or value <= 0):
                 raise HwsmpqError(f"{name} is {value}", "it must be a positive number", "raise it")
         if self.stability is not None and self.stability > 1:
-            raise HwsmpqError(f"stability is {self.stability}", "it is a share of resamples", "give at most 1")
+            raise HwsmpqError(f"stability is {self.stability}", "it is a chance", "give at most 1")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise HwsmpqError(f"confidence is {self.confidence}", "it is a probability", "give 0.5 to 0.99")
         if self.base is not None and Precision.parse(self.base).name not in self.ladder:

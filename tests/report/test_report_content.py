@@ -352,7 +352,7 @@ def test_stability_of_the_plan_and_of_every_group(complete: Path, tmp_path: Path
     certainty = {group: 0.5 + 0.05 * i for i, group in enumerate(network.group_names)}
     artifacts.write(folder / "plan.json", replace(plan, stability=Stability(0.42, certainty, 50)))
     text = Page(render(folder)).text
-    assert "42% of 50 resamples" in text
+    assert "in 42% of cases (50 simulated)" in text
     assert all(f"{100 * share:.0f} %" in text for share in certainty.values())
 
 
