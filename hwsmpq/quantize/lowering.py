@@ -40,6 +40,8 @@ def lower(model: ir.Model, opset: int) -> None:
         _require_type(value.dtype, value.name, opset)
     for node in list(model.graph):
         _Lowering(model.graph, node, opset).lower()
+    for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
+        del model.graph.initializers[name]
     model.graph.opset_imports[""] = opset
     model.ir_version = IR_VERSION
 
