@@ -33,7 +33,7 @@ def build(
         layers: precision of every layer by its name, which is the name of its node.
 
     Raises:
-        HwsmpqError: a layer is not in the network, or has a precision that these versions lack.
+        HwsmpqError: a layer has a precision that these versions lack.
     """
     foreign = sorted(set(layers.values()) - set(RUNS))
     if foreign:
@@ -61,19 +61,11 @@ def build(
 
 def _constrain(module: Any, network: Any, layers: Mapping[str, str]) -> None:
     """Give every layer in floating point the type that it computes in."""
-    found = {}
     for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        found[layer.name] = layer
-    unknown = sorted(set(layers) - set(found))
-    if unknown:
-        raise HwsmpqError(
-            f"layer {unknown[0]!r} is not in TensorRT's network", "its parser names layers by the nodes of the file",
-            "write the file again",
-        )
-    for name, precision in layers.items():
+        layer = network.get_layer(index)  # named by its node
+        precision = layers.get(layer.name)
         if precision in DATA_TYPES:
-            found[name].precision = getattr(module.DataType, DATA_TYPES[precision])
+            layer.precision = getattr(module.DataType, DATA_TYPES[precision])
 
 
 def _choose_sources(module: Any, config: Any) -> str:
