@@ -105,7 +105,7 @@ def inspect(values: dict[str, Any]) -> None:
         from hwsmpq.model.load import torchvision_architecture
 
         captured = capture(*torchvision_architecture(task.partition(":")[2]))
-        target = get_target(values["target"] or Settings(task).target)
+        target = get_target(values["target"] or Settings(task).target, values["device"] or "")
         network = captured.with_ties(target.ties(captured)).network
         names = Ladder.parse(ladder).names if ladder else Settings(task).ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)
@@ -204,7 +204,7 @@ def pareto(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes("folder", "out", "epochs", "lr", "batch_size", "seed", "device", "json")
+@takes("folder", "out", "epochs", "lr", "batch_size", "seed", "train_on", "json")
 def finetune(values: dict[str, Any]) -> None:
     """Retrain the plan's quantized network; `build` and `verify` then take the trained weights."""
     from hwsmpq.pipeline.finetune import finetune as stage
@@ -212,7 +212,7 @@ def finetune(values: dict[str, Any]) -> None:
     names = {"epochs": "n_epochs", "lr": "learning_rate", "batch_size": "batch_size", "seed": "seed"}
     recipe = Recipe(**{field: values[name] for name, field in names.items() if values[name] is not None})
     where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
-    _stage(where, lambda run: stage(run, recipe, values["device"] or "cpu"), display.show_trained)
+    _stage(where, lambda run: stage(run, recipe, values["train_on"] or "cpu"), display.show_trained)
 
 
 @app.command()
@@ -265,9 +265,9 @@ def quickstart(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes("json")
+@takes("device", "json")
 def targets(values: dict[str, Any]) -> None:
-    """What this machine can do, and why not."""
+    """What this machine can do, or another one, and why not."""
     from rich.markup import escape
 
     from hwsmpq.hardware.target import targets as known
@@ -275,7 +275,7 @@ def targets(values: dict[str, Any]) -> None:
     rows = {
         name: {"unavailable": t.unavailable(), "precisions": list(t.native), "latency": t.has_latency,
                "machine": {} if t.unavailable() else t.machine()}
-        for name, t in known().items()
+        for name, t in known(values["device"] or "").items()
     }
     if values["json"]:
         display.show_json(rows)

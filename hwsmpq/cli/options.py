@@ -40,7 +40,8 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "epochs": (int, "Passes over the training samples (10)."),
     "lr": (float, "Learning rate that training begins with (0.01)."),
     "batch_size": (int, "Samples of a training step (64)."),
-    "device": (str, "Where to train: cpu (default) or cuda."),
+    "device": (str, "Command that starts Python on the machine with the engines, e.g. \"ssh orin python3\"."),
+    "train_on": (str, "Where to train: cpu (default) or cuda."),
     "points": (int, "Cost limits along the front, which gets about as many points (12)."),
     "measure": (int, "Points of the front, with both ends, that are built and measured as engines."),
     "latency_ms": (float, "Largest latency in ms."),
@@ -135,7 +136,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
 }
 
 FOLDER = ("task", "out", "json")
-MODEL = (*FOLDER, "data", "weights", "target", "ladder")
+MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder")
 CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
 PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")

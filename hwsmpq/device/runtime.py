@@ -66,10 +66,11 @@ class Runtime(ABC):
 
     ``options`` are JSON, and of the runtime's own: what a build or a load is to do beyond its file.
     ``workspace`` is a folder where the runtime may keep what makes later builds choose alike; None keeps nothing. It
-    outlives the engines, and what lies in it follows the run folder.
+    outlives the engines. ``kept`` names the files in it, which follow the run folder to whatever device.
     """
 
     workspace: Path | None = None
+    kept: tuple[str, ...] = ()
 
     @abstractmethod
     def unavailable(self) -> str | None:

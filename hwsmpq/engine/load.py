@@ -36,5 +36,5 @@ def load(folder: str | Path) -> LoadedEngine:
     """
     folder = Path(folder)
     settings = artifacts.read(folder / "settings.json", Settings)
-    target = get_target(settings.target).with_threads(settings.threads)
+    target = get_target(settings.target, settings.device).with_threads(settings.threads)
     return LoadedEngine(target.load(folder / "engine"), settings.batch)

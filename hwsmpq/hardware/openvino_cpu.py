@@ -33,6 +33,7 @@ class OpenvinoCpuTarget(Target):
 
     native = ("w4a16", "int8", "w8a16", "fp32")
     has_latency = True
+    anywhere = True
     claim = "latency and accuracy measured on the built engine"
 
     def __init__(self, options: str = "", n_threads: int = 1, device: Device = HERE) -> None:

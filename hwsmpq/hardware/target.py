@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.device import HERE, Device
+from hwsmpq.hardware.device import HERE, Device, find_device
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network, OnnxForm
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Target(ABC):
     ``name`` is what the user calls it: the kind, and behind a colon what one of several devices or options it is.
     ``native`` are the precisions that it has kernels for, ``scheme_name`` the quantization scheme that its
     engines compute, ``has_latency`` whether its engines can be timed, ``claim`` what a certificate for it rests on.
-    ``device`` is the machine that builds and runs its engines.
+    ``device`` is the machine that builds and runs its engines; ``anywhere`` tells whether that may be another one.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Target(ABC):
     has_latency: bool
     claim: str
     device: Device = HERE
+    anywhere: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -139,22 +140,31 @@ def kinds() -> dict[str, Maker]:
     }
 
 
-def targets() -> dict[str, Target]:
-    """One target of every kind by name, usable on this machine or not."""
-    return {name: make("") for name, make in kinds().items()}
+def targets(device: str = "") -> dict[str, Target]:
+    """One target of every kind by name, usable on this machine or not; those that a device may have, for a device."""
+    found = {}
+    for name, make in kinds().items():
+        target = make("")
+        if target.anywhere or not device:
+            found[name] = target.on(find_device(device))
+    return found
 
 
-def get_target(name: str) -> Target:
+def get_target(name: str, device: str = "") -> Target:
     """The target of that name, for example ``openvino-cpu`` or ``tensorrt-rtx:sm89``.
 
+    Args:
+        device: a command that starts Python on the machine with its engines; empty is this machine.
+
     Raises:
-        HwsmpqError: no such kind (lists the known ones), or options that it does not know.
+        HwsmpqError: no such kind (lists the known ones), options that it does not know, or a target that runs on this
+            machine only.
     """
     known = kinds()
     kind, _, options = name.partition(":")
     if kind not in known:
         raise HwsmpqError(f"unknown target {name!r}", fix=f"one of {', '.join(sorted(known))}")
-    return known[kind](options)
+    return known[kind](options).on(find_device(device))
 
 
 def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, dict[str, str]]:

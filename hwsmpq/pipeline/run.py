@@ -106,7 +106,7 @@ class Run:
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
-        self.target: Target = get_target(self.settings.target).with_threads(self.settings.threads)
+        self.target: Target = get_target(self.settings.target, self.settings.device).with_threads(self.settings.threads)
         self._task = task
         self.target.workspace(folder)
         foreign = [name for name in self.ladder.names if name not in self.target.native]

@@ -105,7 +105,7 @@ def _check_device(device: str) -> None:
     except RuntimeError as error:
         raise HwsmpqError(f"no device {device!r}", str(error).splitlines()[0], "take cpu or cuda") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise HwsmpqError(f"no device {device!r}", "torch finds no CUDA device here", "take --device cpu")
+        raise HwsmpqError(f"no device {device!r}", "torch finds no CUDA device here", "take --train-on cpu")
 
 
 def _store(path: Path, state: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ class Settings:
     relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
     ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
-    ``threads`` threads. ``n_candidates`` plans of every table enter the race, which may spend
+    ``threads`` threads, on this machine or on the one where the command ``device`` starts Python.
+    ``n_candidates`` plans of every table enter the race, which may spend
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
     (by default with an even chance; what is missed is measured and solved again).
@@ -73,6 +74,7 @@ class Settings:
     timing_seconds: float = 30.0
     batch: int = 1
     threads: int = 1
+    device: str = ""
     confidence: float | None = None
     memory_mb: int = 1024
 

@@ -94,6 +94,7 @@ class TensorrtRuntime(_Tensorrt):
     """Classic TensorRT: builds on the GPU that it builds for."""
 
     flavour = "tensorrt"
+    kept = (TIMING_CACHE,)
 
     def _timing_cache(self) -> Path | None:
         return None if self.workspace is None else self.workspace / TIMING_CACHE

@@ -26,6 +26,7 @@ class _Tensorrt(Target):
             ``tf32`` for products of fp32 rounded to TF32; separated by commas.
     """
 
+    anywhere = True
     flavour: ClassVar[str]
 
     def __init__(self, options: str = "", device: Device = HERE) -> None:
