@@ -40,10 +40,19 @@ def digest(payload: Any) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, tuples as lists."""
+    return TypeAdapter(Any).dump_python(value, mode="json")
+
+
 def architecture_digest(network: types.Network) -> str:
-    """SHA-256 of what a network is besides its weights: layers with their shapes, groups and data flow."""
-    payload = TypeAdapter(types.Network).dump_python(network, mode="json")
-    return digest({part: payload[part] for part in ("layers", "groups", "edges")})
+    """SHA-256 of what a network is besides its weights: layers with their shapes, groups and reads. Tensors count by
+    their place: their names are torch's, and change with its version."""
+    payload = plain(network)
+    place = {read.tensor: index for index, read in enumerate(network.reads)}
+    layers = [{**layer, "input_tensor": place[layer["input_tensor"]]} for layer in payload["layers"]]
+    reads = [{**read, "tensor": place[read["tensor"]]} for read in payload["reads"]]
+    return digest({"layers": layers, "groups": payload["groups"], "reads": reads})
 
 
 def file_digest(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements
 
-A switch is an edge of the network between two groups of different precision.
+A switch is a tensor that is read in another format than it was written in; see :meth:`hwsmpq.types.Network.switches`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
+from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network, Precision
 
 PRIOR_RELATIVE_STD = 0.05
 """How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
@@ -91,7 +91,7 @@ def fit(
     )
     if not mixtures:
         return table
-    features = np.array([_switches(network, timing.assignment) for timing in mixtures])
+    features = np.array([_switched(network, timing.assignment) for timing in mixtures])
     excess = np.array([corrected_ms(table, t) - predict(table, network, t.assignment) for t in mixtures])
     coefficients = _nonnegative(features, excess)
     errors = excess - features @ coefficients
@@ -107,9 +107,17 @@ def fit(
     )
 
 
+def fit_again(table: CostTable, network: Network) -> CostTable:
+    """The table for ``network``, with the coefficients that the engines stored in it give."""
+    return fit(
+        network, Ladder(tuple(map(Precision.parse, table.ladder))), table.group_ms, table.uniform_ms, table.engines,
+        target=table.target, machine=table.machine, conditions=table.conditions, noise=table.noise,
+    )
+
+
 def predict(table: CostTable, network: Network, assignment: Assignment) -> float:
     """Predicted latency in ms."""
-    n_switches, n_elements = _switches(network, assignment)
+    n_switches, n_elements = _switched(network, assignment)
     layers = sum(table.group_ms[g][assignment[g]] for g in network.group_names)
     switching = table.switch_ms * n_switches + table.switch_element_ms * n_elements
     return float(table.scale * layers + table.offset_ms + switching)
@@ -151,15 +159,16 @@ def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:
         )
     row = {group: i for i, group in enumerate(network.group_names)}
     unary = np.array([[table.scale * table.group_ms[g][name] for name in ladder.names] for g in network.group_names])
-    realised = [np.array([network.runs(group, name) for name in ladder.names]) for group in network.group_names]
+    formats = [[network.format_of(group, name) for name in ladder.names] for group in network.group_names]
     pair_ms: dict[tuple[int, int], float] = {}
     for edge in network.edges:
         i, j = sorted((row[edge.source], row[edge.target]))
         cost = table.switch_ms + table.switch_element_ms * edge.n_elements
-        if i != j and cost > 0:
+        if cost > 0:
             pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
     pairs = tuple(
-        (i, j, cost * (realised[i][:, None] != realised[j])) for (i, j), cost in sorted(pair_ms.items())
+        (i, j, cost * np.array([[one != other for other in formats[j]] for one in formats[i]]))
+        for (i, j), cost in sorted(pair_ms.items())
     )
     return Cost(unary=unary, pairs=pairs, constant=table.offset_ms)
 
@@ -226,15 +235,15 @@ def _anchor(
 def _stretched(
     network: Network, group: str, ms: Mapping[str, float], factors: Mapping[str, float]
 ) -> dict[str, float]:
-    """A group's times by precision of the ladder, and by what it runs instead of one."""
+    """A group's times by precision of the ladder, by what it runs instead of one, and what else was known."""
     stretched = {name: float(ms[name] * factor) for name, factor in factors.items()}
-    return {network.runs(group, name): t for name, t in stretched.items()} | stretched
+    return {**ms, **{network.runs(group, name): t for name, t in stretched.items()}, **stretched}
 
 
-def _switches(network: Network, assignment: Assignment) -> tuple[float, float]:
-    """Number of edges between different precisions, and elements that cross them."""
-    crossed = [e.n_elements for e in network.edges if assignment[e.source] != assignment[e.target]]
-    return float(len(crossed)), float(sum(crossed))
+def _switched(network: Network, assignment: Assignment) -> tuple[float, float]:
+    """Number of tensors that are converted, and of their elements."""
+    switches = network.switches(assignment)
+    return float(len(switches)), float(sum(edge.n_elements for edge in switches))
 
 
 def _nonnegative(features: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.float64]:

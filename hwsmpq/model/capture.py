@@ -18,7 +18,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm, get_tensor
 from hwsmpq.model.task import tensors_sha256
-from hwsmpq.types import Edge, Group, Layer, Network
+from hwsmpq.types import Group, Layer, Network, Read
 
 Kind = Literal["conv", "conv_transpose", "linear"]
 
@@ -42,12 +42,11 @@ class Captured:
     """A network with the graph that runs it.
 
     Attributes:
-        network: layers, groups and edges (plain data).
+        network: layers, groups and reads (plain data).
         graph: functional aten graph with batch norm folded; one placeholder an input of the model.
         layer_nodes: layer name -> its node in ``graph``.
         example: one row of every input.
         activation_bytes: bytes that all intermediate tensors of one sample take together.
-        flows: data flow from layer to layer, as ``network.edges`` has it from group to group.
     """
 
     network: Network
@@ -55,7 +54,6 @@ class Captured:
     layer_nodes: dict[str, fx.Node]
     example: tuple[Tensor, ...]
     activation_bytes: int
-    flows: tuple[Edge, ...]
 
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
@@ -73,8 +71,8 @@ class Captured:
         Raises:
             HwsmpqError: a tied layer does not exist.
         """
-        network = replace(self.network, ties=(*self.network.ties, *ties))
-        return replace(self, network=_grouped(network, self.flows))
+        ties = (*self.network.ties, *ties)
+        return replace(self, network=replace(self.network, ties=ties, groups=_groups(self.network.layers, ties)))
 
     def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
         """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
@@ -124,13 +122,12 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     network = Network(
         model_sha256=_hash(graph),
         layers=layers,
-        groups=(),
-        edges=(),
+        groups=_groups(layers, ()),
+        reads=_reads(nodes, values),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
     )
-    flows = _flows(nodes, values)
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(_grouped(network, flows), graph, nodes, example, values.n_bytes // EXPORT_BATCH, flows)
+    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -302,39 +299,28 @@ def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tup
     return tuple(Group(members[0], tuple(members)) for members in ordered)
 
 
-def _flows(nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Edge, ...]:
-    """Layer -> layer data flow through other operations; elements are those of the tensor that the target reads."""
-    layer_of_node = {node: name for name, node in nodes.items()}
-    found = []
-    for node, target in layer_of_node.items():
-        entry = node.args[0]
-        assert isinstance(entry, fx.Node)
-        n_elements = int(torch.Size(values.shapes[entry]).numel()) // EXPORT_BATCH
-        stack, seen = [entry], set()
-        while stack:
-            current = stack.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if current in layer_of_node:
-                found.append(Edge(layer_of_node[current], target, n_elements))
-            else:
-                stack.extend(n for n in current.all_input_nodes if n in values.data)
-    return tuple(found)
+def _reads(nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Read, ...]:
+    """The tensors that layers read, in order of their first reader; see :class:`hwsmpq.types.Read`."""
+    names = list(nodes)
+    layer_of = {node: place for place, node in enumerate(nodes.values())}
+    writers: dict[fx.Node, int] = {}  # places of layers, -1 for inputs; constants have none
 
+    def n_elements(node: fx.Node) -> int:
+        return int(torch.Size(values.shapes.get(node, (0,))).numel()) // EXPORT_BATCH
 
-def _grouped(network: Network, flows: tuple[Edge, ...]) -> Network:
-    """The network with its groups and the data flow between them; elements are counted once a tensor read."""
-    groups = _groups(network.layers, network.ties)
-    group_of = {layer: group.name for group in groups for layer in group.layers}
-    read = {layer.name: layer.input_tensor for layer in network.layers}
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for flow in flows:
-        source, target = group_of[flow.source], group_of[flow.target]
-        if source != target:
-            found.setdefault((source, target), {})[read[flow.target]] = flow.n_elements
-    edges = tuple(Edge(source, target, sum(tensors.values())) for (source, target), tensors in found.items())
-    return replace(network, groups=groups, edges=edges)
+    for node in values.module.graph.nodes:
+        operands = [n for n in node.all_input_nodes if n in writers]
+        if node in layer_of or node.op == "placeholder":
+            writers[node] = layer_of.get(node, -1)
+        elif operands and node in values.data:
+            writers[node] = max((n_elements(n), writers[n]) for n in operands)[1]
+    found: dict[str, Read] = {}
+    for node in nodes.values():
+        tensor = node.args[0]
+        assert isinstance(tensor, fx.Node)
+        place = writers.get(tensor, -1)
+        found.setdefault(tensor.name, Read(tensor.name, names[place] if place >= 0 else None, n_elements(tensor)))
+    return tuple(found.values())
 
 
 def _hash(graph: fx.GraphModule) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
@@ -16,14 +17,16 @@ from hwsmpq.types import CostTable
 
 
 def import_table(run: Run, file: Path) -> CostTable:
-    """Take a cost table that was measured on another machine, for a network of the same architecture.
+    """Take a cost table that was measured on another machine, for a network of the same architecture. Its model is
+    fitted again to the engines stored in it.
 
     Raises:
         HwsmpqError: it was measured for another network, target, ladder, batch or number of threads.
     """
-    table = artifacts.read(file, CostTable)
+    table, architecture = artifacts.read(file, CostTable), artifacts.architecture_digest(run.network)
+    same = table.model_sha256 == run.network.model_sha256  # older versions hashed architectures otherwise
     wanted = {
-        "network": (table.architecture, artifacts.architecture_digest(run.network)),
+        "network": (architecture if same else table.architecture, architecture),
         "target": (table.target, run.target.name),
         "ladder": (",".join(table.ladder), ",".join(run.ladder.names)),
         "inputs": (table.machine.get("inputs"), describe(timing_inputs(run))),
@@ -35,6 +38,7 @@ def import_table(run: Run, file: Path) -> CostTable:
                 f"{file} was measured for another {what}", f"it has {found}, this run {asked}",
                 "take a table of this network, or change --target, --ladder, --batch or --threads to what it has",
             )
+    table = fit_again(table, run.network)
     artifacts.write(run.path(CostTable), table, {IMPORTED: artifacts.file_digest(file)})
     return table
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.artifacts import digest
+from hwsmpq import artifacts
+from hwsmpq.artifacts import architecture_digest, digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
 from hwsmpq.device.runtime import NOT_AUDITED, Engine
 from hwsmpq.device.timing import too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
+from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.run import MEMO_FILE, Run
 from hwsmpq.pipeline.serial import Serial
@@ -107,7 +109,7 @@ def profile(run: Run) -> CostTable | None:
                 f"target {run.target.name} measures no latency here", "--cost latency needs it",
                 "take --cost bitops, or import a profile with `hwsmpq profile --from-trtexec`",
             )
-        return table
+        return table and _fitted(run, table)
     survey(run)
     inputs = {
         "ranges": run.sha256(Ranges),
@@ -128,6 +130,15 @@ def profile(run: Run) -> CostTable | None:
         ),
     )
     _tell_if_noisy(run, table.noise)
+    return _fitted(run, table)
+
+
+def _fitted(run: Run, table: CostTable) -> CostTable:
+    """The table, fitted again to its engines where an older version counted their switches otherwise."""
+    if table.architecture == architecture_digest(run.network):
+        return table
+    table = fit_again(table, run.network)
+    artifacts.write(run.path(CostTable), table, artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"])
     return table
 
 

@@ -146,21 +146,23 @@ class Run:
             HwsmpqError: the folder belongs to another model.
         """
         captured = capture(self.task.model, self.task.calibration)
-        known = self.read(Network) if self.path(Network).exists() else None
+        # Read as plain data: older versions described a network otherwise.
+        path = self.path(Network)
+        known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
         if known is None:
             self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
             file = self.task.onnx_file
             if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):
                 self.notify(f"{file} was not compared with another reading of it: {reason}")
-        elif known.model_sha256 != captured.network.model_sha256:
+        elif known["model_sha256"] != captured.network.model_sha256:
             raise HwsmpqError(
                 f"{self.folder} is the run folder of another model",
-                f"it holds model {known.model_sha256[:12]}, the task gives {captured.network.model_sha256[:12]}",
+                f"it holds model {known['model_sha256'][:12]}, the task gives {captured.network.model_sha256[:12]}",
                 "choose another folder with -o, or remove that one",
             )
         captured = captured.with_ties(self.target.ties(captured))
-        if captured.network != known:
-            artifacts.write(self.path(Network), captured.network)
+        if artifacts.plain(captured.network) != known:
+            artifacts.write(path, captured.network)
         if not self.path(Settings).exists() or self.read(Settings) != self.settings:
             artifacts.write(self.path(Settings), self.settings)
         return captured.with_substitutes(substitutes(self.target, captured.network, self.ladder))

@@ -75,16 +75,19 @@ def _levels(assignment: Assignment | None, view: View, precisions: Sequence[str]
 
 def _run(view: View, precisions: Sequence[str]) -> dict[str, Any]:
     position = {name: i for i, name in enumerate(view.network.group_names)}
-    bits = [Precision.parse(name).bitops_per_mac for name in precisions]
+    parsed = [Precision.parse(name) for name in precisions]
+    formats = [precision.activations for precision in parsed]
     groups = []
     for name, row in zip(position, view.groups, strict=True):
         measured = view.group_ms.get(name, {})
+        counted = [row.n_macs * p.bitops_per_mac for p in parsed]
         groups.append({
             "name": row.name, "layers": row.layers,
-            "cost": [_short(measured.get(p)) for p in precisions] if view.group_ms else [row.n_macs * b for b in bits],
+            "cost": [_short(measured.get(p)) for p in precisions] if view.group_ms else counted,
         })
     return {
         "name": view.name, "unit": "ms" if view.group_ms else "BitOps", "groups": groups,
+        "formats": [formats.index(one) for one in formats],
         "edges": [[position[e.source], position[e.target]] for e in view.network.edges],
     }
 

@@ -29,7 +29,7 @@ from hwsmpq.types.measured import (
     Scores,
     TensorRange,
 )
-from hwsmpq.types.network import Edge, Group, Layer, Network
+from hwsmpq.types.network import Edge, Group, Layer, Network, Read
 from hwsmpq.types.onnx_form import PRECISION_KEY, OnnxForm
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
@@ -83,6 +83,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Ranges",
+    "Read",
     "Recipe",
     "Round",
     "Scores",

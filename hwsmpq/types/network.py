@@ -1,4 +1,4 @@
-"""The network as plain data: layers, groups and the data flow between them."""
+"""The network as plain data: layers, groups and the tensors that layers read from one another."""
 
 from __future__ import annotations
 
@@ -49,8 +49,23 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A tensor that layers read, and the layer that wrote it: ``Layer.input_tensor`` names it.
+
+    What other operations make of a layer's result is written by that layer too. Where several results meet (addition,
+    attention, concatenation), it is the writer of the largest of them, of equal ones the last: runtimes fuse the
+    operation into that layer. ``writer`` is None where only inputs of the network meet. ``n_elements`` are those of one
+    sample.
+    """
+
+    tensor: str
+    writer: str | None
+    n_elements: int
+
+
+@dataclass(frozen=True)
 class Edge:
-    """Data flowing from one group to another through non-layer operations only."""
+    """A tensor that a layer of one group (``source``) wrote and the layers of another (``target``) read."""
 
     source: str
     target: str
@@ -59,7 +74,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Network:
-    """What capture found: layers, groups (in execution order) and the data flow between groups.
+    """What capture found: layers, groups (in execution order) and the tensors that layers read, each once.
 
     ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
     one asked for. ``ties`` are layers whose groups were joined, by the target or the user.
@@ -68,7 +83,7 @@ class Network:
     model_sha256: str
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
-    edges: tuple[Edge, ...]
+    reads: tuple[Read, ...]
     n_other_params: int
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
@@ -76,6 +91,23 @@ class Network:
     @property
     def group_names(self) -> tuple[str, ...]:
         return tuple(g.name for g in self.groups)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Tensors that pass from group to group. All layers that read one tensor are in one group."""
+        group_of = {layer: group.name for group in self.groups for layer in group.layers}
+        readers = {layer.input_tensor: group_of[layer.name] for layer in self.layers}
+        ends = [(group_of[r.writer], readers[r.tensor], r.n_elements) for r in self.reads if r.writer is not None]
+        return tuple(Edge(*end) for end in ends if end[0] != end[1])
+
+    def format_of(self, group: str, precision: str) -> tuple[str, int]:
+        """Format and bits of what a group reads and writes when ``precision`` is asked for."""
+        return Precision.parse(self.runs(group, precision)).activations
+
+    def switches(self, assignment: Assignment) -> tuple[Edge, ...]:
+        """Tensors that are read in another format than that of the layer that wrote them: what is converted."""
+        formats = {group: self.format_of(group, precision) for group, precision in assignment.items()}
+        return tuple(edge for edge in self.edges if formats[edge.source] != formats[edge.target])
 
     def layers_of(self, group: str) -> tuple[Layer, ...]:
         members = next(g.layers for g in self.groups if g.name == group)

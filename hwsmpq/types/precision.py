@@ -42,6 +42,11 @@ class Precision:
         return self.activation_format in ("int", "fp8")
 
     @property
+    def activations(self) -> tuple[Format, int]:
+        """Format and bits that a tensor is converted to for a layer to read it."""
+        return self.activation_format, self.activation_bits
+
+    @property
     def has_integer_operands(self) -> bool:
         """Whether weights and activations both are integers with a scale."""
         return self.weight_format == self.activation_format == "int"

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hwsmpq.types import Assignment, Edge, Group, Layer, Network
+from hwsmpq.types import Assignment, Group, Layer, Network, Read
 
 INPUT_SHAPE = (1, 3, 12, 12)
 # CPUs without a dot-product instruction add two unsigned-by-signed products in 16 bits, which overflows beyond 64.
@@ -61,12 +61,12 @@ def network() -> Network:
         )
         for name, op, shape, axis, source, output, _ in LAYERS
     )
-    sizes = (
-        ("stem.0", "block.conv1", 1152), ("stem.0", "left", 1152), ("block.conv1", "block.conv2", 1152),
-        ("block.conv2", "left", 1152), ("left", "depthwise", 2304), ("depthwise", "up", 2304), ("up", "hidden", 8),
-        ("hidden", "head.fc", 12),
-    )
-    return Network("0" * 64, layers, GROUPS, tuple(Edge(*size) for size in sizes), 0)
+    writers = {
+        "x": None, "r0": "stem.0", "r1": "block.conv1", "r2": "block.conv2", "r3": "right", "r5": "depthwise",
+        "flat": "up", "r7": "hidden",
+    }
+    reads = tuple(Read(tensor, writer, int(np.prod(SHAPES[tensor]))) for tensor, writer in writers.items())
+    return Network("0" * 64, layers, GROUPS, reads, 0)
 
 
 def write(

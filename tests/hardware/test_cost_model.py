@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,20 +10,24 @@ from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.profile import draw_mixtures
-from hwsmpq.types import Assignment, CostTable, Edge, EngineTiming, Group, Ladder, Layer, Measurement, Network
+from hwsmpq.types import Assignment, CostTable, EngineTiming, Group, Ladder, Layer, Measurement, Network, Read
 
 LADDER = Ladder.parse("int8,fp32")
+ACTIVATIONS = {"w4a4": 4, "w4a8": 8, "int8": 8, "fp32": 32}
 A, B, C1, C2 = 1.2, 0.4, 0.05, 2e-5
 
 
 def chain(n: int, seed: int = 0) -> Network:
-    """A chain with a skip over every second group."""
+    """Every group reads what the one before it wrote; every second group has another layer, which reads what the group
+    two places before it wrote."""
     rng = np.random.default_rng(seed)
     names = [f"g{i}" for i in range(n)]
-    layers = tuple(Layer(g, "conv", f"{g}.w", (1,), 0, "", (), (), 1, 1, 0) for g in names)
-    steps = [(i, i + 1) for i in range(n - 1)] + [(i, i + 2) for i in range(0, n - 2, 2)]
-    edges = tuple(Edge(names[i], names[j], int(rng.integers(100, 20000))) for i, j in steps)
-    return Network("0" * 64, layers, tuple(Group(g, (g,)) for g in names), edges, 0)
+    read = [(g, g, names[i - 1] if i else None) for i, g in enumerate(names)]
+    read += [(names[i], f"{names[i]}.skip", names[i - 2]) for i in range(2, n, 2)]
+    layers = tuple(Layer(x, "conv", f"{x}.w", (1,), 0, f"{x}.in", (), (), 1, 1, 0) for _, x, _ in read)
+    reads = tuple(Read(f"{x}.in", writer, int(rng.integers(100, 20000))) for _, x, writer in read)
+    groups = tuple(Group(g, tuple(x for owner, x, _ in read if owner == g)) for g in names)
+    return Network("0" * 64, layers, groups, reads, 0)
 
 
 class Truth:
@@ -40,9 +45,10 @@ class Truth:
 
     def ms(self, x: Assignment) -> float:
         total = A * sum(self.group_ms[g][p] for g, p in x.items()) + B
-        for e in self.network.edges:
-            if x[e.source] != x[e.target]:
-                total += C1 + C2 * e.n_elements
+        format_of = {layer: ACTIVATIONS[x[group.name]] for group in self.network.groups for layer in group.layers}
+        for layer, read in zip(self.network.layers, self.network.reads, strict=True):
+            if read.writer is not None and format_of[layer.name] != format_of[read.writer]:
+                total += C1 + C2 * read.n_elements
         return total
 
     def timed(self, x: Assignment, drift: float = 1.0) -> EngineTiming:
@@ -124,6 +130,13 @@ def test_uniform_engines_are_exact_and_switches_free_without_mixtures():
     assert (table.switch_ms, table.switch_element_ms, table.fit_error_ms) == (0, 0, 0)
 
 
+def test_a_table_of_an_older_version_is_fitted_again_to_its_engines():
+    truth = Truth(chain(12))
+    table = truth.fit([truth.timed(x) for x in truth.random(8, 1)])
+    older = replace(table, switch_ms=9.0, switch_element_ms=9.0, fit_error_ms=9.0, architecture="older")
+    assert cost_model.fit_again(older, truth.network) == table
+
+
 def test_switching_is_never_paid_for():
     truth = Truth(chain(9))
     cheaper = [
@@ -157,9 +170,8 @@ def test_impossible_counters_leave_the_uniform_engines_exact(int8_ms):
 
 
 def test_solver_cost_equals_prediction_on_every_assignment():
-    ladder = Ladder.parse("w4a4,int8,fp32")
+    ladder = Ladder.parse("w4a8,int8,fp32")
     network = chain(6)
-    network = Network(**{**vars(network), "edges": (*network.edges, Edge("g4", "g1", 77), Edge("g2", "g2", 5))})
     truth = Truth(network, ladder)
     table = truth.fit([truth.timed(x) for x in truth.random(10, 1)])
     assert table.switch_ms > 0
@@ -167,6 +179,7 @@ def test_solver_cost_equals_prediction_on_every_assignment():
     for choice in itertools.product(range(3), repeat=6):
         x = {g: ladder.names[c] for g, c in zip(network.group_names, choice, strict=True)}
         assert cost(np.array(choice)) == pytest.approx(cost_model.predict(table, network, x))
+        assert cost(np.array(choice)) == pytest.approx(truth.ms(x))
 
 
 def test_missing_measurements_are_named():

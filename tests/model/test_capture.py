@@ -87,6 +87,8 @@ class Branches(nn.Module):
 def test_groups_and_edges_by_hand() -> None:
     network = network_of(Branches(), torch.randn(1, 3, 8, 8))
     assert groups_of(network) == [("stem",), ("left", "right"), ("head",)]
+    # left is the larger half of what is concatenated.
+    assert [(read.writer, read.n_elements) for read in network.reads] == [(None, 3 * 64), ("stem", 4 * 64), ("left", 6)]
     assert edges_of(network) == {("stem", "left"): 4 * 64, ("left", "head"): 6}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from hwsmpq.types import (
     Certificate,
     Contributions,
     CostTable,
-    Edge,
     EngineResult,
     EngineTiming,
     Front,
@@ -34,6 +32,7 @@ from hwsmpq.types import (
     Network,
     Plan,
     Ranges,
+    Read,
     Round,
     Settings,
     Stability,
@@ -85,7 +84,7 @@ def make_artifacts(
     group_ms = {g: {b: float(0.1 * speed[b] * rng.uniform(0.6, 1.4)) for b in levels} for g in names}
 
     def latency_ms(assignment: dict[str, str]) -> float:
-        crossed = [e.n_elements for e in network.edges if assignment[e.source] != assignment[e.target]]
+        crossed = [edge.n_elements for edge in network.switches(assignment)]
         layers = sum(group_ms[g][b] for g, b in assignment.items())
         return 1.1 * layers + 0.2 + 0.002 * len(crossed) + 1e-8 * sum(crossed)
 
@@ -183,8 +182,9 @@ def make_network(n_groups: int, first_group: str, rng: np.random.Generator) -> N
         members = [group] if i % 5 else [group, f"{group}.shortcut"]
         for name in members:
             macs = int(rng.integers(1_000_000, 40_000_000))
-            layers.append(Layer(name, "conv", f"{name}.weight", (64, 64, 3, 3), 0, f"{name}.input", (1, 64, 14, 14),
+            layers.append(Layer(name, "conv", f"{name}.weight", (64, 64, 3, 3), 0, f"{group}.input", (1, 64, 14, 14),
                                 (1, 64, 14, 14), macs, 36_864, 64))
         groups.append(Group(group, tuple(members)))
-    edges = tuple(Edge(a.name, b.name, 12_544) for a, b in pairwise(groups))
-    return Network(MODEL, tuple(layers), tuple(groups), edges, 128)
+    writers = (None, *(group.name for group in groups[:-1]))
+    reads = tuple(Read(f"{group.name}.input", writer, 12_544) for group, writer in zip(groups, writers, strict=True))
+    return Network(MODEL, tuple(layers), tuple(groups), reads, 128)

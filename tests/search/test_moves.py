@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -18,14 +16,9 @@ def feasible(problem: Problem) -> list[np.ndarray]:
     return [np.array(choice) for _, choice in brute_force(problem)]
 
 
-def without_value_pairs(seed: int, **kwargs: float) -> Problem:
-    problem = random_problem(seed, **kwargs)
-    return replace(problem, value=replace(problem.value, pairs=()))
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_every_neighbour_within_the_limits_best_first(seed: int) -> None:
-    problem = without_value_pairs(seed)
+    problem = random_problem(seed)
     start = feasible(problem)[seed]
     expected = {
         tuple(c.tolist()) for c in choices() if 1 <= (c != start).sum() <= 2 and problem.keeps_limits(c)
@@ -37,26 +30,15 @@ def test_every_neighbour_within_the_limits_best_first(seed: int) -> None:
     assert [c.tolist() for c in neighbours(problem, start, 3)] == [c.tolist() for c in found[:3]]
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_shifts_are_predicted_with_their_pair_terms(seed: int) -> None:
-    problem = random_problem(seed, tightness=1.0)
-    start = choices()[100 + seed]
-    changes = np.argwhere(np.arange(3) != start[:, None])
-    for (group, level), gain in zip(changes, moves._gain(problem, start, changes), strict=True):
-        moved = start.copy()
-        moved[group] = level
-        assert gain == pytest.approx(total(problem.value, moved) - total(problem.value, start), abs=1e-9)
-
-
 def test_least_cost_is_sought_where_a_cost_is_minimised() -> None:
-    problem = without_value_pairs(2, minimise="bitops")
+    problem = random_problem(2, minimise="bitops")
     start = feasible(problem)[-1]
     costs = [total(problem.costs["bitops"], c) for c in neighbours(problem, start, 10_000)]
     assert costs == sorted(costs) and len(costs) > 3
 
 
 def test_excluded_choices_and_the_choice_itself_are_not_proposed() -> None:
-    problem = without_value_pairs(0)
+    problem = random_problem(0)
     start = feasible(problem)[0]
     first = neighbours(problem, start, 5)
     again = neighbours(problem, start, 10_000, first)
@@ -66,7 +48,7 @@ def test_excluded_choices_and_the_choice_itself_are_not_proposed() -> None:
 
 
 def test_large_problems_combine_gains_with_savings_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = without_value_pairs(1)
+    problem = random_problem(1)
     start = feasible(problem)[0]
     best = neighbours(problem, start, 1)[0]
     monkeypatch.setattr(moves, "MAX_CHANGES", 6)

@@ -10,8 +10,10 @@ function nameRoom(run) {
 
 function levelOf(levels, i) { return levels.charCodeAt(i) - 48; }
 
+// Tensors that one group reads in another format than the group that wrote them.
 function switches(run, levels) {
-  return run.edges.filter(([from, to]) => levelOf(levels, from) !== levelOf(levels, to));
+  const format = (group) => run.formats[levelOf(levels, group)];
+  return run.edges.filter(([from, to]) => format(from) !== format(to));
 }
 
 function drawStrip(host, run, precisions, levels) {

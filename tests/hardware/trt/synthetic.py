@@ -36,7 +36,7 @@ def group_ms(group: str, precision: str) -> float:
 
 def total_ms(assignment: Assignment) -> float:
     """Milliseconds of an engine."""
-    crossed = [e.n_elements for e in net.network().edges if assignment[e.source] != assignment[e.target]]
+    crossed = [edge.n_elements for edge in net.network().switches(assignment)]
     layers = sum(group_ms(group, precision) for group, precision in assignment.items())
     return SCALE * layers + OFFSET_MS + SWITCH_MS * len(crossed) + SWITCH_ELEMENT_MS * sum(crossed)
 
