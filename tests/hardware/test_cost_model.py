@@ -221,7 +221,7 @@ def test_refit_is_right_at_and_near_the_new_engine(seed):
     measured = cost_model.corrected_ms(table, timing)
     new = cost_model.refit(table, network, timing)
     before, after = (abs(cost_model.predict(t, network, x) / measured - 1) for t in (table, new))
-    assert after < max(0.25 * before, 0.003)
+    assert after < max(0.25 * before, 2**0.5 * real.noise)  # the engine's noise and its reference's
     assert errors(new, near) < errors(table, near)
     for name in LADDER.names:
         uniform = network.uniform(name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 
+from hwsmpq import artifacts
+from hwsmpq.artifacts import architecture_digest
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.model.capture import capture
 from hwsmpq.report.formats import count
-from hwsmpq.types import Network
+from hwsmpq.types import CostTable, Network
+
+PROFILES = Path(__file__).parents[2] / "profiles"
 
 
 def network_of(model: nn.Module, *inputs: Tensor, ties: tuple[tuple[str, ...], ...] = ()) -> Network:
@@ -90,6 +98,80 @@ def test_groups_and_edges_by_hand() -> None:
     # left is the larger half of what is concatenated.
     assert [(read.writer, read.n_elements) for read in network.reads] == [(None, 3 * 64), ("stem", 4 * 64), ("left", 6)]
     assert edges_of(network) == {("stem", "left"): 4 * 64, ("left", "head"): 6}
+
+
+class Attention(nn.Module):
+    """Pre-norm blocks on one residual stream: attention over separate queries, keys and values, then two layers."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        names = ("q", "k", "v", "out", "up", "down")
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"norm": nn.LayerNorm(8), **{name: nn.Linear(8, 8) for name in names}}) for _ in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            y = block["norm"](x)
+            x = x + block["out"](functional.scaled_dot_product_attention(block["q"](y), block["k"](y), block["v"](y)))
+            x = x + block["down"](functional.gelu(block["up"](block["norm"](x))))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_residual_stream_is_read_from_the_layer_that_wrote_it_last(depth: int) -> None:
+    network = network_of(Attention(depth), torch.randn(1, 5, 4))
+    ends = ["stem"]
+    for i in range(depth):
+        ends += [f"blocks.{i}.{name}" for name in ("q", "out", "up", "down")]
+    assert edges_of(network) == dict.fromkeys(pairwise([*ends, "head"]), 40)
+    writers = {read.tensor: read.writer for read in network.reads}
+    assert {writers[x.input_tensor] for x in network.layers if x.name.endswith("out")} == {
+        f"blocks.{i}.v" for i in range(depth)
+    }
+    mixed = {**network.uniform("int8"), "head": "fp32"}
+    assert [(e.source, e.target) for e in network.switches(mixed)] == [(ends[-1], "head")]
+    assert network.switches(network.uniform("int8")) == ()
+    assert network.switches({**network.uniform("int8"), "blocks.0.out": "w4a8"}) == ()  # reads the same integers
+
+
+def test_a_gate_is_no_writer() -> None:
+    """What a squeeze-and-excitation block scales was written by the layer before it, not by the one of the scales."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.squeeze, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x).relu()
+            return self.b(y * self.squeeze(y.mean((2, 3), keepdim=True)).sigmoid())
+
+    network = network_of(Gated(), torch.randn(1, 4, 8, 8))
+    assert edges_of(network) == {("a", "squeeze"): 4, ("a", "b"): 4 * 64}
+
+
+def test_an_architecture_is_the_same_whatever_torch_calls_its_tensors() -> None:
+    network = network_of(Branches(), torch.randn(1, 3, 8, 8))
+    renamed = replace(
+        network, layers=tuple(replace(x, input_tensor=f"{x.input_tensor}_1") for x in network.layers),
+        reads=tuple(replace(read, tensor=f"{read.tensor}_1") for read in network.reads),
+    )
+    assert architecture_digest(renamed) == architecture_digest(network)
+    first, *others = network.reads
+    moved = replace(network, reads=(replace(first, writer="head"), *others))
+    assert architecture_digest(moved) != architecture_digest(network)
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*/resnet18.*.json")), ids=lambda path: path.parent.name)
+def test_a_shipped_table_is_of_the_network_of_its_name_and_fits_its_engines(path: Path) -> None:
+    network = network_of(models.resnet18(), torch.randn(1, 3, 224, 224))
+    table = artifacts.read(path, CostTable)
+    assert table.architecture == architecture_digest(network)
+    again = fit_again(table, network)
+    assert (again.switch_ms, again.switch_element_ms) == pytest.approx((table.switch_ms, table.switch_element_ms))
 
 
 def test_ties_merge_groups_transitively() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from hwsmpq.pipeline.elsewhere import import_table
 from hwsmpq.pipeline.prove import refine
 from hwsmpq.pipeline.run import IMPORTED, Run
 from hwsmpq.pipeline.solve import search
-from hwsmpq.types import CostTable, Measurement
+from hwsmpq.types import CostTable, Measurement, Network
 
 
 def other_weights() -> Task:
@@ -55,9 +56,9 @@ def test_a_table_serves_the_same_network_with_other_weights_without_timing_anyth
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("an engine was timed")
 
-    monkeypatch.setattr(measure, "measure", forbidden)
-    monkeypatch.setattr(measure.profiling, "profile", forbidden)
     run = Run(tmp_path / "run", openvino_run.settings, other_weights())
+    monkeypatch.setattr(type(run.target.device), "measure", forbidden)
+    monkeypatch.setattr(measure.profiling, "profile", forbidden)
     table = import_table(run, elsewhere)
     assert not run.measures_latency and run.imported_costs == table
     known = openvino_run.open(openvino_run.folder)
@@ -89,3 +90,24 @@ def test_a_table_of_something_else_is_refused_and_the_folder_keeps_what_it_had(
     with pytest.raises(HwsmpqError, match=f"another {other}"):
         import_table(openvino_run.open(folder), elsewhere)
     assert (folder / "cost_table.json").read_bytes() == before
+
+
+def test_a_table_and_a_network_of_an_older_version_are_brought_up_to_date(
+    openvino_run: Finished, tmp_path: Path
+) -> None:
+    """The network, which is no measurement, is described anew; the model of costs is fitted to what was measured."""
+    folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
+    run = openvino_run.open(folder)
+    known, network = run.read(CostTable), artifacts.plain(run.read(Network))
+    made_from = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
+    artifacts.write(run.path(CostTable), replace(known, architecture="older", switch_ms=9.0), made_from)
+    envelope = json.loads(run.path(Network).read_text())
+    envelope["payload"] = {name: part for name, part in network.items() if name != "reads"} | {"edges": []}
+    envelope["payload_sha256"] = artifacts.digest(envelope["payload"])
+    run.path(Network).write_text(json.dumps(envelope))
+    with pytest.raises(HwsmpqError, match=r"network.json: field 'payload.reads'"):
+        run.read(Network)
+    table = measure.profile(run)
+    assert table == run.read(CostTable) and artifacts.plain(run.read(Network)) == network
+    assert table.switch_ms < 9 and table.engines == known.engines
+    assert artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"] == made_from
