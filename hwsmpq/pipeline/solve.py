@@ -54,14 +54,17 @@ def search(
         )
     limits = {budget.kind: budget.limit for budget in budgets}
     survey(run)
-    settings, table = run.settings, profile(run)
+    settings = run.settings
+    # Nothing is measured for budgets that no plan can keep.
+    _Search(run, [b for b in budgets if b.kind in ("bitops", "size_mb")], None, costs_of(run.network, run.ladder, None))
+    table = profile(run)
     if "latency_ms" in limits and table is None:
         raise HwsmpqError(
             f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
             "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
     costs = costs_of(run.network, run.ladder, table)
-    searched = _Search(run, tuple(budgets), table, costs, math.inf if fastest else n_margins, met)
+    searched = _Search(run, budgets, table, costs, math.inf if fastest else n_margins, met)
     cheapest = searched.cheapest_of_all()
     contributions = None if cheapest else contribute(run, enough(run, costs, limits))
     inputs = {
@@ -99,17 +102,23 @@ def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Eno
 
 
 class _Search:
-    """One search: the problem, its measurements and the choice."""
+    """One search: the problem, its measurements and the choice.
+
+    Raises:
+        HwsmpqError: no assignment can keep the budgets.
+    """
 
     def __init__(
-        self, run: Run, budgets: tuple[Budget, ...], table: CostTable | None, costs: dict[str, Cost],
-        n_margins: float, met: Sequence[Assignment],
+        self, run: Run, budgets: Sequence[Budget], table: CostTable | None, costs: dict[str, Cost],
+        n_margins: float = 0.0, met: Sequence[Assignment] = (),
     ) -> None:
-        self._run, self._budgets = run, budgets
+        self._run, self._budgets = run, tuple(budgets)
         self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         unvalued = Cost(np.zeros((len(run.network.groups), len(run.ladder.names))))
         self._problem = Problem(unvalued, costs, limits, allowed=allowed(run.network, run.ladder))
+        if limits:
+            solve(self._problem)
         if table is not None and "latency_ms" in limits:
             over = [assignment for assignment, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
             choices = choices_of(run.network, run.ladder, over)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ Measure = Callable[[NDArray[np.int64], int], NDArray[np.floating]]
 
 Z_WORSE = 2.0
 """Standard errors behind the leader at which a candidate is dropped."""
-Z_BETTER = 2.0
-"""Standard errors ahead of the leader at which a neighbour replaces it."""
+MAX_CHANCE = 0.05
+"""Chance that a neighbour which is no better replaces the leader, of all that are tried together."""
 KEPT = 3
 """Each batch is measured for at most one in this many of the candidates before it."""
 LEAST_KEPT = 4
@@ -92,6 +93,7 @@ class Race:
         while len(leader.values) == sum(self._sizes):
             challengers = propose(leader, proposed)[: self._affordable(0)]
             proposed += challengers
+            z_needed = NormalDist().inv_cdf((1 - MAX_CHANCE) ** (1 / max(1, len(challengers))))  # Sidak (1967)
             for batch in range(last + 1):
                 if not challengers:
                     return leader
@@ -100,7 +102,7 @@ class Race:
                 if batch < last:
                     n = min(-(-len(challengers) // KEPT), self._affordable(batch + 1))
                     challengers = [s.choice for s in ahead[:n]]
-            better = [s for s in ahead if z_score(s, leader) >= Z_BETTER]
+            better = [s for s in ahead if z_score(s, leader) >= z_needed]
             if not better:
                 return leader
             leader = better[0]

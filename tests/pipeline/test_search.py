@@ -12,7 +12,7 @@ from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished
 from tiny_task import images, network, task
 
 from hwsmpq.contribution.stability import agreement
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline.budgets import resolve_budgets
@@ -46,6 +46,13 @@ def test_additive_mode_is_the_solution_of_the_contributions_alone(tmp_path: Path
     assert plan.assignment == additive_choice(run, contribute(run), budgets[0].limit)
     assert len(plan.candidates) == 1 and plan.status == "optimal" and plan.n_evaluations == 0
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_a_budget_that_no_plan_keeps_is_refused_before_anything_is_measured_for_it(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    with pytest.raises(InfeasibleError, match="no assignment reaches bitops <= 1000"):
+        search(run, resolve_budgets(run, bitops="1000"))
+    assert not run.path(Contributions).exists() and not (tmp_path / "evaluations.sqlite").exists()
 
 
 def test_every_table_has_its_plans_in_the_race(qdq_run: Finished) -> None:

@@ -88,8 +88,18 @@ def test_improvement_needs_evidence() -> None:
         leader = race.best(choices(4))[0]
         moved = race.improve(leader, lambda standing, seen: [] if seen else choices(1, 3, 5, 6, 7, 8))
         found += moved.choice[0] == 1
-    assert changed <= 10, changed
+    assert changed <= 5, changed
     assert found >= 38, found
+
+
+def test_of_a_whole_round_of_equal_neighbours_one_in_twenty_rounds_replaces_the_leader() -> None:
+    """400 searches with 24 neighbours that are worth the same: 2.6 standard deviations above what 5 % gives."""
+    changed = 0
+    for seed in range(400):
+        race = Race(Values(0.0, 1.0, seed), SIZES, 1e9)
+        leader = race.best(choices(0))[0]
+        changed += race.improve(leader, lambda _, seen: [] if seen else choices(*range(1, 25))).choice[0] != 0
+    assert changed <= 31, changed
 
 
 def test_improvement_goes_on_from_the_new_leader() -> None:
