@@ -40,7 +40,7 @@ class Builder:
     def write_onnx(self, assignment: Assignment, path: Path) -> None:
         """Write the Q/DQ ONNX file of an assignment."""
         if self._fp32_onnx is None:
-            self._fp32_onnx = export_onnx(self._captured, self.batch)
+            self._fp32_onnx = self._target.rewrite(export_onnx(self._captured, self.batch))
         write_qdq(
             self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path, self._target.form
         )

@@ -73,6 +73,11 @@ class OpenvinoCpuTarget(Target):
         n_outputs, n_inputs = layer.weight_shape
         return n_outputs >= FEWEST_OUTPUTS and n_inputs >= FEWEST_INPUTS
 
+    def rewrite(self, onnx: bytes) -> bytes:
+        from hwsmpq.hardware.openvino_rewrites import rewrite
+
+        return rewrite(onnx)
+
     def build(self, onnx: Path, folder: Path) -> None:
         self._runtime.build(onnx, folder, {"layers": _layers(onnx)})
 

@@ -77,6 +77,11 @@ class Target(ABC):
         """How the ONNX files that it builds are written."""
         return OnnxForm()
 
+    def rewrite(self, onnx: bytes) -> bytes:
+        """The float ONNX file that engines of the target are built from, rewritten around what its runtime gets wrong.
+        It computes the same, and layers keep their nodes."""
+        return onnx
+
     def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
         """Layers that run in some precision only together: the precision of one decides whether another has a kernel.
 
