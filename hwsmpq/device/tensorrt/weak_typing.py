@@ -49,14 +49,17 @@ def build(
         return builder.build_serialized_network(network, config), tuple(notes)
     config.set_flag(flags.FP16)
     _constrain(module, network, layers)
-    config.set_flag(getattr(flags, OBEY))
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    # Where int8 stands beside fp16, 8.5 finds no kernel that obeys (its own search for Q/DQ contradicts it), and builds
+    # for as long to say so. What it prefers is what was asked for, which the audit reads back.
+    if "int8" not in layers.values():
+        config.set_flag(getattr(flags, OBEY))
+        plan = builder.build_serialized_network(network, config)
+        if plan is not None:
+            return plan, tuple(notes)
         notes.append(f"constraints could not all be kept: {log.reason()}")
         config.clear_flag(getattr(flags, OBEY))
-        config.set_flag(getattr(flags, PREFER))
-        plan = builder.build_serialized_network(network, config)
-    return plan, tuple(notes)
+    config.set_flag(getattr(flags, PREFER))
+    return builder.build_serialized_network(network, config), tuple(notes)
 
 
 def _constrain(module: Any, network: Any, layers: Mapping[str, str]) -> None:

@@ -75,7 +75,7 @@ def build(
 def test_layers_are_held_to_the_plan_and_what_lies_between_is_free() -> None:
     _, precisions, plan, _, seen = build({"a": "int8", "b": "fp16", "c": "fp32"})
     assert precisions == {"a": None, "relu": None, "b": "HALF", "c": "FLOAT"}
-    assert (plan, seen) == (b"plan", [{"INT8", "FP16", "OBEY"}])
+    assert (plan, seen) == (b"plan", [{"INT8", "FP16", "PREFER"}])
 
 
 @pytest.mark.parametrize(("name", "flags"), [("fp32", set()), ("int8", {"INT8"})])
