@@ -8,9 +8,8 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import Layer
+from hwsmpq.types import ONNX_LAYERS, Layer
 
-LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
@@ -93,4 +92,4 @@ def _layers(path: Path) -> dict[str, str]:
         nodes = onnx.load(path, load_external_data=False).graph.node
     except Exception as error:
         raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
-    return {node.output[0]: node.name for node in nodes if node.op_type in LAYER_OPS}
+    return {node.output[0]: node.name for node in nodes if node.op_type in ONNX_LAYERS}

@@ -9,32 +9,27 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.faithful import check_faithful
-from hwsmpq.model.fold import fold_batch_norm, get_tensor
+from hwsmpq.model.fold import fold_batch_norm, get_tensor, set_parameter
+from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.task import tensors_sha256
-from hwsmpq.types import Group, Layer, Network, Read
+from hwsmpq.types import OPERATORS, Group, Layer, Network, Read
 
-Kind = Literal["conv", "conv_transpose", "linear"]
-
-KINDS: dict[object, Kind] = {
-    torch.ops.aten.conv1d.default: "conv",
-    torch.ops.aten.conv2d.default: "conv",
-    torch.ops.aten.conv3d.default: "conv",
-    torch.ops.aten.conv1d.padding: "conv",
-    torch.ops.aten.conv2d.padding: "conv",
-    torch.ops.aten.conv3d.padding: "conv",
-    torch.ops.aten.conv_transpose2d.input: "conv_transpose",
-    torch.ops.aten.linear.default: "linear",
-}
 EXPORT_BATCH = 2
-FRESH = {*KINDS, torch.ops.aten.batch_norm.default}
+FRESH = {*OPERATORS, "aten.batch_norm.default"}
 """Operations whose result no other tensor shares memory with."""
+LAYOUT_FREE = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+}
+"""A view of a tensor as it was exported need not be one of the same tensor in another layout: in channels_last, in
+which the simulator runs, or as another kernel of attention lays it out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +103,12 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     with _evaluating(model):
         graph = _export(model, rows)
         fold_batch_norm(graph)
+        model_sha256 = _hash(graph)
+        _take_layout_free(graph)
         check_faithful(model, graph, example)
-    values = _ValueShapes(graph)
-    values.run(*rows)
+    values = _ValueShapes()
+    with torch.no_grad():
+        GraphRunner(graph, values.see).run(*rows)
     nodes = _layer_nodes(graph)
     if not nodes:
         raise HwsmpqError(
@@ -120,10 +118,10 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     stored: set[str] = set()
     layers = tuple(_layer(name, node, values.shapes, graph, stored) for name, node in nodes.items())
     network = Network(
-        model_sha256=_hash(graph),
+        model_sha256=model_sha256,
         layers=layers,
         groups=_groups(layers, ()),
-        reads=_reads(nodes, values),
+        reads=_reads(graph, nodes, values),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
     )
     example = tuple(x[:1].clone() for x in rows)
@@ -179,6 +177,9 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+    # Torch picks kernels of attention by whether gradients are wanted, and their layouts differ.
+    for name, parameter in list(graph.named_parameters()):
+        set_parameter(graph, name, parameter.detach())
     return graph
 
 
@@ -192,7 +193,7 @@ def _take_out_of_place(graph: fx.Graph) -> None:
         overwritten, functional = next(iter(node.args), None), getattr(torch.ops.aten, name.removesuffix("_"), None)
         if not isinstance(overwritten, fx.Node) or list(overwritten.users) != [node]:
             continue
-        if overwritten.target in FRESH and hasattr(functional, overload):
+        if str(overwritten.target) in FRESH and hasattr(functional, overload):
             node.target = getattr(functional, overload)
 
 
@@ -203,32 +204,34 @@ def _as_taken(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     return shapes if n is None else (*shapes[:n], shapes[n:])
 
 
-class _ValueShapes(fx.Interpreter):
-    """Runs the graph once and keeps the shape of every tensor, the bytes they take together, and which nodes carry
-    data (tensors or several of them, but not sizes)."""
+def _take_layout_free(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        node.target = LAYOUT_FREE.get(node.target, node.target)
+    graph.recompile()
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
+
+class _ValueShapes:
+    """Keeps the shape of every tensor, the bytes they take together, and which nodes carry data (tensors or several of
+    them, but not sizes)."""
+
+    def __init__(self) -> None:
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.data: set[fx.Node] = set()
         self.n_bytes = 0
 
-    def run_node(self, n: fx.Node) -> object:
-        with torch.no_grad():
-            result = super().run_node(n)
+    def see(self, node: fx.Node, args: tuple[Any, ...], result: object) -> None:
         if isinstance(result, Tensor | tuple | list):
-            self.data.add(n)
+            self.data.add(node)
         if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-            if n.op == "call_function":
+            self.shapes[node] = tuple(result.shape)
+            if node.op == "call_function":
                 self.n_bytes += result.numel() * result.element_size()
-        return result
 
 
 def _layer_nodes(graph: fx.GraphModule) -> dict[str, fx.Node]:
     nodes: dict[str, fx.Node] = {}
     for node in graph.graph.nodes:
-        if node.target in KINDS and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
+        if str(node.target) in OPERATORS and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
             owner = str(node.args[1].target).rpartition(".")[0] or str(node.args[1].target)
             name, copy = owner, 1
             while name in nodes:
@@ -245,10 +248,10 @@ def _layer(
     source, weight_node = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
     weight = get_tensor(graph, str(weight_node.target))
-    kind = KINDS[node.target]
+    operator = OPERATORS[str(node.target)]
     output_shape = shapes[node]
     # Every weight of one output channel meets every position of the output once (of the input, when transposed).
-    positions_shape, per_position = (shapes[source], weight.shape[0]) if kind == "conv_transpose" else (
+    positions_shape, per_position = (shapes[source], weight.shape[0]) if operator.kind == "conv_transpose" else (
         output_shape, weight.shape[0],
     )
     positions = int(torch.Size(positions_shape).numel()) // per_position // EXPORT_BATCH
@@ -262,10 +265,10 @@ def _layer(
 
     return Layer(
         name=name,
-        kind=kind,
+        kind=operator.kind,
         weight_name=str(weight_node.target),
         weight_shape=tuple(weight.shape),
-        channel_axis=1 if kind == "conv_transpose" else 0,
+        channel_axis=operator.weight_axis,
         input_tensor=source.name,
         input_shape=shapes[source][1:],
         output_shape=output_shape[1:],
@@ -299,7 +302,7 @@ def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tup
     return tuple(Group(members[0], tuple(members)) for members in ordered)
 
 
-def _reads(nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Read, ...]:
+def _reads(graph: fx.GraphModule, nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Read, ...]:
     """The tensors that layers read, in order of their first reader; see :class:`hwsmpq.types.Read`."""
     names = list(nodes)
     layer_of = {node: place for place, node in enumerate(nodes.values())}
@@ -308,7 +311,7 @@ def _reads(nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Read, ...]:
     def n_elements(node: fx.Node) -> int:
         return int(torch.Size(values.shapes.get(node, (0,))).numel()) // EXPORT_BATCH
 
-    for node in values.module.graph.nodes:
+    for node in graph.graph.nodes:
         operands = [n for n in node.all_input_nodes if n in writers]
         if node in layer_of or node.op == "placeholder":
             writers[node] = layer_of.get(node, -1)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.agreement import FLOOR, allowed, relative_error, tensors_of
+from hwsmpq.model.runner import GraphRunner
 
 N_SAMPLES = 3
 SHOWN = 3
@@ -97,28 +98,24 @@ def _random(graph: fx.GraphModule) -> list[fx.Node]:
     return [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload) and tag in n.target.tags]
 
 
-class _Values(fx.Interpreter):
-    """Runs a graph and keeps the (first) result of every operation."""
+def _results(graph: fx.GraphModule, rows: tuple[Tensor, ...]) -> dict[fx.Node, Tensor]:
+    """The (first) result of every operation."""
+    found: dict[fx.Node, Tensor] = {}
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.of: dict[fx.Node, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
+    def see(node: fx.Node, args: tuple[object, ...], result: object) -> None:
         first = result[0] if isinstance(result, tuple) and result else result
-        if isinstance(first, Tensor) and n.op == "call_function":
-            self.of[n] = first
-        return result
+        if isinstance(first, Tensor) and node.op == "call_function":
+            found[node] = first
+
+    GraphRunner(graph, see).run(*rows)
+    return found
 
 
 def _mixing(graph: fx.GraphModule, rows: tuple[Tensor, ...]) -> list[fx.Node]:
     """The first operation whose result for a sample differs between the batch and the sample alone."""
-    together, alone = _Values(graph), _Values(graph)
-    together.run(*rows)
-    alone.run(*(x[:1] for x in rows))
-    for node, value in together.of.items():
-        one = alone.of.get(node)
+    together, alone = _results(graph, rows), _results(graph, tuple(x[:1] for x in rows))
+    for node, value in together.items():
+        one = alone.get(node)
         if one is None or not one.ndim or value.shape != (len(rows[0]) * one.shape[0], *one.shape[1:]):
             continue
         if relative_error([one], [value[: one.shape[0]]]) > 10 * FLOOR:

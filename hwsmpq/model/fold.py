@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution or linear layer before it."""
+"""Batch norm, and what else scales and shifts channels by constants, folded into the layer before it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 
+from hwsmpq.types import OPERATORS
+
 BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
-FOLDABLE = {
-    torch.ops.aten.conv1d.default: 0,
-    torch.ops.aten.conv2d.default: 0,
-    torch.ops.aten.conv3d.default: 0,
-    torch.ops.aten.conv1d.padding: 0,
-    torch.ops.aten.conv2d.padding: 0,
-    torch.ops.aten.conv3d.padding: 0,
-    torch.ops.aten.conv_transpose2d.input: 1,
-    torch.ops.aten.linear.default: 0,
+ARITHMETIC = {
+    torch.ops.aten.mul.Tensor: lambda c: (c, torch.zeros_like(c)),
+    torch.ops.aten.div.Tensor: lambda c: (1 / c, torch.zeros_like(c)),
+    torch.ops.aten.add.Tensor: lambda c: (torch.ones_like(c), c),
+    torch.ops.aten.sub.Tensor: lambda c: (torch.ones_like(c), -c),
 }
-"""Operation -> output-channel axis of its weight."""
+"""Operation with a constant a channel -> the factor and the offset of that channel."""
+COMMUTATIVE = {torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor}
 
 
 def get_tensor(graph: fx.GraphModule, target: str) -> Tensor:
@@ -27,7 +26,8 @@ def get_tensor(graph: fx.GraphModule, target: str) -> Tensor:
     return tensor
 
 
-def _set_parameter(graph: fx.GraphModule, target: str, value: Tensor) -> None:
+def set_parameter(graph: fx.GraphModule, target: str, value: Tensor) -> None:
+    """Put a tensor, of which no gradient is taken, in the place of a parameter or buffer."""
     owner, _, name = target.rpartition(".")
     module = graph.get_submodule(owner)
     if name in dict(module.named_parameters(recurse=False)) or not hasattr(module, name):
@@ -51,43 +51,32 @@ def _bias_name(graph: fx.GraphModule, weight_target: str, bias_node: fx.Node | N
     return name
 
 
-def _grouped_transpose(node: fx.Node) -> bool:
-    groups = node.args[6] if len(node.args) > 6 else 1
-    return node.target is torch.ops.aten.conv_transpose2d.input and groups != 1
-
-
 def fold_batch_norm(graph: fx.GraphModule) -> None:
-    """Fold every batch norm that directly follows a foldable layer, in place (arithmetic in float64).
+    """Fold what scales and shifts the output channels of a layer by constants into the layer, in place (in float64).
 
-    One that follows anything else, or a layer whose output or weight is used elsewhere too, stays an operation.
+    That is every batch norm that directly follows a layer, and additions and multiplications of one constant a channel
+    (a frozen batch norm, the scale of a residual branch). One that follows anything else, runs along another axis than
+    the layer's channels, or follows a layer whose output or weight is used elsewhere too, stays an operation.
     """
-    for norm in [n for n in graph.graph.nodes if n.target is BATCH_NORM]:
-        layer = norm.args[0]
-        if layer.target not in FOLDABLE or len(layer.users) != 1 or _grouped_transpose(layer):
+    for node in list(graph.graph.nodes):
+        if node.target is BATCH_NORM:
+            layer, constants = node.args[0], _of_norm
+        elif node.target in ARITHMETIC and len(node.args) == 2 and not node.kwargs:
+            swapped = node.target in COMMUTATIVE and not _is_layer(node.args[0])
+            layer, constants = node.args[1 if swapped else 0], _of_arithmetic
+        else:
             continue
-        weight_node = layer.args[1]
-        bias_node = layer.args[2] if len(layer.args) > 2 else None
-        stored = [n for n in (weight_node, bias_node, *norm.args[1:5]) if n is not None]
-        if any(n.op != "get_attr" for n in stored) or _n_readers(graph, weight_node.target) != 1:
+        if not _is_layer(layer) or len(layer.users) != 1 or not _is_stored(graph, layer):
             continue
-        weight = get_tensor(graph, weight_node.target).detach().double()
-        mean, variance = (get_tensor(graph, norm.args[i].target).detach().double() for i in (3, 4))
-        gamma = get_tensor(graph, norm.args[1].target).detach().double() if norm.args[1] else torch.ones_like(mean)
-        beta = get_tensor(graph, norm.args[2].target).detach().double() if norm.args[2] else torch.zeros_like(mean)
-        bias = get_tensor(graph, bias_node.target).detach().double() if bias_node else torch.zeros_like(mean)
-        factor = gamma / torch.sqrt(variance + norm.args[6])
-        shape = [1] * weight.ndim
-        shape[FOLDABLE[layer.target]] = -1
-        _set_parameter(graph, weight_node.target, (weight * factor.reshape(shape)).float())
-        bias_target = _bias_name(graph, weight_node.target, bias_node)
-        _set_parameter(graph, bias_target, ((bias - mean) * factor + beta).float())
-        with graph.graph.inserting_before(layer):
-            new_bias = graph.graph.get_attr(bias_target)
-        layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
-        for getter in list(norm.users):
-            getter.replace_all_uses_with(layer)
-            graph.graph.erase_node(getter)
-        graph.graph.erase_node(norm)
+        found = constants(graph, node, layer)
+        if found is None:
+            continue
+        _fold(graph, layer, *found)
+        for reader in list(node.users) if node.target is BATCH_NORM else [node]:
+            reader.replace_all_uses_with(layer)
+            graph.graph.erase_node(reader)
+        if node.target is BATCH_NORM:
+            graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     used = {str(n.target) for n in graph.graph.nodes if n.op == "get_attr"}
@@ -95,3 +84,83 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
         owner, _, leaf = name.rpartition(".")
         delattr(graph.get_submodule(owner), leaf)
     graph.recompile()
+
+
+def _is_layer(node: object) -> bool:
+    return isinstance(node, fx.Node) and str(node.target) in OPERATORS
+
+
+def _is_stored(graph: fx.GraphModule, layer: fx.Node) -> bool:
+    """Whether weight and bias are the graph's own, and the weight this layer's alone."""
+    stored = [n for n in layer.args[1:3] if n is not None]
+    return all(isinstance(n, fx.Node) and n.op == "get_attr" for n in stored) and (
+        _n_readers(graph, str(stored[0].target)) == 1  # type: ignore[union-attr]
+    )
+
+
+def _channels(layer: fx.Node) -> tuple[int, int, int]:
+    """Dimensions of a layer's result, which of them holds the channels, and how many these are."""
+    shape = layer.meta["val"].shape
+    axis = OPERATORS[str(layer.target)].result_axis % len(shape)
+    return len(shape), axis, int(shape[axis])
+
+
+def _of_norm(graph: fx.GraphModule, norm: fx.Node, layer: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """Factor and offset of every channel, (n_channels,) each."""
+    if _channels(layer)[1] != 1:
+        return None
+    gamma, beta, mean, variance = (None if n is None else _constant(graph, n) for n in norm.args[1:5])
+    if mean is None or variance is None:
+        return None
+    factor = (1.0 if gamma is None else gamma) / torch.sqrt(variance + norm.args[6])
+    return factor, (0.0 if beta is None else beta) - mean * factor
+
+
+def _of_arithmetic(graph: fx.GraphModule, node: fx.Node, layer: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """Factor and offset of every channel, (n_channels,) each; None unless the other operand is a constant of these."""
+    other = node.args[1] if node.args[0] is layer else node.args[0]
+    n_dims, axis, n_channels = _channels(layer)
+    value = other.meta.get("val") if isinstance(other, fx.Node) else None
+    if other is layer or not isinstance(value, Tensor) or value.ndim > n_dims:
+        return None
+    wanted = [1] * n_dims
+    wanted[axis] = n_channels
+    if [1] * (n_dims - value.ndim) + list(value.shape) != wanted:
+        return None
+    constant = _constant(graph, other)
+    return None if constant is None else ARITHMETIC[node.target](constant.flatten())
+
+
+def _constant(graph: fx.GraphModule, node: object) -> Tensor | None:
+    """What a node comes to that depends on stored tensors alone, in float64; None if it depends on anything else."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "get_attr":
+        return get_tensor(graph, str(node.target)).detach().double()
+    sources = node.all_input_nodes
+    values = {source: _constant(graph, source) for source in sources}
+    if node.op != "call_function" or not sources or any(value is None for value in values.values()):
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result if isinstance(result, Tensor) else None
+
+
+def _fold(graph: fx.GraphModule, layer: fx.Node, factor: Tensor, offset: Tensor) -> None:
+    weight_node, bias_node = layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+    assert isinstance(weight_node, fx.Node) and (bias_node is None or isinstance(bias_node, fx.Node))
+    weight = get_tensor(graph, str(weight_node.target)).detach().double()
+    bias = get_tensor(graph, str(bias_node.target)).detach().double() if bias_node else torch.zeros_like(factor)
+    if OPERATORS[str(layer.target)].weight_axis == 0:
+        factors = factor.reshape(-1, *[1] * (weight.ndim - 1))
+    else:  # (inputs, outputs of one group of channels, ...)
+        groups = factor.reshape(-1, weight.shape[1])
+        factors = groups.repeat_interleave(len(weight) // len(groups), 0).reshape(
+            *weight.shape[:2], *[1] * (weight.ndim - 2)
+        )
+    set_parameter(graph, str(weight_node.target), (weight * factors).float())
+    bias_target = _bias_name(graph, str(weight_node.target), bias_node)
+    set_parameter(graph, bias_target, (bias * factor + offset).float())
+    with graph.graph.inserting_before(layer):
+        new_bias = graph.graph.get_attr(bias_target)
+    layer.args = (*layer.args[:2], new_bias, *layer.args[3:])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.onnx_operators import OPERATORS
 from hwsmpq.model.onnx_prepare import prepare, turns_a_weight
+from hwsmpq.types import ONNX_LAYERS
 
 MIN_OPSET = 7
-LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RESIZES = ("Resize", "Upsample")
 LINEAR = "Linear"
 """A product with a stored matrix, which is read as `torch.nn.functional.linear`."""
@@ -199,7 +199,7 @@ def _constant(attributes: dict[str, Any]) -> Any:
 
 def _stored_weight(node: ir.Node) -> tuple[ir.Value, bool] | None:
     """The stored weight of a layer, and whether the file turns it before use; None where it is computed."""
-    value = node.inputs[1] if node.op_type in LAYER_OPS and len(node.inputs) > 1 else None
+    value = node.inputs[1] if node.op_type in ONNX_LAYERS and len(node.inputs) > 1 else None
     if value is None:
         return None
     if value.is_initializer():

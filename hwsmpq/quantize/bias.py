@@ -20,7 +20,7 @@ from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quantize.watch import See, watch
-from hwsmpq.types import REFERENCE, Layer, Precision, Ranges
+from hwsmpq.types import OPERATORS, REFERENCE, Layer, Precision, Ranges
 
 N_SAMPLES = 64
 """That shifts are taken from."""
@@ -107,5 +107,5 @@ class _Shifts:
 
     def _means(self, y: Tensor) -> Tensor:
         """Means over positions, (n, n_channels)."""
-        y = y.movedim(-1, 1) if self.layer.kind == "linear" else y
+        y = y.movedim(OPERATORS[str(self._node.target)].result_axis, 1)
         return y.flatten(2).mean(2) if y.ndim > 2 else y

@@ -22,9 +22,8 @@ from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
-from hwsmpq.types import PRECISION_KEY, Assignment, Layer, OnnxForm, Precision, Ranges
+from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, Assignment, Layer, OnnxForm, Precision, Ranges
 
-LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -63,7 +62,7 @@ def _name_layers(model: ir.Model, captured: Captured) -> None:
     """Find each layer by its weight initializer (module metadata does not survive folding) and name its node."""
     unnamed = {layer.name: layer for layer in captured.network.layers}
     for index, node in enumerate(model.graph):
-        if node.op_type in LAYER_OPS:
+        if node.op_type in ONNX_LAYERS:
             weight = _initializer_behind(node.inputs[1])
             match = next((n for n, la in unnamed.items() if weight is not None and la.weight_name == weight.name), None)
             if match is not None:

@@ -10,15 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.model.runner import GraphRunner
 from hwsmpq.quantize.residual import Residual, residuals
 from hwsmpq.types import Layer
 
 ATEN = torch.ops.aten
-LAYOUT_FREE: dict[Any, Callable[..., Any]] = {
-    # A view of a contiguous tensor need not be one of the same tensor in channels_last, in which the simulator runs.
-    ATEN.view.default: ATEN.reshape.default,
-    ATEN._unsafe_view.default: ATEN.reshape.default,
-}
 IN_PLACE: dict[Any, Callable[..., Any]] = {
     ATEN.relu.default: ATEN.relu_.default,
     ATEN.relu6.default: ATEN.relu6_.default,
@@ -95,7 +91,7 @@ def schedule(captured: Captured, device: torch.device, quantizes_residuals: bool
             allocates = operand in layer_of or operand.target in IN_PLACE
             if allocates and is_transient(operand) and list(operand.users) == [node]:
                 return IN_PLACE[node.target]
-        return LAYOUT_FREE.get(node.target, node.target)
+        return node.target  # type: ignore[no-any-return]
 
     return tuple(
         Step(
@@ -126,9 +122,10 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]
     Kept tensors, plus the most that transient ones, a quantized copy of an input and the new result need together.
     """
     n_rows = 2  # one would make dimensions of size 1, whose tensors may share storage by chance
-    shapes = _Storages(captured.graph)
+    shapes = _Storages()
+    runner = GraphRunner(captured.graph, shapes.see, keeps=True)
     with torch.inference_mode():
-        shapes.run(*(x.expand(n_rows, *x.shape[1:]).contiguous() for x in captured.example))
+        runner.run(*(x.expand(n_rows, *x.shape[1:]).contiguous() for x in captured.example))
     transient = {node for step in steps for node in step.dead}
     in_place = {step.node for step in steps if step.function in IN_PLACE.values()}
     storage = dict(shapes.of)
@@ -152,22 +149,19 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]
     return max(1, total // n_rows), max(1, max(shapes.n_bytes.values()) // n_rows)
 
 
-class _Storages(fx.Interpreter):
-    """Runs the graph and records which storages every operation's result lies in, and their sizes in bytes."""
+class _Storages:
+    """Which storages every operation's result lies in, and their sizes in bytes."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph, garbage_collect_values=False)
+    def __init__(self) -> None:
         self.of: dict[Any, frozenset[int]] = {}
         self.n_bytes: dict[int, int] = {}
         self._given: set[int] = set()  # weights and inputs
 
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+    def see(self, node: fx.Node, args: tuple[Any, ...], result: Any) -> None:
         tensors = [x for x in (result if isinstance(result, tuple | list) else [result]) if isinstance(x, Tensor)]
         sizes = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
-        if n.op == "call_function":
-            self.of[n] = frozenset(sizes) - self._given
-            self.n_bytes |= {key: sizes[key] for key in self.of[n]}
+        if node.op == "call_function":
+            self.of[node] = frozenset(sizes) - self._given
+            self.n_bytes |= {key: sizes[key] for key in self.of[node]}
         else:
             self._given |= sizes.keys()
-        return result

@@ -8,21 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.model.runner import GraphRunner
 
 See = Callable[[Tensor], None]
-
-
-class _Watcher(fx.Interpreter):
-    def __init__(self, captured: Captured, see: Mapping[str, Sequence[See]]) -> None:
-        super().__init__(captured.graph)
-        self._see = see
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        for see in self._see.get(n.name, ()):
-            assert isinstance(result, Tensor)
-            see(result)
-        return result
 
 
 def watch(
@@ -36,8 +24,14 @@ def watch(
         see: what looks at a tensor, by its name; called with every batch of it.
         progress: called with the samples done.
     """
-    watcher, n = _Watcher(captured, see), len(inputs[0])
+
+    def show(node: fx.Node, args: tuple[object, ...], result: object) -> None:
+        for one in see.get(node.name, ()):
+            assert isinstance(result, Tensor)
+            one(result)
+
+    runner, n = GraphRunner(captured.graph, show), len(inputs[0])
     with torch.inference_mode():
         for start in range(0, n, batch_size):
-            watcher.run(*(x[start : start + batch_size] for x in inputs))
+            runner.run(*(x[start : start + batch_size] for x in inputs))
             progress(min(start + batch_size, n))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hwsmpq.contribution.table import Table, sampled
+from hwsmpq.model.runner import GraphRunner
 from hwsmpq.quantize.layer import QuantizedLayers
 from hwsmpq.sensitivity.request import Request, contributions, first_output
 from hwsmpq.types import REFERENCE
@@ -38,7 +39,8 @@ def fisher(request: Request) -> Table:
     draws = np.zeros((len(request.samples), len(network.groups), len(ladder.names)))
     for rows in request.batches():
         recorder = _Recorder(request)
-        outputs = first_output(recorder.run(*(x[rows] for x in request.samples.inputs)))
+        runner = GraphRunner(request.captured.graph, recorder.see)
+        outputs = first_output(runner.run(*(x[rows] for x in request.samples.inputs)))
         gradients = torch.autograd.grad(loss(outputs, rows).sum(), recorder.outputs, allow_unused=True)
         with torch.no_grad():
             draws[rows] = _squared_derivatives(request, layers, recorder, gradients, rows.stop - rows.start)
@@ -46,27 +48,23 @@ def fisher(request: Request) -> Table:
     return sampled("fisher", contributions(draws), request.ends(), 2 + n_quantized + 2, 0)
 
 
-class _Recorder(fx.Interpreter):
-    """Runs the graph and keeps operands and output of every layer."""
+class _Recorder:
+    """Keeps operands and output of every layer."""
 
     def __init__(self, request: Request) -> None:
-        super().__init__(request.captured.graph)
         self._layers = set(request.captured.layer_nodes.values())
         self.nodes: list[fx.Node] = []
         self.arguments: list[tuple[Any, ...]] = []
         self.outputs: list[Tensor] = []
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n not in self._layers:
-            return super().run_node(n)
-        args, _ = self.fetch_args_kwargs_from_env(n)
-        y = super().run_node(n)
+    def see(self, node: fx.Node, args: tuple[Any, ...], y: Any) -> None:
+        if node not in self._layers:
+            return
         if not y.requires_grad:
             y.requires_grad_()  # a first layer whose weights are frozen
-        self.nodes.append(n)
+        self.nodes.append(node)
         self.arguments.append(args)
         self.outputs.append(y)
-        return y
 
 
 def _squared_derivatives(

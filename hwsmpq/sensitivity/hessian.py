@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.fold import get_tensor
+from hwsmpq.model.runner import GraphRunner
 from hwsmpq.quantize.layer import QuantizedLayer
-from hwsmpq.quantize.schedule import LAYOUT_FREE
 from hwsmpq.sensitivity.request import Request, contributions, first_output
 from hwsmpq.types import Layer
 
@@ -52,8 +50,8 @@ def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.
     loss, n = request.loss(), len(request.samples)
     totals = np.zeros((n_products, len(names)))
     for rows in request.batches():
-        runner = _OnLeaves(request.captured.graph, names)
-        weights = list(runner.leaves.values())
+        leaves = {name: get_tensor(request.captured.graph, name).detach().requires_grad_() for name in names}
+        runner, weights = GraphRunner(request.captured.graph, tensors=leaves), list(leaves.values())
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             outputs = first_output(runner.run(*(x[rows] for x in request.samples.inputs)))
@@ -69,23 +67,6 @@ def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.
             products = torch.autograd.grad(dot, weights, retain_graph=True, materialize_grads=True)
             totals[product] += [float((v * h).sum()) for v, h in zip(vectors, products, strict=True)]
     return {name: totals[:, i] for i, name in enumerate(names)}
-
-
-class _OnLeaves(fx.Interpreter):
-    """Runs the graph with its layers' weights replaced by leaves of the autograd graph."""
-
-    def __init__(self, graph: fx.GraphModule, names: list[str]) -> None:
-        super().__init__(graph)
-        self.leaves = {name: get_tensor(graph, name).detach().requires_grad_() for name in names}
-
-    def run_node(self, n: fx.Node) -> object:
-        if n.op == "get_attr" and n.target in self.leaves:
-            return self.leaves[str(n.target)]
-        return super().run_node(n)
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # The plain attention kernel lays its result out differently from the one that was captured.
-        return super().call_function(LAYOUT_FREE.get(target, target), args, kwargs)
 
 
 def _rademacher(weights: list[Tensor], seed: int) -> list[Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import get_tensor
+from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last
 from hwsmpq.quantize.residual import residuals
-from hwsmpq.quantize.schedule import LAYOUT_FREE
 from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.train.lsq import Quantizer, straight_through
 from hwsmpq.types import REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
@@ -98,7 +98,7 @@ class QuantizedNetwork(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Outputs (n, ...) of inputs (n, ...)."""
-        output = _Pass(self).run(*(channels_last(x) for x in inputs))
+        output = GraphRunner(self.graph, compute=_Pass(self).compute).run(*(channels_last(x) for x in inputs))
         result: Tensor = output[0] if isinstance(output, tuple | list) else output
         return result
 
@@ -172,19 +172,15 @@ class _TrainedLayer(QuantizedLayer):
         return self.net.shares(self.net._group_of[self.layer.name])
 
 
-class _Pass(fx.Interpreter):
+class _Pass:
     """One forward pass; a tensor that several layers read is quantized once."""
 
     def __init__(self, net: QuantizedNetwork) -> None:
-        super().__init__(net.graph)
         self._net = net
         self._of = {trained.layer.name: trained for trained in net._layers.values()}
         self._quantized: dict[str, Tensor] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op != "call_function":
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+    def compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
         if layer is not None:
             return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
@@ -195,7 +191,7 @@ class _Pass(fx.Interpreter):
                 args = (*args[:index], self._input(n, reader, args, index), *args[index + 1 :])
         if kwargs.get("device"):
             kwargs = {**kwargs, "device": next(self._net.parameters()).device}
-        return LAYOUT_FREE.get(n.target, n.target)(*args, **kwargs)
+        return as_captured(n, args, kwargs)
 
     def _input(self, n: fx.Node, layer: QuantizedLayer, args: tuple[Any, ...], index: int) -> Tensor:
         source = str(n.args[index])

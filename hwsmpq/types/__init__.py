@@ -31,6 +31,7 @@ from hwsmpq.types.measured import (
 )
 from hwsmpq.types.network import Edge, Group, Layer, Network, Read
 from hwsmpq.types.onnx_form import PRECISION_KEY, OnnxForm
+from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, Operator
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
     HALF_FORMATS,
@@ -50,6 +51,8 @@ __all__ = [
     "HALF_FORMATS",
     "MAX_BITS",
     "MIN_BITS",
+    "ONNX_LAYERS",
+    "OPERATORS",
     "PRECISION_KEY",
     "REFERENCE",
     "AccuracyOutcome",
@@ -80,6 +83,7 @@ __all__ = [
     "Measurement",
     "Network",
     "OnnxForm",
+    "Operator",
     "Plan",
     "Precision",
     "Ranges",

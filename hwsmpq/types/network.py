@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from hwsmpq.types.operators import Kind
 from hwsmpq.types.precision import HALF_FORMATS, Assignment, Precision
 
 BLOCK_SIZES = (128, 64)
@@ -16,7 +16,7 @@ class Layer:
     """One quantizable operation, named by the module that owns its weight."""
 
     name: str
-    kind: Literal["conv", "conv_transpose", "linear"]
+    kind: Kind
     weight_name: str
     weight_shape: tuple[int, ...]
     channel_axis: int

@@ -18,6 +18,7 @@ from hwsmpq.artifacts import architecture_digest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.model.capture import capture
+from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.report.formats import count
 from hwsmpq.types import CostTable, Network
 
@@ -346,3 +347,27 @@ def test_a_failed_capture_leaves_the_mode_alone() -> None:
     with pytest.raises(HwsmpqError):
         capture(model, (torch.randn(2, 6),))
     assert model.training and model.body.training
+
+
+class BiasedAttention(nn.Module):
+    """Attention with an additive bias, which kernels lay out otherwise than the export does, behind a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.bias = nn.Linear(32, 96), nn.Linear(32, 5), nn.Parameter(torch.randn(6, 6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias.permute(2, 0, 1)[None])
+        return self.out(y.transpose(1, 2).reshape(n, tokens, width).mean(1))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_attention_behind_a_view_is_captured_and_written(frozen: bool) -> None:
+    torch.manual_seed(0)
+    model = BiasedAttention().requires_grad_(not frozen)
+    x = torch.randn(3, 6, 32)
+    captured = capture(model, (x,))
+    torch.testing.assert_close(captured.graph(x), model(x), rtol=1e-5, atol=1e-5)
+    assert export_onnx(captured)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.fold import BATCH_NORM
@@ -160,12 +161,7 @@ def test_sharing_is_respected(model: type[nn.Module], kept: int) -> None:
     assert n_norms(captured_equals(randomise_norms(model()), 4, 8, 8)) == kept
 
 
-def test_grouped_transposed_convolution_keeps_its_norm() -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6))
-    assert n_norms(captured_equals(randomise_norms(model), 4, 5, 5)) == 1
-
-
-def test_computed_gamma_stays_an_operation() -> None:
+def test_a_computed_gamma_folds_and_one_of_the_data_stays() -> None:
     class Computed(Shared):
         def forward(self, x: Tensor) -> Tensor:
             norm = self.norm_a
@@ -173,4 +169,92 @@ def test_computed_gamma_stays_an_operation() -> None:
                 self.a(x), norm.running_mean, norm.running_var, norm.weight.abs() + 0.1, norm.bias
             )
 
-    assert n_norms(captured_equals(randomise_norms(Computed()), 4, 8, 8)) == 1
+    class OfData(Shared):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * x.amax((2, 3), keepdim=True)
+
+    assert operations(captured_equals(randomise_norms(Computed()), 4, 8, 8)) == {"conv2d"}
+    assert operations(captured_equals(randomise_norms(OfData()), 4, 8, 8)) == {"conv2d", "amax", "mul"}
+
+
+class TokenNorm(nn.Module):
+    """A linear layer over the last axis, a batch norm over axis 1."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.fc, self.norm = nn.Linear(length, length), nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.fc(x)).flatten(1)
+
+
+@pytest.mark.parametrize(("channels", "length"), [(6, 6), (4, 6)])
+def test_a_norm_along_another_axis_stays(channels: int, length: int) -> None:
+    assert n_norms(captured_equals(randomise_norms(TokenNorm(channels, length)), channels, length)) == 1
+
+
+def test_grouped_transposed_convolutions_fold() -> None:
+    up = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
+    captured = captured_equals(randomise_norms(nn.Sequential(up, nn.BatchNorm2d(6), nn.ReLU())), 4, 5, 5)
+    assert n_norms(captured) == 0
+
+
+class Twice(nn.Module):
+    """One convolution whose result two batch norms read, or which runs twice with a batch norm each."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.again, self.conv = again, nn.Conv2d(3, 4, 3)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.first(y).relu() - self.second(self.conv(x + 1) if self.again else y)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_convolution_under_several_norms_stays_as_it_is(again: bool) -> None:
+    assert n_norms(captured_equals(randomise_norms(Twice(again)), 3, 6, 6)) == 2
+
+
+class Arithmetic(nn.Module):
+    """A batch norm as arithmetic on one constant a channel, then a scale of the branch."""
+
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.layer = layer
+        for name in ("mean", "variance", "weight", "bias", "gamma"):
+            self.register_buffer(name, torch.rand(shape, generator=generator) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.layer(x) - self.mean) / (self.variance + 1e-5).sqrt() * self.weight + self.bias
+        return self.gamma * y
+
+
+def operations(captured: Captured) -> set[str]:
+    return {str(n.target).split(".")[1] for n in captured.graph.graph.nodes if n.op == "call_function"}
+
+
+def test_a_frozen_batch_norm_folds() -> None:
+    norm = FrozenBatchNorm2d(6)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+        norm.running_var.uniform_(0.5, 2)
+        norm.running_mean.normal_(0, 0.5)
+    captured = captured_equals(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), norm, nn.ReLU()), 3, 6, 6)
+    assert operations(captured) == {"conv2d", "relu"} and captured.network.n_other_params == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "constants", "shape"),
+    [(nn.Conv2d(3, 6, 3), (6, 1, 1), (3, 7, 7)), (nn.Linear(5, 6, bias=False), (6,), (4, 5))],
+    ids=["conv", "linear"],
+)
+def test_constants_a_channel_fold(layer: nn.Module, constants: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    assert len(operations(captured_equals(Arithmetic(layer, constants), *shape))) == 1
+
+
+@pytest.mark.parametrize("constants", [(1, 5, 5), (6, 5, 5), (5,)])
+def test_constants_of_another_shape_stay(constants: tuple[int, ...]) -> None:
+    assert len(operations(captured_equals(Arithmetic(nn.Conv2d(3, 6, 3), constants), 3, 7, 7))) > 1

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqEngine
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.quantize.qdq import LAYER_OPS, OPSET, PRECISION_KEY, export_onnx, write_qdq
+from hwsmpq.quantize.qdq import OPSET, PRECISION_KEY, export_onnx, write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import FP8_MAX, SCHEMES, Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import HALF_FORMATS, Assignment, Ladder, Precision
+from hwsmpq.types import HALF_FORMATS, ONNX_LAYERS, Assignment, Ladder, Precision
 
 from .networks import LADDER, NETWORKS, Case, make_case, smoothed_case, sqnr_db
 
@@ -127,7 +127,7 @@ def test_nodes_carry_layer_names_and_precisions(network: str, precision: str, tm
     producers = {output: node for node in model.graph.node for output in node.output}
     for layer in case.captured.network.layers:
         node = nodes[layer.name]
-        assert node.op_type in LAYER_OPS
+        assert node.op_type in ONNX_LAYERS
         expected = assignment[case.captured.network.group_of(layer.name)]
         assert {p.key: p.value for p in node.metadata_props}[PRECISION_KEY] == expected
         source = producers.get(node.input[0])

@@ -28,8 +28,8 @@ from hwsmpq.hardware.onnxruntime_cpu.operands import (
 )
 from hwsmpq.hardware.onnxruntime_cpu.readers import bias_addition, move_behind, path_to_quantizer
 from hwsmpq.hardware.onnxruntime_cpu.windows import Window, window_of
+from hwsmpq.types import ONNX_LAYERS
 
-LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CONTRIB = "com.microsoft"
 LARGEST_BIAS = 2.0**30
 """Leaves the products as much of a 32-bit sum."""
@@ -50,7 +50,7 @@ def lower(model: ir.Model) -> None:
     ShapeInferencePass()(model)
     model.opset_imports.setdefault(CONTRIB, 1)
     for node in list(model.graph):
-        weight = weight_of(node.inputs[1]) if node.op_type in LAYER_OPS else None
+        weight = weight_of(node.inputs[1]) if node.op_type in ONNX_LAYERS else None
         if weight is not None:
             _Layer(model.graph, node, weight).lower()
     RemoveUnusedNodesPass()(model)

@@ -20,8 +20,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.torch_cuda.node import PRECISIONS, Node, to_tensor, torch_type
 from hwsmpq.hardware.torch_cuda.operations import Call, call_of
 from hwsmpq.hardware.torch_cuda.products import quantized_layer
-
-LAYER_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+from hwsmpq.types import ONNX_LAYERS
 
 
 class Event(Protocol):
@@ -78,7 +77,7 @@ class Program:
         steps = []
         for node in nodes:
             known = all(name in constants for name in node.operands)
-            layer = quantized_layer(node, producers) if node.op_type in LAYER_OPS and not known else None
+            layer = quantized_layer(node, producers) if node.op_type in ONNX_LAYERS and not known else None
             if layer is not None and layer.precision in computed:
                 operands = (layer.source, *node.operands[2:])
                 steps.append(Step(node.name, layer.call(device), operands, node.outputs, layer.precision))
@@ -121,7 +120,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _as_written(node: Node) -> Step:
-    weight = node.constant(1) if node.op_type in LAYER_OPS else None
+    weight = node.constant(1) if node.op_type in ONNX_LAYERS else None
     precision = None if weight is None else PRECISIONS.get(weight.dtype)
     call = call_of(node)  # which takes from the operands what it needs to know now
     return Step(node.name, call, tuple(node.operands), node.outputs, precision)
