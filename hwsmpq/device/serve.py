@@ -149,16 +149,15 @@ class Server:
         return {"files": files, "kept": kept}, data + more
 
     def do_load(self, header: dict[str, Any], body: bytes, names: dict[str, str]) -> tuple[Any, bytes]:
-        """Load an engine of files that are here."""
+        """Load an engine of files that are here, under the number that the host has chosen."""
         folder = self._folder()
         names[str(folder)] = header["folder"]
         for name, sha256 in header["files"].items():
             if Path(name).name == name:
                 os.link(self._kept(sha256), folder / name)
         engine = self._runtime(header["runtime"]).load(folder, header["options"])
-        self._n_folders += 1
-        self._engines[self._n_folders], self._names[self._n_folders] = engine, names
-        return self._n_folders, b""
+        self._engines[header["number"]], self._names[header["number"]] = engine, names
+        return None, b""
 
     def do_infer(self, header: dict[str, Any], body: bytes, names: dict[str, str]) -> tuple[Any, bytes]:
         outputs = self._engine(header).infer(frames.unpack_arrays(header["arrays"], body))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import itertools
 import os
 import shlex
 import signal
@@ -26,8 +27,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hwsmpq.artifacts import file_digest, write_bytes
+from hwsmpq.artifacts import file_digest
 from hwsmpq.device import frames
+from hwsmpq.device.files import write_bytes
 from hwsmpq.device.measurement import Measurement
 from hwsmpq.device.runtime import Engine, Runtime
 from hwsmpq.device.runtimes import get_runtime
@@ -104,6 +106,7 @@ class RemoteDevice(Device):
         self._line: _Line | None = None
         self._runtimes: dict[str, RemoteRuntime] = {}
         self.dropped: list[int] = []
+        self.numbers = itertools.count(1)
 
     def runtime(self, name: str) -> Runtime:
         if name not in self._runtimes:
@@ -143,7 +146,7 @@ class RemoteDevice(Device):
         Raises:
             HwsmpqError: the operation's own, or the device cannot be reached, fell silent or ended.
         """
-        if self._line is None:
+        if self._line is None or not self._line.is_open:
             self._line = _Line(self.command, self._patience)
         dropped, self.dropped[:] = list(self.dropped), []
         return self._line.request(doing, {**header, "drop": dropped}, body, progress)
@@ -208,6 +211,10 @@ class _Line:
                 raise HwsmpqError(*(str(text) for text in reply["error"]))
             else:
                 return reply["result"], data
+
+    @property
+    def is_open(self) -> bool:
+        return self._end.alive
 
     def close(self) -> None:
         self._to_send.put(None)
@@ -287,14 +294,14 @@ class _Line:
 
 def _hello(stream: Any) -> tuple[str, str]:
     """Why the device refuses and what to do, empty where it does not. What a shell says before that is skipped."""
-    seen = b""
+    seen = bytearray()
     while not seen.endswith(HELLO):
         byte = stream.read(1)
         if not byte:
             raise frames.Closed
         seen += byte
         if len(seen) > LARGEST_NOISE:
-            raise HwsmpqError("the device's command prints without end", seen[:80].decode(errors="replace"), AGAIN)
+            raise HwsmpqError("the device's command prints without end", repr(bytes(seen[:80])), AGAIN)
     texts = []
     for _ in range(2):
         text = b""
@@ -384,7 +391,9 @@ class RemoteRuntime(Runtime):
             "op": "load", "runtime": self._name, "options": dict(options), "folder": str(folder),
             "files": {path.name: sha256 for path, sha256 in self._send(files).items()},
         }
-        return RemoteEngine(self._device, self._device.request("load an engine", asked)[0])
+        engine = RemoteEngine(self._device, next(self._device.numbers))
+        self._device.request("load an engine", {**asked, "number": engine.number})
+        return engine
 
     def _send(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Send what the device lacks of some files; their hashes."""
@@ -402,7 +411,7 @@ class RemoteRuntime(Runtime):
 
 
 class RemoteEngine(Engine):
-    """An engine that is loaded on a remote device, by its ``number`` there."""
+    """An engine that is loaded on a remote device, by its ``number``, which no other one of the device ever has."""
 
     def __init__(self, device: RemoteDevice, number: int) -> None:
         self._device, self.number = device, number

@@ -30,15 +30,17 @@ ASSIGNMENTS = {**UNIFORM, **{f"mixture {seed}": mixture(seed) for seed in range(
 class TargetConformance:
     """The conformance suite.
 
-    ``fallback`` is what the target runs where it has no kernel for a layer at a precision.
+    ``device`` is the command that reaches the machine with the engines. ``fallback`` is what the target runs where it
+    has no kernel for a layer at a precision.
     """
 
     target_name: str
+    device = ""
     fallback = "fp32"
 
     @pytest.fixture
     def target(self):
-        target = get_target(self.target_name)
+        target = get_target(self.target_name, self.device)
         if (reason := target.unavailable()) is not None:
             pytest.skip(reason)
         return target

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+
 import pytest
 import qdq_network as net
 from conformance import UNIFORM, RunnableConformance
 from onnx import TensorProto, helper, save
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.remote import reach
+from hwsmpq.hardware.target import get_target
 
 
 class TestOpenvinoCpu(RunnableConformance):
@@ -43,3 +49,37 @@ class TestOpenvinoCpu(RunnableConformance):
         save(helper.make_model(graph, opset_imports=opsets), tmp_path / "odd.onnx")
         with pytest.raises(HwsmpqError, match="Mystery"):
             target.build(tmp_path / "odd.onnx", tmp_path / "engine")
+
+
+class TestOpenvinoThroughAPipe(RunnableConformance):
+    target_name, device = "openvino-cpu", shlex.quote(sys.executable)
+
+    def test_computes_bit_for_bit_what_it_does_here(self, build, tmp_path):
+        x = net.sample(0)
+        (there,) = build(UNIFORM["int8"]).infer([x])
+        (here,) = get_target("openvino-cpu").load(tmp_path / "engine").infer([x])
+        assert (there == here).all()
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    """A Python with OpenVINO and what that needs, which is numpy."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "openvino"]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"no package registry: {done.stderr.strip().splitlines()[-1:]}")
+    yield shlex.quote(str(python))
+    reach(shlex.quote(str(python))).close()
+
+
+@pytest.mark.slow
+class TestOpenvinoInABareEnvironment(RunnableConformance):
+    target_name = "openvino-cpu"
+
+    @pytest.fixture(autouse=True)
+    def _there(self, bare, monkeypatch):
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        monkeypatch.setattr(type(self), "device", bare)
