@@ -14,25 +14,15 @@ from hwsmpq import types
 from hwsmpq._version import __version__
 from hwsmpq.device.files import write_bytes
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.stages import FILES, ROWS
 
 T = TypeVar("T")
 
-SCHEMAS: dict[type, str] = {
-    types.Settings: "settings",
-    types.Network: "network",
-    types.Ranges: "ranges",
-    types.CostTable: "cost_table",
-    types.Contributions: "contributions",
-    types.Scores: "scores",
-    types.Interactions: "interactions",
-    types.Fallbacks: "fallbacks",
-    types.Plan: "plan",
-    types.Trained: "trained",
-    types.Manifest: "manifest",
-    types.Certificate: "certificate",
-    types.Front: "front",
-}
-SCHEMA_VERSION = 1
+SCHEMAS: dict[type, str] = {kind: ROWS[kind].schema for kind in FILES}
+SCHEMA_VERSION = 2
+OLDEST_VERSION = 1
+IMPORTED = "imported"
+"""Role of the files that an imported cost table was made from, its only input."""
 
 
 def digest(payload: Any) -> str:
@@ -107,14 +97,22 @@ def read_envelope(path: Path, kind: type) -> dict[str, Any]:
         found = envelope.get("schema") if isinstance(envelope, dict) else type(envelope).__name__
         raise HwsmpqError(f"{path} is not a {SCHEMAS[kind]}", f"field 'schema' says {found!r}", fix)
     version = envelope.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in range(OLDEST_VERSION, SCHEMA_VERSION + 1) or not isinstance(version, int):
         raise HwsmpqError(
-            f"{path} has schema_version {version!r}", f"this hwsmpq reads version {SCHEMA_VERSION}",
+            f"{path} has schema_version {version!r}",
+            f"this hwsmpq reads versions {OLDEST_VERSION} to {SCHEMA_VERSION}",
             "upgrade hwsmpq" if isinstance(version, int) and version > SCHEMA_VERSION else fix,
         )
     if envelope.get("payload_sha256") != digest(envelope.get("payload")):
         raise HwsmpqError(f"{path} was changed after it was written", "field 'payload_sha256' does not match", fix)
-    return envelope
+    return envelope if version == SCHEMA_VERSION else _migrated(envelope)
+
+
+def _migrated(envelope: dict[str, Any]) -> dict[str, Any]:
+    """An envelope of version 1, which did not record all that an artifact was made from: its payload stands, and the
+    next stage that needs it fresh makes it again. What was imported stays so."""
+    inputs = {role: sha256 for role, sha256 in envelope.get("inputs", {}).items() if role == IMPORTED}
+    return {**envelope, "schema_version": SCHEMA_VERSION, "inputs": inputs}
 
 
 def read(path: Path, kind: type[T]) -> T:

@@ -15,8 +15,9 @@ from tiny_task import task
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.prove import refine
-from hwsmpq.pipeline.run import MEMO_FILE, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.report.render import render
+from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Budget, Certificate, Settings
 
 torch.set_num_threads(1)

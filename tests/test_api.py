@@ -56,7 +56,7 @@ def test_a_second_call_goes_on_where_the_first_was(folder: Path) -> None:
 
 
 def test_folders_without_an_engine_or_a_task_say_so(folder: Path, qdq_run: Finished, tmp_path: Path) -> None:
-    with pytest.raises(hwsmpq.HwsmpqError, match="no settings"):
+    with pytest.raises(hwsmpq.HwsmpqError, match="no manifest"):
         hwsmpq.load(tmp_path)
     with pytest.raises(hwsmpq.HwsmpqError, match="does not name its task"):
         _ = hwsmpq.Run(folder).task

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from documents import blocks, run
 
-from hwsmpq.pipeline.run import FILES, MEMO_FILE
+from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import CostTable
 
 ROOT = Path(__file__).parent.parent

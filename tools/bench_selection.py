@@ -120,7 +120,7 @@ def _work(unit: Unit) -> float:
     from hwsmpq import Settings, Task
     from hwsmpq.model.load import load_task
     from hwsmpq.pipeline.costs import costs_of
-    from hwsmpq.pipeline.measure import calibrate, evaluation_game, score_batch
+    from hwsmpq.pipeline.measure import calibrate, evaluation_game
     from hwsmpq.pipeline.run import Run
     from hwsmpq.search.problem import Problem
     from hwsmpq.types import Cost, Ladder, Precision
@@ -166,7 +166,7 @@ def _work(unit: Unit) -> float:
     problems = {name: problem(name) for name in unit.budgets}
     floor = np.zeros(len(network.groups), dtype=np.int64)
     problems = {name: p for name, p in problems.items() if p.keeps_limits(floor)}
-    game = evaluation_game(run, score_batch(run), lambda done, n: None)
+    game = evaluation_game(run, run.score_batch, lambda done, n: None)
     chooser = Chooser(run, game, problems, np.random.default_rng(unit.seed))
     if unit.local_search:
         _local_search(chooser)
@@ -232,13 +232,12 @@ def _tables(chooser: Chooser, unit: Unit) -> None:
     from hwsmpq.contribution.estimators import ESTIMATORS
     from hwsmpq.contribution.stop import Stop
     from hwsmpq.pipeline.contribute import ValueGame
-    from hwsmpq.pipeline.measure import score_batch
     from hwsmpq.search.milp import solve
     from hwsmpq.sensitivity.registry import SENSITIVITIES
     from hwsmpq.sensitivity.request import Request
     from hwsmpq.types import Cost, Ranges
 
-    run, batch = chooser.run, score_batch(chooser.run)
+    run, batch = chooser.run, chooser.run.score_batch
     for method in TABLES:
         before = time.process_time()
         if method in ESTIMATORS:

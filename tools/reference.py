@@ -16,9 +16,7 @@ from typer.main import get_command
 
 from hwsmpq import artifacts
 from hwsmpq.cli.app import app
-from hwsmpq.pipeline.front import FRONT_FILE
-from hwsmpq.pipeline.run import FILES
-from hwsmpq.types import Front
+from hwsmpq.stages import FILES
 
 PATH = Path(__file__).parent.parent / "docs" / "reference.md"
 HEAD = """# Reference
@@ -55,7 +53,7 @@ def _artifacts() -> Iterator[str]:
         "the fields below. Units are in names; `n_` counts.\n"
     )
     inner: dict[type, None] = {}
-    for kind, file in (FILES | {Front: FRONT_FILE}).items():
+    for kind, file in FILES.items():
         yield f"### `{file}`\n"
         yield from _fields(kind)
         inner |= dict.fromkeys(_types_inside(kind))

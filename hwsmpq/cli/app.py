@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsmpq import artifacts
 from hwsmpq._version import __version__
 from hwsmpq.cli import display
 from hwsmpq.cli.options import (
@@ -27,7 +26,8 @@ from hwsmpq.cli.options import (
 )
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Ladder, Recipe, Settings
+from hwsmpq.folder import Folder
+from hwsmpq.types import Certificate, Front, Ladder, Recipe, Settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -36,16 +36,15 @@ app = typer.Typer(
 
 QUICKSTART = "hwsmpq.quickstart.task:task"
 FLEXIBLE_TARGET = "onnx-qdq"
-SETTINGS_FILE = "settings.json"
 
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
     from hwsmpq.hardware.target import get_target
 
-    path = folder / SETTINGS_FILE
+    run = Folder(folder)
     changes = {name: value for name, value in given.items() if value is not None}
-    known = artifacts.read(path, Settings) if path.exists() else None
+    known = run.read(Settings) if run.has(Settings) else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
         by_default = known is None or known.target == Settings.target
@@ -112,7 +111,7 @@ def inspect(values: dict[str, Any]) -> None:
         return
     _stage(
         values, stage,
-        lambda network: display.show_network(network, artifacts.read(out / SETTINGS_FILE, Settings).ladder),
+        lambda network: display.show_network(network, Folder(out).read(Settings).ladder),
     )
 
 
@@ -191,7 +190,7 @@ def search(values: dict[str, Any]) -> None:
 @takes(*CALIBRATION, "seed", *SCORING, *PROFILING, "points", "measure")
 def pareto(values: dict[str, Any]) -> None:
     """Trace the whole front of latency (or BitOps) against value, and draw it."""
-    from hwsmpq.pipeline.front import CHART_FILE, FRONT_FILE, N_POINTS
+    from hwsmpq.pipeline.front import CHART_FILE, N_POINTS
     from hwsmpq.pipeline.front import pareto as stage
 
     n_points = N_POINTS if values["points"] is None else values["points"]
@@ -199,7 +198,7 @@ def pareto(values: dict[str, Any]) -> None:
     if not values["json"]:
         folder = values["out"]
         display.console.print(
-            f"front: {folder / FRONT_FILE}\nchart: {folder / CHART_FILE}", markup=False, soft_wrap=True
+            f"front: {Folder(folder).path(Front)}\nchart: {folder / CHART_FILE}", markup=False, soft_wrap=True
         )
 
 
@@ -321,7 +320,5 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def _exit_unless_verified(folder: Path) -> None:
-    from hwsmpq.types import Certificate
-
-    if not artifacts.read(folder / "certificate.json", Certificate).verified:
+    if not Folder(folder).read(Certificate).verified:
         raise typer.Exit(1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from hwsmpq import artifacts
 from hwsmpq.cli.display import console, show_mismatches, table
+from hwsmpq.folder import Folder
 from hwsmpq.report.formats import BUDGET_LABELS, quantity, significant
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
@@ -16,9 +16,8 @@ from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
 
 def show_verdict(certificate: Certificate, folder: Path) -> None:
     """Print the certificate of a run folder."""
-    verdict = judge(
-        artifacts.read(folder / "network.json", Network), artifacts.read(folder / "plan.json", Plan), certificate
-    )
+    run = Folder(folder)
+    verdict = judge(run.read(Network), run.read(Plan), certificate)
     rows = table("", REFERENCE, "predicted", "engine", "budget", "", title=escape(certificate.claim))
     for row in _rows(certificate):
         rows.add_row(*map(escape, row))

@@ -21,13 +21,18 @@ ONNX_FILE = "qdq.onnx"
 
 
 class Builder:
-    """Builds engines of one captured network on one target; the float ONNX is exported once."""
+    """Builds engines of one captured network on one target; the float ONNX is exported once.
+
+    Args:
+        target: what they are built for, which computes with ``threads`` threads.
+        batch: samples that they take at once.
+    """
 
     def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1, threads: int = 1
     ) -> None:
         self._captured, self._ranges, self._scheme = captured, ranges, scheme
-        self._target, self.batch = target, batch
+        self._target, self.batch, self._threads = target, batch, threads
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
 
@@ -75,6 +80,8 @@ class Builder:
             n_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != ONNX_FILE),
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
             layers=layers,
+            batch=self.batch,
+            threads=self._threads,
         )
 
     def audit(self, assignment: Assignment, engine: Engine) -> tuple[LayerAudit, ...]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hwsmpq import artifacts
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import get_target
-from hwsmpq.types import Settings
+from hwsmpq.types import Manifest, Settings
 
 
 class LoadedEngine:
@@ -32,9 +32,9 @@ def load(folder: str | Path) -> LoadedEngine:
     """Load the engine of a run folder, with the batch size and threads that it was built for.
 
     Raises:
-        HwsmpqError: the folder holds no engine, or its target cannot load it here.
+        HwsmpqError: the folder holds no engine, a file of it is not as it was built, or its target cannot load it here.
     """
-    folder = Path(folder)
-    settings = artifacts.read(folder / "settings.json", Settings)
-    target = get_target(settings.target, settings.device).with_threads(settings.threads)
-    return LoadedEngine(target.load(folder / "engine"), settings.batch)
+    run = Folder(folder)
+    manifest = run.check_engine()
+    target = get_target(manifest.target, run.read(Settings).device).with_threads(manifest.threads)
+    return LoadedEngine(target.load(run.path(Manifest).parent), manifest.batch)

@@ -74,6 +74,8 @@ class Task:
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
+        version: names what metric and loss compute. What was measured with them counts as long as it stays the same;
+            by default their code, what they close over and the globals that they name stand for it.
 
     Raises:
         HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
@@ -89,9 +91,11 @@ class Task:
         loss: PerSample | None = None,
         name: str = "task",
         training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
+        version: str | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
-        self.model = (model if isinstance(model, nn.Module) else read_onnx(Path(model))).eval()
+        self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
+        self.version = version
         self.name = name
         self.metric = metric or top1
         self.loss = loss or cross_entropy

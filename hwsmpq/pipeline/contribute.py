@@ -17,7 +17,7 @@ from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.floor import live_base
-from hwsmpq.pipeline.measure import evaluation_game, score_batch, survey
+from hwsmpq.pipeline.measure import evaluation_game, survey
 from hwsmpq.pipeline.run import Run
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request
@@ -49,14 +49,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
             f"unknown estimator {settings.estimator!r}", fix=f"one of {', '.join((*ESTIMATORS, *SENSITIVITIES))}"
         )
     survey(run)
-    batch = score_batch(run)
-    inputs = {
-        **_what_is_scored(run, batch),
-        "estimator": [
-            settings.estimator, settings.n_pairs, settings.max_evaluations, settings.max_seconds,
-            settings.target_error, enough.budgets if enough else None,
-        ],
-    }
+    batch = run.score_batch
 
     def make() -> Contributions:
         stop = Stop(
@@ -69,12 +62,12 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
         base = live_base(run, batch, _game(run, batch, "floor check"))
         return _by_name(run, batch, _estimate(run, batch, settings.estimator, base, stop), base)
 
-    return run.stage(Contributions, inputs, make)
+    return run.stage(Contributions, make, until=enough.budgets if enough else None)
 
 
 def scores(run: Run, contributions: Contributions) -> Scores:
     """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
-    batch, base = score_batch(run), _base_of(run, contributions)
+    batch, base = run.score_batch, _base_of(run, contributions)
 
     def make() -> Scores:
         tables, skipped = [], {}
@@ -88,7 +81,7 @@ def scores(run: Run, contributions: Contributions) -> Scores:
                 tables.append(replace(_by_name(run, batch, table, base), draws=()))
         return Scores(tuple(tables), skipped)
 
-    return run.stage(Scores, {**_what_is_scored(run, batch), "base": [base], "methods": list(CHEAP)}, make)
+    return run.stage(Scores, make, base=base, methods=CHEAP)
 
 
 def observed(run: Run, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -97,7 +90,7 @@ def observed(run: Run, contributions: Contributions) -> tuple[NDArray[np.int64],
 
     The estimator is played again on the memo, which holds all of them unless it was deleted.
     """
-    game = _value_game(run, score_batch(run), run.settings.estimator, _base_of(run, contributions))
+    game = _value_game(run, run.score_batch, run.settings.estimator, _base_of(run, contributions))
     n_draws = len(contributions.draws)
     if n_draws and run.settings.estimator in ESTIMATORS:
         ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
@@ -164,18 +157,6 @@ def _base_of(run: Run, contributions: Contributions) -> int:
 
 def _game(run: Run, batch: Samples, stage: str) -> MemoizedGame:
     return evaluation_game(run, batch, lambda done, n: run.progress(f"contribute: {stage}", done, n))
-
-
-def _what_is_scored(run: Run, batch: Samples) -> dict[str, object]:
-    settings = run.settings
-    return {
-        "ranges": run.sha256(Ranges),
-        "ladder": list(run.ladder.names),
-        "substitutes": run.network.substitutes,
-        **run.network.identity,
-        "samples": batch.sha256(),
-        "value": [run.value, settings.seed, settings.base],
-    }
 
 
 def _by_name(run: Run, batch: Samples, table: Table, base: int) -> Contributions:

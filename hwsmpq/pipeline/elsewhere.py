@@ -12,7 +12,7 @@ from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
 from hwsmpq.pipeline.measure import survey, timing_inputs
-from hwsmpq.pipeline.run import IMPORTED, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.types import CostTable
 
 
@@ -39,7 +39,7 @@ def import_table(run: Run, file: Path) -> CostTable:
                 "take a table of this network, or change --target, --ladder, --batch or --threads to what it has",
             )
     table = fit_again(table, run.network)
-    artifacts.write(run.path(CostTable), table, {IMPORTED: artifacts.file_digest(file)})
+    run.artifacts.write(table, {artifacts.IMPORTED: artifacts.file_digest(file)})
     return table
 
 
@@ -76,7 +76,7 @@ def import_profile(run: Run, files: Sequence[Path]) -> CostTable:
     engines = [import_engine(layers, profile) for layers, profile in zip(files[::2], files[1::2], strict=True)]
     machine = next((dict(engine.machine) for engine in engines if engine.machine), run.target.machine())
     table = cost_table(engines, run.network, run.ladder, run.target.name, machine)
-    artifacts.write(run.path(CostTable), table, {IMPORTED: artifacts.digest([*map(artifacts.file_digest, files)])})
+    run.artifacts.write(table, {artifacts.IMPORTED: artifacts.digest([*map(artifacts.file_digest, files)])})
     return table
 
 

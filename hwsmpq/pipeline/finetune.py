@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,6 +24,8 @@ from hwsmpq.types import REFERENCE, Plan, Ranges, Recipe, Trained
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINT_FILE = "checkpoint.pt"
 ALL_TRAINING = "the task's training samples"
+OF_A_TRAINING = ("samples", "recipe", "objective")
+"""What one training of a plan asked for; another counts for the plan as well."""
 FALLBACK = "the search part"
 FALLBACK_WITH_CALIBRATION = "the search part, and the calibration samples with the network's own answers"
 
@@ -43,11 +44,9 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
     plan = run.read(Plan)
     samples, data = _training_samples(run)
     objective = "loss" if run.value == "metric" else run.value  # counting right answers has no gradient
-    inputs = {
-        **_trained_from(run, plan),
-        "samples": samples.sha256(),
-        "recipe": asdict(recipe),
-        "objective": [objective, torch.device(device).type],
+    asked = {
+        "assignment": run.network.canonical(plan.assignment), "samples": samples.sha256(), "recipe": recipe,
+        "objective": (objective, torch.device(device).type),
     }
 
     def make() -> Trained:
@@ -62,7 +61,7 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
         folder = run.path(Trained).parent
         losses = fit(
             network, samples, negative_value(objective, run.task, reference), recipe, device, folder / CHECKPOINT_FILE,
-            digest(inputs), lambda done, n: run.progress("finetune", done, n),
+            digest(run.inputs(Trained, **asked)), lambda done, n: run.progress("finetune", done, n),
         )
         artifacts.write_bytes(folder / WEIGHTS_FILE, save(network.weights()))
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -78,16 +77,15 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
             weights_sha256=file_digest(folder / WEIGHTS_FILE),
         )
 
-    return run.stage(Trained, inputs, make)
+    return run.stage(Trained, make, **asked)
 
 
 def trained(run: Run, plan: Plan) -> Trained | None:
     """What was trained for a plan; None if nothing was, or only for another plan."""
-    path = run.path(Trained)
-    if not path.exists():
-        return None
-    inputs = artifacts.read_envelope(path, Trained)["inputs"]
-    if any(inputs[role] != expected for role, expected in _trained_from(run, plan).items()):
+    of_others = dict.fromkeys(OF_A_TRAINING)
+    wanted = run.inputs(Trained, assignment=run.network.canonical(plan.assignment), **of_others)
+    recorded = run.artifacts.made_from(Trained)
+    if any(recorded.get(name) != wanted[name] for name in wanted.keys() - of_others):
         return None
     return run.read(Trained)
 
@@ -97,7 +95,7 @@ def builder_of(run: Run, plan: Plan) -> Builder:
     result = trained(run, plan)
     if result is None:
         return run.builder
-    return Builder(_with_weights(run, result), result.ranges, run.scheme, run.target, run.settings.batch)
+    return run.builder_with(_with_weights(run, result), result.ranges)
 
 
 def simulator_of(run: Run, plan: Plan) -> Simulator:
@@ -106,11 +104,6 @@ def simulator_of(run: Run, plan: Plan) -> Simulator:
     if result is None:
         return run.simulator
     return Simulator(_with_weights(run, result), result.ranges, run.scheme, run.settings.memory_mb)
-
-
-def _trained_from(run: Run, plan: Plan) -> dict[str, str]:
-    """What trained weights must have been made from to be those of a plan."""
-    return {"assignment": digest(run.network.canonical(plan.assignment)), "ranges": run.sha256(Ranges)}
 
 
 def _with_weights(run: Run, result: Trained) -> Captured:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwsmpq import artifacts
-from hwsmpq.artifacts import digest
+from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.built import build_engines
 from hwsmpq.pipeline.contribute import contribute
@@ -17,11 +16,13 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import enough
 from hwsmpq.pipeline.trace import trace
 from hwsmpq.report.front import draw
-from hwsmpq.types import Candidate, Contributions, CostTable, Front, Plan, Ranges
+from hwsmpq.types import Candidate, CostTable, Front, Plan
 
-FRONT_FILE, CHART_FILE = "front.json", "front.svg"
+CHART_FILE = "front.svg"
 N_POINTS = 12
-MADE_ENGINES = ("ranges", "target", "cost_table", "data")
+MADE_ENGINES = (
+    "ranges", "fallbacks", "cost_table", "network", "runs", "target", "machine", "report", "metric", "batch", "threads",
+)
 """What the measurements of engines depend on, besides the assignments."""
 
 
@@ -52,23 +53,14 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
     survey(run)
     table = profile(run)
     costs = costs_of(run.network, run.ladder, table)
-    plan = run.read(Plan) if run.path(Plan).exists() else None
+    plan = run.read(Plan) if run.artifacts.has(Plan) else None
     # Contributions that were sampled until a plan was stable are taken as they are.
     budgets = {b.kind: b.limit for b in plan.budgets if b.kind in costs} if plan else {}
     contributions = contribute(run, enough(run, costs, budgets))
-    inputs = {
-        "contributions": run.sha256(Contributions),
-        "substitutes": digest(run.network.substitutes),
-        "ranges": run.sha256(Ranges),
-        "target": run.target.name,
-        "cost_table": run.sha256(CostTable) if table else "none",
-        "data": digest([part.sha256() for part in run.parts]),
-        "plan": run.sha256(Plan) if plan else "none",
-        "points": digest(n_points),
-    }
-    path = run.folder / FRONT_FILE
-    stored = artifacts.read(path, Front) if path.exists() else None
-    made_from = artifacts.read_envelope(path, Front)["inputs"] if stored else {}
+    unused = {CostTable: table is None, Plan: plan is None}
+    inputs = run.inputs(Front, [kind for kind, is_unused in unused.items() if is_unused], points=n_points)
+    stored = run.read(Front) if run.artifacts.has(Front) else None
+    made_from = run.artifacts.made_from(Front)
     if stored and made_from == inputs:
         front = stored
     else:
@@ -76,13 +68,13 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
         front = trace(run, costs, contributions, known, n_points)
         if stored and all(made_from.get(role) == inputs[role] for role in MADE_ENGINES):
             front = replace(front, engines=stored.engines)
-        artifacts.write(path, front, inputs)
+        run.artifacts.write(front, inputs)
     missing = [p.assignment for p in spread(front, n_built) if front.engine_of(p.assignment) is None]
     if missing:
         built = [engine for engine in build_engines(run, missing) if front.engine_of(engine.assignment) is None]
         front = replace(front, engines=(*front.engines, *built))
-        artifacts.write(path, front, inputs)
-    artifacts.write_bytes(run.folder / CHART_FILE, draw(front))
+        run.artifacts.write(front, inputs)
+    write_bytes(run.folder / CHART_FILE, draw(front))
     return front
 
 

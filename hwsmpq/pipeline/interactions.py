@@ -39,4 +39,4 @@ def record_interactions(
             pairs=tuple(sorted(pairs, key=lambda pair: -abs(pair[2]))),
         )
 
-    return run.stage(Interactions, {"contributions": run.sha256(Contributions)}, make)
+    return run.stage(Interactions, make)

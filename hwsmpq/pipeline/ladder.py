@@ -13,7 +13,7 @@ import numpy as np
 from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.floor import LEAST_SHARE, shares_kept
-from hwsmpq.pipeline.measure import calibrate, evaluation_game, score_batch
+from hwsmpq.pipeline.measure import calibrate, evaluation_game
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Precision, Sweep, SweepPoint
 
@@ -44,7 +44,7 @@ def swept(native: tuple[str, ...]) -> tuple[str, ...]:
 def sweep(run: Run) -> Sweep:
     """Evaluate the uniform networks of a run whose ladder is :func:`swept`, and propose a ladder from them."""
     calibrate(run)
-    batch = score_batch(run)
+    batch = run.score_batch
     game = evaluation_game(run, batch, lambda done, n: run.progress("ladder: evaluate", done, n))
     names = run.ladder.names
     shares, _, _ = shares_kept(run, batch, game)

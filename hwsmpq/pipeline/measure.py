@@ -19,10 +19,11 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.run import MEMO_FILE, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.serial import Serial
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
+from hwsmpq.stages import MEMO_FILE, Evaluations
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Measurement, Network, Ranges
 
 
@@ -33,25 +34,11 @@ def inspect(run: Run) -> Network:
 
 def calibrate(run: Run) -> Ranges:
     """Activation ranges of every layer from the calibration samples."""
-    settings = run.settings
-    bits = sorted({p.activation_bits for p in run.ladder.precisions if p.activation_format == "int"})
-    smooth = [p for p in run.ladder.precisions if p.quantizes_activations] if settings.smooth else []
-    correct = [p for p in run.ladder.precisions if not p.is_float] if settings.correct_bias else []
-    inputs = {
-        "model": run.network.model_sha256,
-        "data": run.calibration_sha256,
-        "scheme": run.scheme.name,
-        "observer": settings.observer,
-        "bits": bits,
-        "smooth": [p.name for p in smooth],
-        "correct": [p.name for p in correct],
-    }
     return run.stage(
         Ranges,
-        inputs,
         lambda: take_ranges(
-            run.captured, run.task.calibration, run.scheme, bits, settings.observer, smooth=smooth,
-            correct=correct,
+            run.captured, run.task.calibration, run.scheme, run.integer_bits, run.settings.observer,
+            smooth=run.smoothed, correct=run.corrected,
             progress=lambda done, n: run.progress("calibrate", done, n),
         ),
     )
@@ -61,10 +48,6 @@ def survey(run: Run) -> Fallbacks:
     """What the target really runs: the uniform engine of every precision, built and audited before anything is spent
     on measuring a precision that a layer does not have. The run takes them as they run from here on."""
     calibrate(run)
-    inputs = {
-        "ranges": run.sha256(Ranges), "target": run.target.name, "machine": run.target.machine(),
-        "ladder": list(run.ladder.names),
-    }
 
     def make() -> Fallbacks:
         fallbacks, layers = Fallbacks({}), [layer.name for layer in run.network.layers]
@@ -75,7 +58,7 @@ def survey(run: Run) -> Fallbacks:
             run.progress("survey", done, len(run.ladder.names))
         return fallbacks
 
-    fallbacks = run.stage(Fallbacks, inputs, make)
+    fallbacks = run.stage(Fallbacks, make)
     run.take_as_realised(fallbacks)
     return fallbacks
 
@@ -111,18 +94,8 @@ def profile(run: Run) -> CostTable | None:
             )
         return table and _fitted(run, table)
     survey(run)
-    inputs = {
-        "ranges": run.sha256(Ranges),
-        "target": run.target.name,
-        "machine": run.target.machine(),
-        "batch": [settings.batch],
-        "ladder": list(run.ladder.names),
-        "substitutes": run.network.substitutes,
-        "seed": [settings.seed, settings.n_mixtures],
-    }
     table = run.stage(
         CostTable,
-        inputs,
         lambda: profiling.profile(
             run.target, run.network, run.ladder, run.builder.engine, timing_inputs(run), settings.seed,
             settings.n_mixtures, settings.timing_seconds,
@@ -165,17 +138,9 @@ def timing_inputs(run: Run) -> list[NDArray[Any]]:
     return [x[index].numpy() for x in run.task.calibration]
 
 
-def score_batch(run: Run) -> Samples:
-    """The fixed batch that scores contributions: the first samples of the (shuffled) search part."""
-    return run.parts[0].take(slice(0, run.settings.n_score_samples))
-
-
 def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], None]) -> MemoizedGame:
     """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric."""
-    context = digest({
-        "ranges": run.sha256(Ranges), "samples": samples.sha256(), "value": run.value,
-        "scheme": run.scheme.name, "evaluate": run.settings.evaluate, **run.network.identity,
-    })
+    context = digest(run.inputs(Evaluations, samples=samples.sha256()))
     workers = run.workers
     execute: Executor
     if workers is None:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from hwsmpq import artifacts
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
-from hwsmpq.errors import HwsmpqError, InfeasibleError
+from hwsmpq.errors import InfeasibleError
 from hwsmpq.hardware.cost_model import interval_ms, predict, refit
 from hwsmpq.pipeline.costs import counted_costs
 from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
@@ -17,6 +16,7 @@ from hwsmpq.pipeline.measure import survey, time_engines, with_observed
 from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.stages import ROWS
 from hwsmpq.types import (
     REFERENCE,
     Assignment,
@@ -49,10 +49,8 @@ def build(run: Run) -> Manifest:
     survey(run)
     plan = run.read(Plan)
     folder = run.path(Manifest).parent
-    inputs = {"plan": run.sha256(Plan), "target": run.target.name}
-    if trained(run, plan):
-        inputs["trained"] = run.sha256(Trained)
-    elif run.path(Trained).exists():
+    of_trained = trained(run, plan) is not None
+    if not of_trained and run.artifacts.has(Trained):
         run.notify(
             f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
             " `hwsmpq finetune` trains this plan"
@@ -64,15 +62,8 @@ def build(run: Run) -> Manifest:
         run.progress("build", 1, 1)
         return manifest
 
-    manifest = run.stage(Manifest, inputs, make)
-    for name, digest in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or artifacts.file_digest(path) != digest:
-            raise HwsmpqError(
-                f"{path} is missing or was changed after it was built", "its hash is not the manifest's",
-                f"delete {run.path(Manifest)} and build again",
-            )
-    return manifest
+    run.stage(Manifest, make, () if of_trained else (Trained,))
+    return run.artifacts.check_engine()
 
 
 def verify(run: Run) -> Certificate:
@@ -84,9 +75,12 @@ def _certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
     """Build the plan's engine and write the certificate that ``make`` gives for it, unless it has one."""
     build(run)
     # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
-    table = run.sha256(CostTable) if run.measures_latency else "none"
-    inputs = {"manifest": run.sha256(Manifest), "plan": run.sha256(Plan), "cost_table": table}
-    return run.stage(Certificate, inputs, make)
+    return run.stage(Certificate, make, _unused(run))
+
+
+def _unused(run: Run) -> tuple[type, ...]:
+    """What a certificate does without where nothing is timed."""
+    return () if run.measures_latency else (CostTable,)
 
 
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
@@ -112,7 +106,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
             if not rounds:
                 raise
             # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
-            return run.read(Certificate)
+            return _certify(run, lambda: run.read(Certificate))
         if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
             n_corrections += 1
             continue
@@ -129,8 +123,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         table, latency = run.read(CostTable), certificate.latency_ms
         measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
         timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
-        inputs = artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"]
-        artifacts.write(run.path(CostTable), refit(table, run.network, timing), inputs)
+        run.artifacts.write(refit(table, run.network, timing), run.artifacts.made_from(CostTable))
 
 
 def n_margins(met: Sequence[bool]) -> float:
@@ -163,15 +156,19 @@ def _takes_as_built(run: Run, manifest: Manifest) -> bool:
     fallbacks = with_observed(known, run, manifest.assignment, realised)
     if fallbacks == known:
         return False
-    inputs = artifacts.read_envelope(run.path(Fallbacks), Fallbacks)["inputs"]
-    artifacts.write(run.path(Fallbacks), fallbacks, inputs)
+    run.artifacts.write(fallbacks, run.artifacts.made_from(Fallbacks))
     run.take_as_realised(fallbacks)
     return True
 
 
 def _rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
-    """Rounds of the last certificate for the same budgets that the cost table was refitted with."""
-    if not run.measures_latency or not run.path(Certificate).exists():
+    """Rounds of the last certificate for the same budgets that the cost table was refitted with, if it was measured
+    on the same machine and judged alike."""
+    if not run.measures_latency or not run.artifacts.has(Certificate):
+        return ()
+    recorded, of_a_round = run.artifacts.made_from(Certificate), {Manifest, Plan, Fallbacks, CostTable}
+    now = run.inputs(Certificate, of_a_round)
+    if any(recorded.get(name) != now[name] for name in now.keys() - {ROWS[kind].schema for kind in of_a_round}):
         return ()
     certificate = run.read(Certificate)
     if {(b.kind, b.limit) for b in certificate.budgets} != {(b.kind, b.limit) for b in budgets}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,52 +13,20 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target, get_target, substitutes
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256
 from hwsmpq.pipeline.job import Job
+from hwsmpq.pipeline.roles import Roles
 from hwsmpq.pipeline.workers import Workers
 from hwsmpq.quantize.evaluate import Runner
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import (
-    Certificate,
-    Contributions,
-    CostTable,
-    Fallbacks,
-    Interactions,
-    Ladder,
-    Manifest,
-    Network,
-    Plan,
-    Precision,
-    Ranges,
-    Scores,
-    Settings,
-    Trained,
-)
+from hwsmpq.types import CostTable, Fallbacks, Ladder, Network, Precision, Ranges, Settings
 
 T = TypeVar("T")
-
-FILES: dict[type, str] = {
-    Settings: "settings.json",
-    Network: "network.json",
-    Ranges: "ranges.json",
-    CostTable: "cost_table.json",
-    Contributions: "contributions.json",
-    Scores: "scores.json",
-    Interactions: "interactions.json",
-    Fallbacks: "fallbacks.json",
-    Plan: "plan.json",
-    Trained: "finetune/trained.json",
-    Manifest: "engine/manifest.json",
-    Certificate: "certificate.json",
-}
-IMPORTED = "imported"
-"""Role of the files that an imported cost table was made from."""
-MEMO_FILE = "evaluations.sqlite"
-
 
 class Progress(Protocol):
     """Told how far a stage is: (stage, done, total)."""
@@ -102,6 +70,7 @@ class Run:
         notify: Callable[[str], None] = unheard, status: Callable[[str, str], None] = unseen,
     ) -> None:
         self.folder = folder = Path(folder)
+        self.artifacts = Folder(folder)
         self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
@@ -161,15 +130,21 @@ class Run:
                 "choose another folder with -o, or remove that one",
             )
         captured = captured.with_ties(self.target.ties(captured))
+        runs = substitutes(self.target, captured.network, self.ladder)
         if artifacts.plain(captured.network) != known:
-            artifacts.write(path, captured.network)
-        if not self.path(Settings).exists() or self.read(Settings) != self.settings:
-            artifacts.write(self.path(Settings), self.settings)
-        return captured.with_substitutes(substitutes(self.target, captured.network, self.ladder))
+            self.artifacts.write(captured.network, {})
+        if not self.artifacts.has(Settings) or self.read(Settings) != self.settings:
+            self.artifacts.write(self.settings, {})
+        return captured.with_substitutes(runs)
 
     @property
     def network(self) -> Network:
         return self.captured.network
+
+    @cached_property
+    def substitutes(self) -> dict[str, dict[str, str]]:
+        """What the target runs in place of precisions that it has no kernels for, before any engine says more."""
+        return substitutes(self.target, self.network, self.ladder)
 
     def take_as_realised(self, fallbacks: Fallbacks) -> None:
         """From now on, take precisions that engines did not run as asked for what they ran."""
@@ -186,8 +161,7 @@ class Run:
     @property
     def imported_costs(self) -> CostTable | None:
         """The cost table that was measured elsewhere, if the folder holds one for this target and ladder."""
-        path = self.path(CostTable)
-        if not path.exists() or IMPORTED not in artifacts.read_envelope(path, CostTable)["inputs"]:
+        if artifacts.IMPORTED not in self.artifacts.made_from(CostTable):
             return None
         table = self.read(CostTable)
         return table if (table.target, table.ladder) == (self.target.name, self.ladder.names) else None
@@ -205,6 +179,26 @@ class Run:
     @cached_property
     def calibration_sha256(self) -> str:
         return tensors_sha256(self.task.calibration)
+
+    @cached_property
+    def score_batch(self) -> Samples:
+        """The fixed batch that scores contributions: the first samples of the (shuffled) search part."""
+        return self.parts[0].take(slice(0, self.settings.n_score_samples))
+
+    @property
+    def integer_bits(self) -> list[int]:
+        """Widths that activations are quantized to."""
+        return sorted({p.activation_bits for p in self.ladder.precisions if p.activation_format == "int"})
+
+    @property
+    def smoothed(self) -> list[Precision]:
+        """Precisions that inputs may be smoothed for."""
+        return [p for p in self.ladder.precisions if p.quantizes_activations] if self.settings.smooth else []
+
+    @property
+    def corrected(self) -> list[Precision]:
+        """Precisions that biases may be corrected for."""
+        return [p for p in self.ladder.precisions if not p.is_float] if self.settings.correct_bias else []
 
     @property
     def value(self) -> str:
@@ -236,26 +230,40 @@ class Run:
 
     @cached_property
     def builder(self) -> Builder:
-        return Builder(self.captured, self.read(Ranges), self.scheme, self.target, self.settings.batch)
+        return self.builder_with(self.captured, self.read(Ranges))
+
+    def builder_with(self, captured: Captured, ranges: Ranges) -> Builder:
+        """A builder of a network with other weights and ranges."""
+        return Builder(captured, ranges, self.scheme, self.target, self.settings.batch, self.settings.threads)
+
+    @cached_property
+    def roles(self) -> Roles:
+        return Roles(self)
 
     def path(self, kind: type) -> Path:
-        return self.folder / FILES[kind]
+        return self.artifacts.path(kind)
 
     def read(self, kind: type[T]) -> T:
-        return artifacts.read(self.path(kind), kind)
+        return self.artifacts.read(kind)
 
     def sha256(self, kind: type) -> str:
         """Hash of the payload of an artifact that exists."""
-        return str(artifacts.read_envelope(self.path(kind), kind)["payload_sha256"])
+        return self.artifacts.sha256(kind)
 
-    def stage(self, kind: type[T], inputs: dict[str, Any], make: Callable[[], T]) -> T:
-        """The artifact of a stage: read if it was made from the same inputs, else made and written."""
-        described = {
-            role: value if isinstance(value, str) else artifacts.digest(value) for role, value in inputs.items()
-        }
-        path = self.path(kind)
-        if path.exists() and artifacts.read_envelope(path, kind)["inputs"] == described:
+    def inputs(self, kind: type, without: Collection[type] = (), **asked: Any) -> dict[str, str]:
+        """What an artifact would be made from now; see :meth:`hwsmpq.folder.Folder.inputs`."""
+        return self.artifacts.inputs(kind, self.settings, self.roles, asked, without)
+
+    def stage(self, kind: type[T], make: Callable[[], T], without: Collection[type] = (), **asked: Any) -> T:
+        """The artifact of a stage: read if it was made from the same inputs, else made and written.
+
+        Args:
+            without: artifacts further up that are not used this time.
+            asked: what the row of the artifact names beyond artifacts, roles and settings.
+        """
+        inputs = self.inputs(kind, without, **asked)
+        if self.artifacts.has(kind) and self.artifacts.made_from(kind) == inputs:
             return self.read(kind)
         value = make()
-        artifacts.write(path, value, described)
+        self.artifacts.write(value, inputs)
         return value

@@ -54,7 +54,6 @@ def search(
         )
     limits = {budget.kind: budget.limit for budget in budgets}
     survey(run)
-    settings = run.settings
     # Nothing is measured for budgets that no plan can keep.
     _Search(run, [b for b in budgets if b.kind in ("bitops", "size_mb")], None, costs_of(run.network, run.ladder, None))
     table = profile(run)
@@ -67,15 +66,6 @@ def search(
     searched = _Search(run, budgets, table, costs, math.inf if fastest else n_margins, met)
     cheapest = searched.cheapest_of_all()
     contributions = None if cheapest else contribute(run, enough(run, costs, limits))
-    inputs = {
-        "contributions": run.sha256(Contributions) if contributions else "none",
-        "substitutes": run.network.substitutes,
-        "cost_table": run.sha256(CostTable) if table else "none",
-        "budgets": sorted([kind, limit] for kind, limit in limits.items()),
-        "race": [settings.n_candidates, settings.search_evaluations, settings.search_seconds, settings.additive],
-        "margin": [n_margins, fastest, settings.confidence],
-        "met": met,
-    }
 
     def make() -> Plan:
         if contributions:
@@ -84,7 +74,11 @@ def search(
         run.notify("the cheapest plan of all keeps max_drop on the search part: no contributions are needed")
         return searched.plan(*cheapest)
 
-    return run.stage(Plan, inputs, make)
+    unused = {CostTable: table is None, Contributions: contributions is None}
+    return run.stage(
+        Plan, make, [kind for kind, is_unused in unused.items() if is_unused], budgets=sorted(limits.items()),
+        margin=(n_margins, fastest), met=met,
+    )
 
 
 def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:

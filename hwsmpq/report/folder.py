@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from hwsmpq import artifacts
+from hwsmpq.folder import Folder
 from hwsmpq.report.view import Source
+from hwsmpq.stages import FILES
 from hwsmpq.types import (
     Certificate,
     Contributions,
@@ -24,19 +26,20 @@ from hwsmpq.types import (
 T = TypeVar("T")
 
 CONSEQUENCES = {
-    "settings.json": "The command that made it is not known.",
-    "ranges.json": "The activation ranges have not been calibrated.",
-    "cost_table.json": "The target has not been profiled, so there is no cost model to compare with.",
-    "contributions.json": "No contributions have been estimated: a plan that is the cheapest of all needs none.",
-    "plan.json": "No assignment has been chosen.",
-    "engine/manifest.json": "No engine has been built, so no layer has been audited.",
-    "certificate.json": "Nothing has been verified: whatever is said about the plan is a prediction.",
+    Settings: "The command that made it is not known.",
+    Ranges: "The activation ranges have not been calibrated.",
+    CostTable: "The target has not been profiled, so there is no cost model to compare with.",
+    Contributions: "No contributions have been estimated: a plan that is the cheapest of all needs none.",
+    Plan: "No assignment has been chosen.",
+    Manifest: "No engine has been built, so no layer has been audited.",
+    Certificate: "Nothing has been verified: whatever is said about the plan is a prediction.",
 }
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The artifacts of one folder; None where a stage has not run."""
+    """The artifacts of one folder; None where a stage has not run, or where a certificate is not that of the plan and
+    the engine beside it."""
 
     network: Network
     settings: Settings | None
@@ -63,34 +66,37 @@ def read_folder(folder: Path) -> Artifacts:
     Raises:
         HwsmpqError: network.json is missing, or any artifact is damaged.
     """
-    sources: list[Source] = []
-    missing: list[str] = []
+    run, sources, missing = Folder(folder), list[Source](), list[str]()
 
-    def required(file: str, kind: type[T]) -> T:
-        value = artifacts.read(folder / file, kind)
-        envelope = artifacts.read_envelope(folder / file, kind)
-        sources.append(Source(file, *(str(envelope[key]) for key in ("payload_sha256", "created_utc",
-                                                                     "hwsmpq_version"))))
+    def required(kind: type[T]) -> T:
+        value = run.read(kind)
+        envelope = artifacts.read_envelope(run.path(kind), kind)
+        keys = ("payload_sha256", "created_utc", "hwsmpq_version")
+        sources.append(Source(FILES[kind], *(str(envelope[key]) for key in keys)))
         return value
 
-    def optional(file: str, kind: type[T]) -> T | None:
-        if (folder / file).exists():
-            return required(file, kind)
-        if file in CONSEQUENCES:
-            missing.append(f"{file} is not in this folder. {CONSEQUENCES[file]}")
+    def optional(kind: type[T]) -> T | None:
+        if run.has(kind):
+            return required(kind)
+        if kind in CONSEQUENCES:
+            missing.append(f"{FILES[kind]} is not in this folder. {CONSEQUENCES[kind]}")
         return None
 
+    certificate = optional(Certificate)
+    if certificate and (why := run.why_not_certified()):
+        missing.append(f"{FILES[Certificate]} does not count: {why}. `hwsmpq verify` measures the plan again.")
+        certificate = None
     return Artifacts(
-        network=required("network.json", Network),
-        settings=optional("settings.json", Settings),
-        ranges=optional("ranges.json", Ranges),
-        cost=optional("cost_table.json", CostTable),
-        contributions=optional("contributions.json", Contributions),
-        interactions=optional("interactions.json", Interactions),
-        plan=optional("plan.json", Plan),
-        front=optional("front.json", Front),
-        manifest=optional("engine/manifest.json", Manifest),
-        certificate=optional("certificate.json", Certificate),
+        network=required(Network),
+        settings=optional(Settings),
+        ranges=optional(Ranges),
+        cost=optional(CostTable),
+        contributions=optional(Contributions),
+        interactions=optional(Interactions),
+        plan=optional(Plan),
+        front=optional(Front),
+        manifest=optional(Manifest),
+        certificate=certificate,
         sources=tuple(sources),
         missing=tuple(missing),
     )

@@ -32,7 +32,8 @@ class Fallbacks:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was built: files with their hashes, the audit of every layer, and what the build took."""
+    """What was built: files with their hashes, the audit of every layer, and what the build took. Its engine takes
+    ``batch`` samples at once and computes with ``threads`` threads."""
 
     target: str
     assignment: Assignment
@@ -40,6 +41,8 @@ class Manifest:
     layers: tuple[LayerAudit, ...]
     build_seconds: float = 0.0
     n_bytes: int = 0
+    batch: int = 1
+    threads: int = 1
 
 
 @dataclass(frozen=True)

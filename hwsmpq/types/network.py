@@ -124,12 +124,6 @@ class Network:
         """What an assignment comes to on the target."""
         return {group: self.runs(group, precision) for group, precision in assignment.items()}
 
-    @property
-    def identity(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        """What besides the model decides which layers a group's name stands for; nothing without ties, so that what was
-        made from the model alone stays valid."""
-        return {"ties": self.ties} if self.ties else {}
-
     def uniform(self, precision: str) -> Assignment:
         """Every group at ``precision``, or at what it runs instead."""
         return {group: self.runs(group, precision) for group in self.group_names}

@@ -222,7 +222,7 @@ def a_list(path: Path) -> None:
 
 DAMAGE: dict[Callable[[Path], None], str] = {
     truncate: "not readable JSON", empty: "not readable JSON", binary: "not readable JSON",
-    edit: "was changed after it was written", newer: "has schema_version 2", of_another_kind: "field 'schema'",
+    edit: "was changed after it was written", newer: "has schema_version 3", of_another_kind: "field 'schema'",
     a_list: "field 'schema'",
 }
 FILES = ("settings", "network", "ranges", "contributions", "plan", "engine/manifest", "certificate")

@@ -140,3 +140,8 @@ def test_value_functions_refuse_what_they_cannot_judge() -> None:
 def test_a_function_that_is_not_per_sample_is_refused(bad: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(HwsmpqError, match=r"metric gave .* for 40 samples"):
         per_sample(bad, torch.zeros(N, 5), Y, "metric")
+
+
+def test_the_model_stays_in_the_mode_that_it_was_in() -> None:
+    model = nn.Linear(3, 5).train()
+    assert Task(model, X, (X, Y)).model is model and model.training

@@ -13,13 +13,14 @@ from conftest import Finished
 from tiny_task import task
 
 from hwsmpq import artifacts
+from hwsmpq.artifacts import IMPORTED
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline import measure
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.elsewhere import import_table
 from hwsmpq.pipeline.prove import refine
-from hwsmpq.pipeline.run import IMPORTED, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.types import CostTable, Measurement, Network
 

@@ -17,8 +17,9 @@ from hwsmpq.model.task import Task
 from hwsmpq.pipeline import floor
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.contribute import contribute, observed
-from hwsmpq.pipeline.run import MEMO_FILE, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
+from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Settings
 
 # Two bits leave the tiny network half of its distance from chance.

@@ -24,13 +24,14 @@ from hwsmpq.pipeline import built, front
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.contribute import contribute
 from hwsmpq.pipeline.costs import costs_of, counted_costs
-from hwsmpq.pipeline.front import CHART_FILE, FRONT_FILE, pareto, spread
+from hwsmpq.pipeline.front import CHART_FILE, pareto, spread
 from hwsmpq.pipeline.nested import NestedBatches
-from hwsmpq.pipeline.run import MEMO_FILE, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
 from hwsmpq.pipeline.trace import trace
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.search.sieve import Z_BEHIND
+from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import Assignment, Candidate, CostTable, Fallbacks, Front, Plan, Settings
 
 
@@ -39,7 +40,7 @@ def open_run(folder: Path, settings: Settings = QDQ_SETTINGS, **changes: object)
 
 
 def payload(folder: Path) -> dict:
-    return json.loads((folder / FRONT_FILE).read_text())["payload"]
+    return json.loads((folder / FILES[Front]).read_text())["payload"]
 
 
 def n_rows(folder: Path) -> int:
@@ -112,7 +113,7 @@ def test_the_true_front_where_everything_is_evaluated(tmp_path: Path) -> None:
 
 def test_a_front_rises_from_the_cheapest_assignment(traced: Finished) -> None:
     run = traced.open()
-    points = artifacts.read(traced.folder / FRONT_FILE, Front).points
+    points = artifacts.read(traced.folder / FILES[Front], Front).points
     assert len(points) >= 3
     assert points[0].assignment == run.network.uniform("w4a4")
     assert np.all(np.diff([p.bitops for p in points]) > 0)
@@ -127,7 +128,7 @@ def test_drops_are_those_of_the_search_part(traced: Finished) -> None:
     part = run.parts[0]
     with torch.no_grad():
         assert bool((network()(part.inputs[0]).argmax(1) == part.targets).all())
-    for point in artifacts.read(traced.folder / FRONT_FILE, Front).points:
+    for point in artifacts.read(traced.folder / FILES[Front], Front).points:
         outputs = run.simulator.scores([point.assignment], part.inputs, lambda out, rows: out)[0]
         lost = 1 - (outputs.argmax(1) == part.targets).double()
         assert point.drop_points == pytest.approx(100 * float(lost.mean()))
@@ -137,7 +138,7 @@ def test_drops_are_those_of_the_search_part(traced: Finished) -> None:
 def test_what_the_run_has_measured_counts(traced: Finished) -> None:
     """The plan was measured on the whole search part, so that the front is nowhere below it."""
     plan = traced.open().read(Plan)
-    points = artifacts.read(traced.folder / FRONT_FILE, Front).points
+    points = artifacts.read(traced.folder / FILES[Front], Front).points
     for candidate in plan.candidates:
         if candidate.n_samples == 48:
             assert max(p.value for p in points if p.bitops <= candidate.bitops) >= candidate.value
@@ -154,16 +155,16 @@ def test_a_second_time_does_nothing(
     traced: Finished, tmp_path: Path, evaluated: list[Assignment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(traced.folder, tmp_path / "run"))
-    before = {file: (folder / file).read_bytes() for file in (FRONT_FILE, CHART_FILE, "contributions.json")}
+    before = {file: (folder / file).read_bytes() for file in (FILES[Front], CHART_FILE, "contributions.json")}
     monkeypatch.setattr(front, "trace", forbidden)
-    assert pareto(traced.open(folder), n_points=4) == artifacts.read(folder / FRONT_FILE, Front)
+    assert pareto(traced.open(folder), n_points=4) == artifacts.read(folder / FILES[Front], Front)
     assert evaluated == []
     assert {file: (folder / file).read_bytes() for file in before} == before
 
 
 def test_more_points_build_on_fewer(traced: Finished, tmp_path: Path, evaluated: list[Assignment]) -> None:
     folder = Path(shutil.copytree(traced.folder, tmp_path / "run"))
-    few, before = artifacts.read(folder / FRONT_FILE, Front), n_rows(folder)
+    few, before = artifacts.read(folder / FILES[Front], Front), n_rows(folder)
     many = pareto(traced.open(folder), n_points=8)
     assert len(evaluated) == n_rows(folder) - before
     for point in few.points:
@@ -174,9 +175,9 @@ def test_another_plan_makes_the_front_stale(traced: Finished, tmp_path: Path) ->
     folder = Path(shutil.copytree(traced.folder, tmp_path / "run"))
     run = traced.open(folder)
     search(run, resolve_budgets(run, bitops=str(2 * traced.budgets[0].limit)))
-    before = artifacts.read_envelope(folder / FRONT_FILE, Front)["inputs"]
+    before = artifacts.read_envelope(folder / FILES[Front], Front)["inputs"]
     pareto(run, n_points=4)
-    after = artifacts.read_envelope(folder / FRONT_FILE, Front)["inputs"]
+    after = artifacts.read_envelope(folder / FILES[Front], Front)["inputs"]
     assert {role for role in after if after[role] != before[role]} == {"plan"}
 
 
@@ -196,7 +197,7 @@ def test_interrupted_and_resumed_gives_the_same(tmp_path: Path, n_before: int, m
         patch.setattr(Evaluator, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pareto(open_run(cut), n_points=4)
-    assert not (cut / FRONT_FILE).exists()
+    assert not (cut / FILES[Front]).exists()
     pareto(open_run(cut), n_points=4)
     assert payload(cut) == payload(whole)
     assert n_rows(cut) == n_rows(whole)
@@ -340,7 +341,7 @@ def test_engines_are_built_once_for_a_cost_table(
     run = openvino_run.open(engine_folder)
     seen = built_assignments(monkeypatch, run)
     few = pareto(run, n_points=4, n_built=2)
-    assert set(contents(engine_folder)) - files == {FRONT_FILE, CHART_FILE}
+    assert set(contents(engine_folder)) - files == {FILES[Front], CHART_FILE}
     with monkeypatch.context() as patch:
         patch.setattr(front, "build_engines", forbidden)
         assert pareto(run, n_points=4, n_built=2) == few

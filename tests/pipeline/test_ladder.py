@@ -11,7 +11,6 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import get_target
 from hwsmpq.model.values import per_sample
 from hwsmpq.pipeline.ladder import BITS, N_RUNGS, propose, sweep, swept
-from hwsmpq.pipeline.measure import score_batch
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quickstart.task import task
 from hwsmpq.types import Ladder, Precision, Settings, SweepPoint
@@ -61,7 +60,7 @@ def test_the_sweep_is_what_the_simulator_gives(tmp_path: Path) -> None:
     run = Run(tmp_path, settings, task())
     found = sweep(run)
     assert set(found.points) == set(names)
-    batch = score_batch(run)
+    batch = run.score_batch
     outputs = run.simulator.scores(
         [run.network.uniform(name) for name in ("w2a8", "w8a3", "fp32")], batch.inputs, lambda out, rows: out
     )

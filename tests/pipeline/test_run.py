@@ -28,14 +28,16 @@ from hwsmpq.pipeline import measure, prove
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.nested import NestedBatches
 from hwsmpq.pipeline.prove import build, n_margins, refine, verify
-from hwsmpq.pipeline.run import FILES, MEMO_FILE, Run
+from hwsmpq.pipeline.run import Run
 from hwsmpq.pipeline.solve import search
+from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import (
     Assignment,
     Budget,
     Certificate,
     Contributions,
     CostTable,
+    Front,
     Manifest,
     Measurement,
     Network,
@@ -66,7 +68,8 @@ def n_evaluations(folder: Path) -> int:
 def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(name)
     missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
-    assert missing == {FILES[Trained]} | (set() if name == "openvino_run" else {"cost_table.json"})  # on request only
+    on_request = {FILES[Trained], FILES[Front]}
+    assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json"})
     assert [path for path in run.folder.rglob(".*") if path.is_file()] == []
 
 
@@ -251,7 +254,7 @@ def test_the_report_part_is_first_looked_at_by_verify(tmp_path: Path) -> None:
 
 def test_score_batch_is_a_part_of_the_search_part(qdq_run: Finished) -> None:
     run = qdq_run.open()
-    batch, part = measure.score_batch(run), run.parts[0]
+    batch, part = run.score_batch, run.parts[0]
     assert len(batch) == QDQ_SETTINGS.n_score_samples
     assert torch.equal(batch.inputs[0], part.inputs[0][: len(batch)])
 
@@ -280,7 +283,7 @@ def test_contributions_are_within_error_of_full_enumeration(qdq_copy: Path, qdq_
     """Every one of the 3^4 assignments, evaluated at once, through the definition of the Shapley value."""
     run = qdq_run.open(qdq_copy)
     found = run.read(Contributions)
-    game = measure.evaluation_game(run, measure.score_batch(run), lambda done, n: None)
+    game = measure.evaluation_game(run, run.score_batch, lambda done, n: None)
 
     phi = exact(contributing.ValueGame(game, 0)).phi
     names = run.ladder.names

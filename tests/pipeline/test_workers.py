@@ -119,7 +119,7 @@ def settings(folder: Path, code: str) -> Settings:
 
 def open_game(run: Run, progress: Callable[[int, int], None] = lambda done, n: None) -> MemoizedGame:
     measure.calibrate(run)
-    return measure.evaluation_game(run, measure.score_batch(run), progress)
+    return measure.evaluation_game(run, run.score_batch, progress)
 
 
 def contributions(game: MemoizedGame) -> Table:
@@ -237,7 +237,7 @@ from hwsmpq.types import Settings
 
 run = Run(pathlib.Path({folder!r}), Settings(**{{**vars(QDQ_SETTINGS), "task": {task!r}}}), workers=2)
 measure.calibrate(run)
-game = measure.evaluation_game(run, measure.score_batch(run), lambda done, n: None)
+game = measure.evaluation_game(run, run.score_batch, lambda done, n: None)
 try:
     game(np.random.default_rng(0).integers(0, 3, (60, 4)))
 except KeyboardInterrupt:

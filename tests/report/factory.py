@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hwsmpq import artifacts
+from hwsmpq.folder import Folder
+from hwsmpq.stages import ROWS
 from hwsmpq.types import (
     AccuracyOutcome,
     Audit,
@@ -48,6 +50,7 @@ FILES = {
 }
 OPTIONAL = ("interactions", "front")
 """What a run may do without."""
+ENGINE_FILE, ENGINE = "model.onnx", b"an engine"
 MACHINE = {"cpu": "synthetic CPU", "threads": "1", "runtime": "synthetic 1.0"}
 
 
@@ -66,9 +69,13 @@ def make_run(
 ) -> Path:
     """Write the artifacts named in ``FILES`` except those in ``without``; the same arguments give the same numbers."""
     made = make_artifacts(n_groups, Ladder.parse(ladder), latency, first_group, mismatches, met, n_engines, seed)
+    run = Folder(folder)
     for role, value in made.items():
         if role not in without:
-            artifacts.write(folder / FILES[role], value, {"model": MODEL})
+            there = [kind for kind in ROWS[type(value)].upstream if run.has(kind)]
+            run.write(value, {ROWS[kind].schema: run.sha256(kind) for kind in there})
+    if "manifest" not in without:
+        (folder / "engine" / ENGINE_FILE).write_bytes(ENGINE)
     return folder
 
 
@@ -141,7 +148,7 @@ def make_artifacts(
     # The wrong ones come last, so that the page has to bring them to the front.
     right = len(audits) - mismatches
     audits = audits[:right] + tuple(replace(a, realised="bf16") for a in audits[right:])
-    manifest = Manifest(cost.target, chosen, {"model.onnx": "ef" * 32}, audits)
+    manifest = Manifest(cost.target, chosen, {ENGINE_FILE: hashlib.sha256(ENGINE).hexdigest()}, audits)
     reached = {"latency_ms": (plan_point.latency_ms, measured), "bitops": (plan_point.bitops, plan_point.bitops),
                "max_drop": (plan_point.drop_points, 0.2)}
     certificate = Certificate(

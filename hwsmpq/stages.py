@@ -1,0 +1,114 @@
+"""What every artifact of a run folder is made from, as data: its file, its schema and its inputs.
+
+An artifact is made again when one of its inputs is another: the payload of an artifact further up, a role (something
+outside the folder: a part of the data, a function of the user's, the machine), a setting, or what one call asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwsmpq import types
+
+
+class Evaluations:
+    """The store of evaluations; every value in it is kept under the inputs of this row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of artifact.
+
+    Attributes:
+        file: path in the run folder.
+        upstream: artifacts whose payloads it depends on.
+        roles: names of :data:`ROLES` that it depends on.
+        settings: fields of :class:`hwsmpq.Settings` that it depends on, besides those that its roles stand for.
+        asked: what the call that makes it says beyond the settings.
+    """
+
+    kind: type
+    file: str
+    schema: str
+    upstream: tuple[type, ...] = ()
+    roles: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all inputs, as the envelope has them."""
+        return (*(ROWS[kind].schema for kind in self.upstream), *self.roles, *self.settings, *self.asked)
+
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "network": ("target",),
+    "runs": ("target", "ladder"),
+    "calibration": (),
+    "quantized": ("ladder", "smooth", "correct_bias"),
+    "search": ("seed",),
+    "score": ("seed", "n_score_samples"),
+    "report": ("seed",),
+    "metric": (),
+    "loss": (),
+    "value": ("value",),
+    "runner": ("evaluate", "target", "batch", "threads"),
+    "scheme": ("target",),
+    "target": ("target",),
+    "machine": ("target", "threads", "device"),
+}
+"""What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
+groups; what the target has no kernel for; the calibration samples; the precisions that ranges are for; the parts of the
+evaluation data; the task's functions; what scores assignments and what they are run on; scheme, target, machine."""
+
+UNCOUNTED = {
+    "task": "what it gives counts: model, data and functions",
+    "data": "what it gives counts",
+    "weights": "what they give counts: the model",
+    "memory_mb": "how the work is done",
+    "timing_seconds": "how long is measured",
+}
+"""Settings that no artifact depends on, and why. What is no setting at all (workers) counts for nothing either."""
+
+_RUN = ("network", "runs", "target", "machine")
+_SCORED = ("network", "runs", "value", "metric", "runner")
+
+TABLE = (
+    Row(types.Settings, "settings.json", "settings"),
+    Row(types.Network, "network.json", "network", roles=("model", "network")),
+    Row(types.Ranges, "ranges.json", "ranges", roles=("model", "calibration", "scheme", "quantized"),
+        settings=("observer",)),
+    Row(types.Fallbacks, "fallbacks.json", "fallbacks", (types.Ranges,), _RUN, ("ladder", "batch", "threads")),
+    Row(types.CostTable, "cost_table.json", "cost_table", (types.Ranges, types.Fallbacks), _RUN,
+        ("ladder", "batch", "threads", "seed", "n_mixtures")),
+    Row(Evaluations, "evaluations.sqlite", "evaluations", (types.Ranges,),
+        ("network", "scheme", "value", "metric", "runner"), asked=("samples",)),
+    Row(types.Contributions, "contributions.json", "contributions", (types.Ranges, types.Fallbacks),
+        (*_SCORED, "score"),
+        ("ladder", "seed", "base", "estimator", "n_pairs", "max_evaluations", "max_seconds", "target_error"),
+        asked=("until",)),
+    Row(types.Scores, "scores.json", "scores", (types.Ranges, types.Fallbacks), (*_SCORED, "score", "loss"),
+        ("ladder", "seed"), asked=("base", "methods")),
+    Row(types.Interactions, "interactions.json", "interactions", (types.Contributions,)),
+    Row(types.Plan, "plan.json", "plan",
+        (types.Ranges, types.Fallbacks, types.CostTable, types.Contributions), (*_SCORED, "search"),
+        ("ladder", "seed", "n_score_samples", "n_candidates", "search_evaluations", "search_seconds", "additive",
+         "confidence"),
+        asked=("budgets", "margin", "met")),
+    Row(types.Trained, "finetune/trained.json", "trained", (types.Ranges,), ("model", "scheme", "loss"),
+        asked=("assignment", "samples", "recipe", "objective")),
+    Row(types.Manifest, "engine/manifest.json", "manifest",
+        (types.Plan, types.Ranges, types.Fallbacks, types.Trained), (*_RUN, "scheme"), ("batch", "threads")),
+    Row(types.Certificate, "certificate.json", "certificate",
+        (types.Manifest, types.Plan, types.Ranges, types.Fallbacks, types.CostTable),
+        (*_RUN, "report", "metric", "loss"), ("ladder", "batch", "threads", "cost")),
+    Row(types.Front, "front.json", "front",
+        (types.Ranges, types.Fallbacks, types.CostTable, types.Contributions, types.Plan),
+        (*_SCORED, "search", "report", "target", "machine"),
+        ("ladder", "seed", "n_score_samples", "batch", "threads"), asked=("points",)),
+)
+ROWS: dict[type, Row] = {row.kind: row for row in TABLE}
+FILES: dict[type, str] = {row.kind: row.file for row in TABLE if row.kind is not Evaluations}
+"""The JSON artifacts."""
+MEMO_FILE = ROWS[Evaluations].file
