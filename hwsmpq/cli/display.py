@@ -100,6 +100,7 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     title = f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters"
     console.print(network_tree(network, title), soft_wrap=not console.is_terminal)
     n = len(ladder)
+    console.print(f"{len(network.edges)} tensors pass from group to group, converted where precisions change")
     console.print(
         f"search space: {n}^{len(network.groups)} = {count(network.n_configurations(n))} configurations"
         f" ({', '.join(ladder)})"

@@ -8,9 +8,8 @@ over whole walks says that it predicts better than the table alone.
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from hwsmpq.types import Cost
@@ -36,8 +35,8 @@ def fit_surrogate(
         table: additive table (n_groups, n_levels) that is corrected.
         max_pairs: pairs that are kept, the strongest first: the solver's effort grows with them.
     """
-    design = _Design(table)
-    features, residual = design.features(levels), values - design.additive(levels)
+    design = _Design(table, levels)
+    residual = values - table[np.arange(len(table)), levels].sum(1)
     index = np.unique(walks, return_inverse=True)[1] % MAX_FOLDS
     folds = [index == fold for fold in np.unique(index)]
     if len(folds) < 2:
@@ -45,62 +44,73 @@ def fit_surrogate(
     baseline = np.array([np.mean((residual[fold] - residual[~fold].mean()) ** 2) for fold in folds])
     best: tuple[float, tuple[float, float]] | None = None
     for ridge in RIDGES:
+        kernel = design.kernel(ridge)
         errors = []
         for fold in folds:
-            weights, offset = design.solve(features[~fold], residual[~fold], ridge)
-            errors.append(float(np.mean((residual[fold] - offset - features[fold] @ weights) ** 2)))
+            dual, offset = _solve(kernel[np.ix_(~fold, ~fold)], residual[~fold])
+            predicted = offset + kernel[np.ix_(fold, ~fold)] @ dual
+            errors.append(float(np.mean((residual[fold] - predicted) ** 2)))
         gain = baseline - np.array(errors)
         spread = gain.std(ddof=1) / np.sqrt(len(folds))
         if gain.mean() > Z_BETTER * spread and (best is None or np.mean(errors) < best[0]):
             best = float(np.mean(errors)), ridge
-    if best is None:
-        return None
-    weights, offset = design.solve(features, residual, best[1])
-    return design.cost(weights, offset, max_pairs)
+    return design.cost(residual, best[1], max_pairs) if best else None
+
+
+def _solve(kernel: NDArray[np.float64], residual: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Ridge regression with a free offset in its dual form: one weight a row (n,), which sum to 0, and the offset."""
+    means, mean = kernel.mean(0), float(residual.mean())
+    centred = kernel - means
+    centred -= means[:, None]
+    centred += means.mean()
+    centred.flat[:: len(centred) + 1] += 1.0
+    dual = np.asarray(scipy.linalg.solve(centred, residual - mean, assume_a="pos", overwrite_a=True))
+    return dual, mean - float(means @ dual)
 
 
 class _Design:
-    """The features of an assignment: its choices, then the product of what both choices of a pair lose."""
+    """Features of assignments: their choices, and the products of what both choices of a pair lose.
 
-    def __init__(self, table: NDArray[np.float64]) -> None:
-        self._table = table
-        n_groups, self._n_levels = table.shape
-        self._groups = np.arange(n_groups)
+    There are many more pairs than assignments. So features are never written down: the kernel, their scalar products
+    over all pairs of assignments, has a closed form.
+    """
+
+    def __init__(self, table: NDArray[np.float64], levels: NDArray[np.int64]) -> None:
         loss = table.max(1, keepdims=True) - table
         loss = loss / max(float(loss.max()), 1e-30)
-        self._loss = loss - loss.mean(1, keepdims=True)
-        self._pairs = np.array(list(combinations(range(n_groups), 2)), dtype=np.int64).reshape(-1, 2)
+        self._table, self._loss = table, loss - loss.mean(1, keepdims=True)
+        self._chosen = [(levels == level).astype(np.float64) for level in range(table.shape[1])]
+        self._lost = self._loss[np.arange(len(table)), levels]
+        self._choices = sum((chosen @ chosen.T for chosen in self._chosen), np.zeros((len(levels), len(levels))))
+        squares = self._lost**2
+        self._pairs = self._lost @ self._lost.T
+        self._pairs *= self._pairs
+        self._pairs -= squares @ squares.T
+        self._pairs /= 2
 
-    def additive(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Predictions of the table alone, (n,)."""
-        return np.asarray(self._table[self._groups, levels].sum(1))
+    def kernel(self, ridge: tuple[float, float]) -> NDArray[np.float64]:
+        """(n, n), with the penalties of (choices, pairs)."""
+        return np.asarray(self._choices / ridge[0] + self._pairs / ridge[1])
 
-    def features(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, n_groups * n_levels + n_pairs)."""
-        choices = (levels[:, :, None] == np.arange(self._n_levels)).reshape(len(levels), -1)
-        loss = self._loss[self._groups, levels]
-        return np.hstack([choices, loss[:, self._pairs[:, 0]] * loss[:, self._pairs[:, 1]]])
-
-    def solve(
-        self, features: NDArray[np.float64], residual: NDArray[np.float64], ridge: tuple[float, float]
-    ) -> tuple[NDArray[np.float64], float]:
-        """Ridge regression with a free offset: (weights (n_features,), offset).
-
-        Solved in the space of the rows, of which there are fewer than features.
-        """
-        penalty = np.repeat(ridge, [self._table.size, len(self._pairs)])
-        centre, mean = features.mean(0), float(residual.mean())
-        scaled = (features - centre) / penalty
-        gram = scaled @ (features - centre).T
-        weights = scaled.T @ np.linalg.solve(gram + np.eye(len(gram)), residual - mean)
-        return weights, mean - float(centre @ weights)
-
-    def cost(self, weights: NDArray[np.float64], offset: float, max_pairs: int) -> Cost:
+    def cost(self, residual: NDArray[np.float64], ridge: tuple[float, float], max_pairs: int) -> Cost:
         """Table plus corrections, as the solver takes it."""
-        unary = self._table + weights[: self._table.size].reshape(self._table.shape)
-        tables = [
-            (int(i), int(j), weight * np.outer(self._loss[i], self._loss[j]))
-            for (i, j), weight in zip(self._pairs, weights[self._table.size :], strict=True)
-        ]
-        strongest = sorted(tables, key=lambda pair: -float(np.ptp(pair[2])))[:max_pairs]
-        return Cost(unary, tuple(strongest), offset)
+        dual, offset = _solve(self.kernel(ridge), residual)
+        unary = self._table + np.stack([dual @ chosen for chosen in self._chosen], axis=1) / ridge[0]
+        weights = self._lost.T @ (dual[:, None] * self._lost) / ridge[1]
+        first, second = np.triu_indices(len(weights), 1)
+        spans = np.abs(weights[first, second]) * self._spans()[first, second]
+        strongest = np.argsort(-spans, kind="stable")[:max_pairs]
+        return Cost(
+            unary,
+            tuple(
+                (int(i), int(j), weights[i, j] * np.outer(self._loss[i], self._loss[j]))
+                for i, j in zip(first[strongest], second[strongest], strict=True)
+            ),
+            offset,
+        )
+
+    def _spans(self) -> NDArray[np.float64]:
+        """Largest less least product of what two groups may lose, (n_groups, n_groups)."""
+        ends = self._loss.min(1), self._loss.max(1)
+        products = np.array([np.outer(one, other) for one in ends for other in ends])
+        return np.asarray(np.ptp(products, axis=0))

@@ -22,6 +22,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.report.collect import collect
 from hwsmpq.report.compare import compare
+from hwsmpq.report.data import page_data
 from hwsmpq.report.formats import bitops, clean, shorten, signed_points
 from hwsmpq.report.render import render, render_comparison
 from hwsmpq.report.verdict import judge
@@ -157,6 +158,12 @@ def test_the_data_of_the_page_are_the_artifacts(complete: Path) -> None:
         assert row["cost"] == pytest.approx([cost.group_ms[group.name][p] for p in data["precisions"]], rel=1e-5)
     named = [[network.group_names[i] for i in edge] for edge in run["edges"]]
     assert named == [[e.source, e.target] for e in network.edges]
+    assert len(run["formats"]) == len(data["precisions"]) == len(set(run["formats"]))
+
+
+def test_precisions_that_read_the_same_format_switch_nothing(tmp_path: Path) -> None:
+    data = page_data([collect(make_run(tmp_path / "run", ladder="w4a8,int8,fp32"))])
+    assert data["precisions"] == ("w4a8", "int8", "fp32") and data["runs"][0]["formats"] == [0, 0, 2]
 
 
 def test_engines_of_the_front_are_predicted_too(complete: Path) -> None:

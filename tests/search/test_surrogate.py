@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
+import pytest
 
 from hwsmpq.search.surrogate import fit_surrogate
 
@@ -82,16 +85,24 @@ def test_only_the_strongest_pairs_are_kept() -> None:
 
 
 def test_ridge_is_the_least_squares_of_the_augmented_problem() -> None:
-    """The dual solution against plain least squares with penalty rows."""
+    """Against plain least squares over all features, written down, with penalty rows."""
     from hwsmpq.search.surrogate import _Design
 
     rng = np.random.default_rng(2)
     loss, (levels, _) = loss_table(rng), walks(rng)
-    design = _Design(-loss)
-    x, y = design.features(levels), rng.normal(size=len(levels))
-    weights, offset = design.solve(x, y, (3.0, 0.5))
-    n_choices = N_GROUPS * N_LEVELS
-    penalty = np.sqrt(np.repeat([3.0, 0.5], [n_choices, x.shape[1] - n_choices]))
-    rows = np.vstack([np.hstack([np.ones((len(y), 1)), x]), np.hstack([np.zeros((len(penalty), 1)), np.diag(penalty)])])
-    expected = np.linalg.lstsq(rows, np.concatenate([y, np.zeros(len(penalty))]), rcond=None)[0]
-    np.testing.assert_allclose([offset, *weights], expected, atol=1e-8)
+    y, ridge = rng.normal(size=len(levels)), (3.0, 0.5)
+    found = _Design(-loss, levels).cost(y, ridge, 100)
+
+    scaled = loss / loss.max()
+    scaled -= scaled.mean(1, keepdims=True)
+
+    def features(row: np.ndarray) -> list[float]:
+        lost = [scaled[g, level] for g, level in enumerate(row)]
+        pairs = [a * b for a, b in combinations(lost, 2)]
+        return [1.0, *(float(level == other) for level in row for other in range(N_LEVELS)), *pairs]
+
+    x = np.array([features(row) for row in levels])
+    penalty = np.sqrt(np.r_[0.0, np.full(N_GROUPS * N_LEVELS, ridge[0]), np.full(15, ridge[1])])
+    weights = np.linalg.lstsq(np.vstack([x, np.diag(penalty)]), np.r_[y, np.zeros(len(penalty))], rcond=None)[0]
+    for row in rng.integers(N_LEVELS, size=(50, N_GROUPS)):
+        assert found(row) + loss[np.arange(N_GROUPS), row].sum() == pytest.approx(features(row) @ weights, abs=1e-8)
