@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hwsmpq.device.tensorrt.attribution import layer_ms
 from hwsmpq.device.tensorrt.inspector import parse_inspector
 from hwsmpq.device.tensorrt.kernels import Kernel, TensorInfo, computing, parse_listing, realised
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import capture
+from hwsmpq.quickstart.task import task as quickstart
 
 SAMPLES = Path(__file__).with_name("samples")
 DTYPES = {"Float", "Half", "Int8", "Int4", "Int32", "Int64", "UInt8", "UInt64"}
@@ -49,6 +52,29 @@ def test_recorded(name):
     assert {t.dtype for k in kernels for t in (*k.inputs, *k.constants, *k.outputs)} <= DTYPES
     for layer, expected in layers.items():
         assert (realised(kernels, layer), computing(kernels, layer).name) == expected
+
+
+@pytest.mark.parametrize("name", ["int8", "mixed"])
+def test_a_measured_engine_runs_as_it_was_planned(name):
+    """The quickstart's network on TensorRT 8.5.3: groups in int8, or in int8, fp16, fp32 in turn."""
+    network = capture(quickstart().model, (quickstart().calibration[0][:2],)).network
+    turns = ("int8", "fp16", "fp32") if name == "mixed" else ("int8",)
+    asked = {
+        layer: turns[i % len(turns)] for i, group in enumerate(network.groups) for layer in group.layers
+    }
+    kernels = sample(f"trt85_{name}")
+    assert {layer: realised(kernels, layer) for layer in asked} == asked
+
+
+def test_times_of_a_measured_engine_add_up():
+    """All that the runtime reports is attributed, and every layer takes some of it."""
+    network = capture(quickstart().model, (quickstart().calibration[0][:2],)).network
+    layers = [layer.name for layer in network.layers]
+    _, *entries = json.loads((SAMPLES / "trt85_int8.profile.json").read_text())
+    times = {entry["name"]: entry["averageMs"] for entry in entries}
+    found = layer_ms(times, sample("trt85_int8"), layers)
+    assert sum(found.values()) == pytest.approx(sum(times.values()))
+    assert all(found[layer] > 0 for layer in layers)
 
 
 def test_weights_and_origins_of_recorded_kernels():
