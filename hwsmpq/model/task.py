@@ -71,6 +71,8 @@ class Task:
         evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
             (default: top-1 correctness).
+        higher_is_better: whether a larger metric is a better one. Of an error (MAE, WER), say False: it is then stated
+            with a minus sign everywhere, so that a drop is a loss.
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
@@ -92,12 +94,14 @@ class Task:
         name: str = "task",
         training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
         version: str | None = None,
+        higher_is_better: bool = True,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
         self.version = version
         self.name = name
-        self.metric = metric or top1
+        judge = metric or top1
+        self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
         self.loss = loss or cross_entropy
         self._is_classification = metric is None or loss is None
         self.calibration = _tensors(calibration)

@@ -16,6 +16,7 @@ from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
 from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.costs import allowed, choices_of, costs_of
+from hwsmpq.pipeline.doubts import tell_doubts
 from hwsmpq.pipeline.interactions import record_interactions
 from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
@@ -56,6 +57,8 @@ def search(
     survey(run)
     # Nothing is measured for budgets that no plan can keep.
     _Search(run, [b for b in budgets if b.kind in ("bitops", "size_mb")], None, costs_of(run.network, run.ladder, None))
+    if not run.path(Plan).exists():
+        tell_doubts(run)
     table = profile(run)
     if "latency_ms" in limits and table is None:
         raise HwsmpqError(

@@ -1,0 +1,64 @@
+"""What makes a task doubtful before anything is searched: said to the user, who alone can tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hwsmpq.model.task import top1
+from hwsmpq.model.values import per_sample
+from hwsmpq.pipeline.measure import evaluation_game
+from hwsmpq.pipeline.run import Run
+from hwsmpq.types import REFERENCE
+
+LEAST_ABOVE_CHANCE = 0.1
+"""Share of the way from chance to always right that a classifier is expected to go at least."""
+Z_SURE = 3.0
+"""Standard errors from which on a difference is taken for real."""
+
+
+def tell_doubts(run: Run) -> None:
+    """Notify of a network that is hardly better than chance on the data, and of a metric that rises where the value
+    that scores assignments falls.
+
+    Costs one evaluation a precision of the ladder and two of the reference, on the score batch.
+    """
+    batch = run.score_batch
+    outputs = run.simulator.scores([run.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out)[0]
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(run.settings.seed))
+    right, shuffled = (
+        per_sample(run.task.metric, outputs, targets, "metric").double().numpy()
+        for targets in (batch.targets, batch.targets[order])
+    )
+    reference, chance = float(right.mean()), float(shuffled.mean())
+    if run.task.metric is top1:
+        doubtful = reference - chance < LEAST_ABOVE_CHANCE * (1 - chance)
+    else:
+        doubtful = _z(right - shuffled) < Z_SURE
+    if doubtful:
+        run.notify(
+            f"the network itself is hardly better than chance on this data (metric {100 * reference:.1f}, with shuffled"
+            f" labels {100 * chance:.1f}): check the preprocessing (scale, mean, order of channels), the class order of"
+            " the labels, and that the weights are trained ones"
+        )
+    game = evaluation_game(run, batch, lambda done, n: run.progress("search: check the task", done, n))
+    names = dict.fromkeys((*run.ladder.names, REFERENCE))
+    rows = game.samples_of([run.network.uniform(name) for name in names]).astype(np.float64)
+    values, metrics = (part - part[-1] for part in np.split(rows, 2, axis=1))
+    opposed = [
+        name for name, value, metric in zip(names, values, metrics, strict=True)
+        if min(_z(metric), -_z(value)) > Z_SURE or min(_z(value), -_z(metric)) > Z_SURE
+    ]
+    if opposed:
+        run.notify(
+            f"uniform {opposed[0]} is better than fp32 by one of metric and {run.value}, and worse by the other: where"
+            " a smaller metric is better (an error), say so with Task(higher_is_better=False)"
+        )
+
+
+def _z(difference: NDArray[np.float64]) -> float:
+    """Mean of per-sample differences over its standard error; 0 where none differs."""
+    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    mean = float(difference.mean())
+    return mean / error if error > 0 else np.sign(mean) * np.finfo(float).max

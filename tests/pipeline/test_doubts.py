@@ -1,0 +1,56 @@
+"""What is said of a task before anything is searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwsmpq.model.task import Task
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.solve import search
+from hwsmpq.types import Budget, Plan, Settings
+
+
+def error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).abs().mean(1)
+
+
+def network(n_outputs: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, n_outputs)).eval()
+
+
+def searched(folder: Path, task: Task) -> tuple[Plan, list[str]]:
+    said: list[str] = []
+    run = Run(folder, Settings(target="onnx-qdq", ladder=("w2a2", "int8", "fp32")), task, notify=said.append)
+    return search(run, [Budget("max_drop", 0)]), said
+
+
+def regression(higher_is_better: bool) -> Task:
+    net = network(5)
+    x = torch.randn(160, 16, generator=torch.Generator().manual_seed(1))
+    y = net(x).detach()
+    return Task(net, x[:40], (x[40:], y[40:]), metric=error, loss=error, higher_is_better=higher_is_better)
+
+
+def test_an_error_that_is_stated_as_one_is_not_traded_for_a_larger_one(tmp_path: Path) -> None:
+    plan, said = searched(tmp_path, regression(higher_is_better=False))
+    assert set(plan.assignment.values()) == {"fp32"} and plan.predicted_drop_points == 0
+    assert not any("higher_is_better" in one or "chance" in one for one in said)
+
+
+def test_an_error_that_is_taken_for_a_score_is_told_by_the_loss(tmp_path: Path) -> None:
+    _, said = searched(tmp_path, regression(higher_is_better=True))
+    assert any("Task(higher_is_better=False)" in one for one in said)
+
+
+def test_a_network_near_chance_is_told_with_the_commonest_causes(tmp_path: Path) -> None:
+    net = network(10)
+    x = torch.randn(500, 16, generator=torch.Generator().manual_seed(1))
+    right = net(x).argmax(1)
+    wrong_order = Task(net, x[:40], (x[40:], (right[40:] + 1) % 10))
+    said = searched(tmp_path / "wrong", wrong_order)[1]
+    assert any("hardly better than chance" in one and "class order" in one for one in said)
+    assert not any("chance" in one for one in searched(tmp_path / "right", Task(net, x[:40], (x[40:], right[40:])))[1])
