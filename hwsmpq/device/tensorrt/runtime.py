@@ -6,7 +6,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hwsmpq.device import nvidia
+from hwsmpq.device import jetson, nvidia
 from hwsmpq.device.files import write_bytes
 from hwsmpq.device.runtime import Engine, Runtime
 from hwsmpq.device.tensorrt import adapter, driver
@@ -40,7 +40,7 @@ class _Tensorrt(Runtime):
 
     def describe(self) -> dict[str, str]:
         module = adapter.load_module(self.flavour)
-        return {"runtime": f"{module.__name__} {module.__version__}", **self._gpu()}
+        return {"runtime": f"{module.__name__} {module.__version__}", **self._gpu(), **jetson.describe()}
 
     def conditions(self) -> dict[str, str]:
         return nvidia.conditions()
