@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPUTE_OPS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
-PASS_THROUGH_OPS = {"Add", "Multiply", "Reshape", "Transpose", "Convert"}
+PASS_THROUGH_OPS = {"Add", "Convert", "Divide", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"}
 SUBGRAPH, FULLY_CONNECTED = "Subgraph", "FullyConnected"
 COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul"}
 INTEGERS = {"i8", "u8"}
@@ -39,15 +39,21 @@ CONFIG = {
 }
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 FILE = "model.xml"
-BIAS, CAST = "/bias", "/cast"
-SUFFIXES = ("", "_original", BIAS, CAST, "/DequantizationMultiply")
-"""What a kernel's origins may append to a layer's name, as passes of the plugin replaced its operation."""
+LAYER = "/layer"
+"""Ends the name of a layer's operation; a number behind it counts the operations behind that one."""
+FUSED_STEPS = 4
+SUFFIXES = tuple(
+    f"{LAYER}{step}{replaced}"
+    for step in ("", *range(FUSED_STEPS)) for replaced in ("", "_original", "/DequantizationMultiply")
+)
+"""What a kernel's origins append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoRuntime(Runtime):
     """OpenVINO's CPU plugin.
 
-    Options of a build: ``layers``, the layer of every ONNX tensor that one writes. Of a load: ``n_threads``.
+    Options of a build: ``layers``: of every layer the tensors of the ONNX file that it and what follows it with
+    constants alone write, and its stored weight. Of a load: ``n_threads``.
     """
 
     def unavailable(self) -> str | None:
@@ -242,37 +248,53 @@ def _converted(onnx: bytes) -> Any:
     return model
 
 
-def _name_layers(model: Any, layers: Mapping[str, str]) -> None:
-    """Give every computing operation the name of its layer, of which the ONNX tensor that it writes is known.
+def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) -> None:
+    """Give every computing operation the name of its layer, and what follows it with constants alone too.
 
-    OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and
-    its place in the graph; tensor names are kept always, so the search starts there. A matrix product fused with its
-    bias keeps only the name of the addition, and one with a cast behind it that of the cast, so these carry the layer's
-    name too.
+    OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and its
+    place in the graph, and a factor or a batch norm that it multiplies into a weight takes the place of the operation.
+    A layer is therefore found by its weight, if that is still there and its own, and else by the first that is left of
+    the tensors that it and what follows it write. A kernel may be named by what was fused into it, so that carries the
+    layer's name too.
     """
     operations = [op for op in model.get_ordered_ops() if op.get_type_name() != "Result"]
     by_tensor = {name: op for op in operations for port in op.outputs() for name in port.get_names()}
-    for tensor, layer in layers.items():
-        if tensor not in by_tensor:
-            continue
-        op = by_tensor[tensor]
-        while op.get_type_name() in PASS_THROUGH_OPS:
+    by_weight: dict[str, list[Any]] = defaultdict(list)
+    for op in operations:
+        if op.get_type_name() in COMPUTE_OPS:
+            by_weight[_origin(op, 1).get_friendly_name()].append(op)
+    n_readers = Counter(weight for _, weight in layers.values())
+    for layer, (tensors, weight) in layers.items():
+        found = by_weight[weight] if n_readers[weight] == 1 else []
+        op = found[0] if len(found) == 1 else next((by_tensor[name] for name in tensors if name in by_tensor), None)
+        while op is not None and op.get_type_name() in PASS_THROUGH_OPS:
             op = op.input_value(0).get_node()
-        if op.get_type_name() not in COMPUTE_OPS:
+        if op is None or op.get_type_name() not in COMPUTE_OPS:
             continue
-        op.set_friendly_name(layer)
-        addition = _only_reader(op, "Add")
-        if addition is not None and "Constant" in (v.get_node().get_type_name() for v in addition.input_values()):
-            addition.set_friendly_name(layer + BIAS)
-            op = addition
-        if (cast := _only_reader(op, "Convert")) is not None:
-            cast.set_friendly_name(layer + CAST)
+        op.set_friendly_name(f"{layer}{LAYER}")
+        for step in range(FUSED_STEPS):
+            op = _only_reader(op)
+            if op is None:
+                break
+            op.set_friendly_name(f"{layer}{LAYER}{step}")
 
 
-def _only_reader(op: Any, kind: str) -> Any:
-    """The operation that is all that reads a result, if it is of that kind."""
+def _origin(op: Any, index: int) -> Any:
+    """What an operation's input is made from by operations of constants."""
+    op = op.input_value(index).get_node()
+    while op.get_type_name() in PASS_THROUGH_OPS:
+        op = op.input_value(0).get_node()
+    return op
+
+
+def _only_reader(op: Any) -> Any:
+    """The operation that is all that reads a result, if all else that it reads are constants; else None."""
     readers = [port.get_node() for port in op.output(0).get_target_inputs()]
-    return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
+    if len(readers) != 1 or readers[0].get_type_name() not in PASS_THROUGH_OPS:
+        return None
+    others = [value.get_node() for value in readers[0].input_values()]
+    names = {other.get_friendly_name() for other in others if other.get_type_name() != "Constant"}
+    return readers[0] if names == {op.get_friendly_name()} else None
 
 
 def _refusal(error: Exception) -> str:

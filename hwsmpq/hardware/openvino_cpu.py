@@ -10,6 +10,8 @@ from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import ONNX_LAYERS, Layer
 
+FUSED_OPS = {"Add", "BatchNormalization", "Cast", "Div", "Mul", "Reshape", "Sub"}
+"""What OpenVINO may make a part of the layer before it, where all else that it reads are constants."""
 WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
@@ -84,12 +86,33 @@ class OpenvinoCpuTarget(Target):
         return self._runtime.load(folder, {"n_threads": self._n_threads})
 
 
-def _layers(path: Path) -> dict[str, str]:
-    """The tensor that every layer of an ONNX file writes -> the layer."""
+def _layers(path: Path) -> dict[str, tuple[list[str], str]]:
+    """Of every layer of an ONNX file: the tensors that it and what follows it with constants alone write, and the
+    initializer that its weight is made from."""
     import onnx
 
     try:
-        nodes = onnx.load(path, load_external_data=False).graph.node
+        graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:
         raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
-    return {node.output[0]: node.name for node in nodes if node.op_type in ONNX_LAYERS}
+    producers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def stored(name: str) -> str:
+        return stored(producers[name].input[0]) if name in producers and producers[name].input else name
+
+    def following(tensor: str) -> list[str]:
+        (reader, *others) = readers.get(tensor, [None])
+        if reader is None or others or reader.op_type not in FUSED_OPS or {*reader.input} - {tensor, *constants}:
+            return [tensor]
+        return [tensor, *following(reader.output[0])]
+
+    return {
+        node.name: (following(node.output[0]), stored(node.input[1]))
+        for node in graph.node if node.op_type in ONNX_LAYERS
+    }

@@ -71,6 +71,17 @@ class Attention(nn.Module):
         return self.o(self.p(y.transpose(1, 2).reshape(n, n_tokens, 64))[:, 0])
 
 
+class Scaled(nn.Module):
+    """A factor behind a linear layer, then another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.out = nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.q(x) * 0.125))
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -97,6 +108,7 @@ CASES = {
     "min of channels": Case(
         lambda: Positions(partial(torch.amin, dim=1, keepdim=True), nn.Conv2d(1, 2, 3)), IMAGE
     ),
+    "factor": Case(Scaled, (64,)),
     "attention": Case(partial(Attention, False), (8, 64), "fp32"),
     "fused attention": Case(partial(Attention, True), (8, 64), "fp32"),
 }

@@ -28,7 +28,7 @@ class TestOpenvinoCpu(RunnableConformance):
             for origin in node.rt_info["originalLayersNames"].astype(str).split(",")
         }
         # Chains of products may be one kernel without such a name.
-        named = {name: kernels.get(name, kernels.get(f"{name}/bias")) for name in net.NAMES}
+        named = {name: kernels.get(f"{name}/layer", kernels.get(f"{name}/layer0")) for name in net.NAMES}
         assert sum(kernel is not None for kernel in named.values()) >= 7
         for name, precision in engine.realised(net.NAMES).items():
             kernel = named[name]

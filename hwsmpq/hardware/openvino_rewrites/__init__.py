@@ -10,9 +10,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from hwsmpq.hardware.openvino_rewrites.attention import separate_attention
+from hwsmpq.hardware.openvino_rewrites.factors import bound_scaled_layers
 from hwsmpq.hardware.openvino_rewrites.reductions import bound_extremes, keep_reduced_dimensions
 
-REWRITES = (keep_reduced_dimensions, bound_extremes, separate_attention)
+REWRITES = (keep_reduced_dimensions, bound_extremes, bound_scaled_layers, separate_attention)
 
 
 def rewrite(data: bytes) -> bytes:

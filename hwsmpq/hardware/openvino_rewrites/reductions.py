@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import get_const_tensor
 
+from hwsmpq.hardware.openvino_rewrites.edit import constant, put_behind
+
 LARGEST = float(np.finfo(np.float32).max)
 EXTREMES = {"ReduceMax": ("Max", -LARGEST), "ReduceMin": ("Min", LARGEST)}
 
@@ -28,8 +30,8 @@ def keep_reduced_dimensions(graph: ir.Graph) -> None:
             continue
         node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1)
         name = f"{node.name}.kept"
-        squeeze = ir.node("Squeeze", [result, _constant(graph, f"{name}.axes", np.asarray(axes, np.int64))], name=name)
-        _put_behind(graph, node, squeeze)
+        squeeze = ir.node("Squeeze", [result, constant(graph, f"{name}.axes", np.asarray(axes, np.int64))], name=name)
+        put_behind(graph, node, squeeze)
         result.shape = None
 
 
@@ -39,8 +41,8 @@ def bound_extremes(graph: ir.Graph) -> None:
         if node.op_type in EXTREMES and node.outputs[0].dtype == ir.DataType.FLOAT:
             operation, bound = EXTREMES[node.op_type]
             name = f"{node.name}.bounded"
-            limit = _constant(graph, f"{name}.limit", np.asarray(bound, np.float32))
-            _put_behind(graph, node, ir.node(operation, [node.outputs[0], limit], name=name))
+            limit = constant(graph, f"{name}.limit", np.asarray(bound, np.float32))
+            put_behind(graph, node, ir.node(operation, [node.outputs[0], limit], name=name))
 
 
 def _axes(node: ir.Node) -> list[int] | None:
@@ -52,24 +54,3 @@ def _axes(node: ir.Node) -> list[int] | None:
         return list(range(len(source.shape)))
     tensor = get_const_tensor(given)
     return None if tensor is None else [int(a) % len(source.shape) for a in tensor.numpy().reshape(-1)]
-
-
-def _put_behind(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
-    """Let all that reads a node's result read the new node's."""
-    old, result = node.outputs[0], new.outputs[0]
-    result.name, result.shape, result.type = f"{new.name}.out", old.shape, old.type
-    graph.insert_after(node, new)
-    for reader, index in list(old.uses()):
-        if reader is not new:
-            reader.replace_input_with(index, result)
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            old.name, result.name = result.name, old.name
-            graph.outputs[index] = result
-
-
-def _constant(graph: ir.Graph, name: str, data: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(data, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
