@@ -52,6 +52,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "report": ("seed",),
     "metric": (),
     "loss": (),
+    "classification": (),
     "value": ("value",),
     "runner": ("evaluate", "target", "batch", "threads"),
     "scheme": ("target",),
@@ -60,7 +61,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
 groups; what the target has no kernel for; the calibration samples; the precisions that ranges are for; the parts of the
-evaluation data; the task's functions; what scores assignments and what they are run on; scheme, target, machine."""
+evaluation data; the task's functions, and whether it is classification; what scores assignments and what they are run
+on; scheme, target, machine."""
 
 UNCOUNTED = {
     "task": "what it gives counts: model, data and functions",
@@ -102,10 +104,10 @@ TABLE = (
         (types.Plan, types.Ranges, types.Fallbacks, types.Trained), (*_RUN, "scheme"), ("batch", "threads")),
     Row(types.Certificate, "certificate.json", "certificate",
         (types.Manifest, types.Plan, types.Ranges, types.Fallbacks, types.CostTable),
-        (*_RUN, "report", "metric", "loss"), ("ladder", "batch", "threads", "cost")),
+        (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost")),
     Row(types.Front, "front.json", "front",
         (types.Ranges, types.Fallbacks, types.CostTable, types.Contributions, types.Plan),
-        (*_SCORED, "search", "report", "target", "machine"),
+        (*_SCORED, "search", "report", "classification", "target", "machine"),
         ("ladder", "seed", "n_score_samples", "batch", "threads"), asked=("points",)),
 )
 ROWS: dict[type, Row] = {row.kind: row for row in TABLE}

@@ -37,13 +37,14 @@ def compare(
     """Metric of outputs against the reference's on the same samples, with the paired standard error."""
     scores = [_scores(task, samples, x) for x in (reference, outputs)]
     difference = scores[1] - scores[0]
-    kl = kl_divergence(reference.float(), outputs.float()).mean().item() if reference.ndim == 2 else None
+    kl = kl_divergence(reference.float(), outputs.float()).mean().item() if task.is_classification else None
     return AccuracyOutcome(
         reference=float(scores[0].mean()),
         engine=float(scores[1].mean()),
         n_samples=len(samples),
         paired_stderr=paired_stderr(difference),
         kl=kl,
+        is_classification=task.is_classification,
         source="engine" if source == "engine" else "simulator",
     )
 

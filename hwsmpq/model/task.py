@@ -78,6 +78,8 @@ class Task:
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
         version: names what metric and loss compute. What was measured with them counts as long as it stays the same;
             by default their code, what they close over and the globals that they name stand for it.
+        classification: whether outputs are logits of classes in dimension 1, which KL divergences compare; by default
+            they are unless both metric and loss are the task's own.
 
     Raises:
         HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
@@ -95,6 +97,7 @@ class Task:
         training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
         version: str | None = None,
         higher_is_better: bool = True,
+        classification: bool | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
@@ -103,7 +106,8 @@ class Task:
         judge = metric or top1
         self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
         self.loss = loss or cross_entropy
-        self._is_classification = metric is None or loss is None
+        self._has_defaults = metric is None or loss is None
+        self.is_classification = self._has_defaults if classification is None else classification
         self.calibration = _tensors(calibration)
         self.evaluation = Samples(_tensors(evaluation[0]), evaluation[1])
         self.training = None if training is None else Samples(_tensors(training[0]), training[1])
@@ -159,13 +163,13 @@ class Task:
                 "the model's own outputs hold NaN or infinity", fix="check the weights and the preprocessing"
             )
         targets = self.evaluation.targets
-        if self._is_classification and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
+        if self._has_defaults and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
             raise HwsmpqError(
                 f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",
                 "the default metric and loss need (n, classes) outputs and (n,) integer labels",
                 "give the task its own metric= and loss=",
             )
-        if self._is_classification and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+        if self._has_defaults and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             raise HwsmpqError(
                 f"labels run from {int(targets.min())} to {int(targets.max())}, "
                 f"the model has {outputs.shape[1]} classes",

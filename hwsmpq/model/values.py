@@ -51,6 +51,11 @@ def value_function(name: str, task: Task, samples: Samples, reference: Callable[
         loss, kl = (value_function(part, task, samples, reference) for part in ("loss", "kl"))
         return lambda outputs, rows: (loss(outputs, rows) + kl(outputs, rows)) / 2
     if name == "kl":
+        if not task.is_classification:
+            raise HwsmpqError(
+                "the value kl cannot judge this task", "its outputs are not taken for logits of classes",
+                "take the value loss, metric or mse, or give the task classification=True",
+            )
         outputs_of_reference = reference()
         if outputs_of_reference.ndim < 2 or outputs_of_reference.shape[1] < 2:
             raise HwsmpqError(

@@ -12,7 +12,7 @@ from hwsmpq.artifacts import digest, file_digest
 from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.task import Samples, cross_entropy
+from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.measure import survey
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.simulator import Simulator
@@ -122,7 +122,7 @@ def _training_samples(run: Run) -> tuple[Samples, str]:
     if task.training is not None:
         return task.training, ALL_TRAINING
     search_part = run.parts[0]
-    if task.loss is not cross_entropy:
+    if not task.is_classification:
         return search_part, FALLBACK
     uniform = run.network.uniform(REFERENCE)
     answers = run.simulator.scores([uniform], task.calibration, lambda out, rows: out.argmax(1))[0]

@@ -67,6 +67,7 @@ _CONTENT: dict[str, Callable[[Run], Any]] = {
     "report": lambda run: run.parts[1].sha256(),
     "metric": lambda run: run.roles.function("metric"),
     "loss": lambda run: run.roles.function("loss"),
+    "classification": lambda run: run.task.is_classification,
     "value": _value,
     "runner": _runner,
     "scheme": lambda run: run.scheme.name,

@@ -17,7 +17,7 @@ from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target, get_target, substitutes
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
-from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256
+from hwsmpq.model.task import Samples, Task, tensors_sha256
 from hwsmpq.pipeline.job import Job
 from hwsmpq.pipeline.roles import Roles
 from hwsmpq.pipeline.workers import Workers
@@ -203,7 +203,7 @@ class Run:
     @property
     def value(self) -> str:
         """Name of the value function."""
-        return self.settings.value or ("soft" if self.task.loss is cross_entropy else "loss")
+        return self.settings.value or ("soft" if self.task.is_classification else "loss")
 
     @property
     def scheme(self) -> Scheme:

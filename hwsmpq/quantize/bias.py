@@ -26,6 +26,8 @@ N_SAMPLES = 64
 """That shifts are taken from."""
 N_JUDGED = 32
 """Other samples, which say whether shifts help."""
+Z_ACCEPTED = 1.7
+"""Standard errors that the gain on these must exceed: what does not help is taken in one case of twenty."""
 
 Shifts = dict[str, tuple[float, ...]]
 """Of every output channel, by layer."""
@@ -53,13 +55,19 @@ def shifts(
 
     reference, *plain = outputs({}, REFERENCE, *found)
 
-    def error(out: Tensor) -> float:
-        return float((out - reference).square().mean())
+    def errors(out: Tensor) -> Tensor:
+        return (out - reference).square().flatten(1).mean(1) if out.ndim > 1 else (out - reference).square()
 
     return {
         name: shifts for (name, shifts), before in zip(found.items(), plain, strict=True)
-        if error(outputs({name: shifts}, name)[0]) < error(before)
+        if are_less(errors(outputs({name: shifts}, name)[0]), errors(before))
     }
+
+
+def are_less(errors: Tensor, others: Tensor) -> bool:
+    """Whether the mean of errors is less than that of others of the same samples, (n,) each, by more than chance."""
+    gain = (others - errors).double()
+    return len(gain) > 1 and float(gain.mean()) > Z_ACCEPTED * float(gain.std()) / len(gain) ** 0.5
 
 
 def _found(

@@ -75,13 +75,18 @@ class LatencyOutcome:
 
 @dataclass(frozen=True)
 class AccuracyOutcome:
-    """Metric of reference and engine on the report part; ``paired_stderr`` of their difference. Fractions."""
+    """Metric of reference and engine on the report part; ``paired_stderr`` of their difference. Fractions.
+
+    ``is_classification`` says whether outputs were taken for logits of classes; only then is there a ``kl`` (None where
+    an earlier version did not say).
+    """
 
     reference: float
     engine: float
     n_samples: int
     paired_stderr: float
     kl: float | None = None
+    is_classification: bool | None = None
     source: Literal["engine", "simulator"] = "engine"
 
 

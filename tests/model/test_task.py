@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hwsmpq.engine.verify import compare
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256, top1
 from hwsmpq.model.values import kl_divergence, per_sample, value_function
@@ -145,3 +146,23 @@ def test_a_function_that_is_not_per_sample_is_refused(bad: Callable[[Tensor, Ten
 def test_the_model_stays_in_the_mode_that_it_was_in() -> None:
     model = nn.Linear(3, 5).train()
     assert Task(model, X, (X, Y)).model is model and model.training
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "expected"),
+    [((), None, True), (("loss",), None, True), (("metric", "loss"), None, False), (("metric", "loss"), True, True),
+     ((), False, False)],
+)
+def test_what_counts_as_classification(own: tuple[str, ...], said: bool | None, expected: bool) -> None:
+    """Embeddings of a task with its own metric and loss are no logits, whatever their shape."""
+    x, targets = torch.randn(40, 3), torch.randint(0, 5, (40,))
+    functions = {name: lambda y, t: (y[:, 0] - t).square() for name in own}
+    task = Task(nn.Linear(3, 5), x, (x, targets), classification=said, **functions)
+    reference = task.model(x).detach()
+    assert task.is_classification is expected
+    assert (compare(task, task.evaluation, reference, reference, "simulator").kl is not None) is expected
+    if expected:
+        value_function("kl", task, task.evaluation, lambda: reference)
+    else:
+        with pytest.raises(HwsmpqError, match="logits"):
+            value_function("kl", task, task.evaluation, lambda: reference)

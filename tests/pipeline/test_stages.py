@@ -90,6 +90,7 @@ CHANGES: dict[str, tuple[Asked, set[str]]] = {
     "seed": (settings(seed=1), {*SCORED, "trained", "certificate"}),
     "value": (settings(value="kl"), {*SCORED, "trained"}),
     "metric": (Asked(task={"metric": wrong}), {*SCORED, "certificate"}),
+    "classification": (Asked(task={"classification": False}), {*SCORED, "trained", "certificate"}),
     "loss": (Asked(task={"loss": shifted_loss}, settings=replace(SETTINGS, value="loss")),
              {*SCORED, "trained", "certificate"}),
     "version": (Asked(task={"version": "2"}), {*SCORED, "trained", "manifest", "certificate"}),

@@ -33,6 +33,16 @@ def calibrated(model: nn.Module, x: Tensor, *precisions: Precision) -> tuple[Cap
     return captured, calibrate(captured, (x,), SCHEME, [4, 8], correct=precisions)
 
 
+def test_chance_is_seldom_taken_for_help() -> None:
+    """Errors of 32 samples that shifts do not change in the mean: at most about one case of twenty counts as less."""
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(2000, bias.N_JUDGED, generator=generator)
+    after = before + 0.1 * torch.randn(before.shape, generator=generator)
+    accepted = sum(bias.are_less(new, old) for new, old in zip(after, before, strict=True)) / len(before)
+    assert 0.02 < accepted < 0.08
+    assert bias.are_less(0.8 * before[0], before[0]) and not bias.are_less(before[0, :1] * 0.5, before[0, :1])
+
+
 def outputs(captured: Captured, ranges: Ranges, precision: str, x: Tensor) -> Tensor:
     simulator = Simulator(captured, ranges, SCHEME)
     return simulator.scores([captured.network.uniform(precision)], (x,), lambda out, rows: out)[0]
