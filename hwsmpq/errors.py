@@ -22,5 +22,9 @@ class HwsmpqError(Exception):
         super().__init__("\n".join(lines))
 
 
+class MachineError(HwsmpqError):
+    """The machine failed (disk, memory, a locked file): no answer to what was asked, which may be asked again."""
+
+
 class InfeasibleError(HwsmpqError):
     """No assignment keeps the budgets."""

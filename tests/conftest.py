@@ -13,6 +13,7 @@ import torch
 from tiny_task import task
 
 from hwsmpq.contribution.memo import Memo
+from hwsmpq.lock import LOCK_FILE
 from hwsmpq.pipeline.budgets import resolve_budgets
 from hwsmpq.pipeline.prove import refine
 from hwsmpq.pipeline.run import Run
@@ -57,7 +58,7 @@ def finish(folder: Path, settings: Settings, **limits: float | str) -> Finished:
 
 def contents(folder: Path) -> dict[str, bytes | int]:
     """Every file of a run folder, and how much its store holds (how SQLite lays it out is its own affair)."""
-    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MEMO_FILE)]
+    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((MEMO_FILE, LOCK_FILE))]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in kept}
     return {**files, MEMO_FILE: Memo(folder / MEMO_FILE).count()}
 

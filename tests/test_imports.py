@@ -26,7 +26,7 @@ LEVELS = (
     {"types"},
     {"stages"},
     {"artifacts"},
-    {"folder"},
+    {"folder", "lock"},
     {"model"},
     {"quickstart", "quantize"},
     {"contribution", "search", "hardware"},

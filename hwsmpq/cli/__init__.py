@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import sys
 
+from hwsmpq.cli.streams import one_interrupt, streams_that_bear
 from hwsmpq.errors import HwsmpqError
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad allocation")
+"""How torch and runtimes say it."""
 
 
 def main() -> None:
     """Entry point of the console script. Errors that the user can act on end in one message and a non-zero exit."""
+    with streams_that_bear(), one_interrupt():
+        _main()
+
+
+def _main() -> None:
     try:
         from hwsmpq.cli.app import app
 
@@ -19,6 +27,14 @@ def main() -> None:
         _fail(f"error: {error}", 2)
     except OSError as error:
         _fail(f"error: {error}\n  fix: finished work is kept, run again when it is solved", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        _fail(
+            "error: there is not enough memory\n"
+            f"  why: {str(error).partition(chr(10))[0][:300] or 'an allocation failed'}\n"
+            "  fix: finished work is kept; lower --memory-mb, --batch or the number of samples, and run again", 2,
+        )
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:

@@ -12,6 +12,7 @@ from pathlib import Path
 from hwsmpq.artifacts import file_digest
 from hwsmpq.device.runtime import Engine
 from hwsmpq.hardware.target import Target
+from hwsmpq.lock import BUILDING
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.qdq import export_onnx, write_qdq
 from hwsmpq.quantize.scheme import Scheme
@@ -65,7 +66,7 @@ class Builder:
 
     def deliver(self, assignment: Assignment, folder: Path) -> Manifest:
         """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=_existing(folder.parent)) as name:
+        with tempfile.TemporaryDirectory(prefix=BUILDING, dir=_existing(folder.parent)) as name:
             fresh = Path(name) / folder.name
             start = time.perf_counter()
             self.write(assignment, fresh)

@@ -110,7 +110,7 @@ def _onnx(path: Path, data: str | None) -> Task:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             calibration, inputs, labels = (torch.from_numpy(arrays[name]) for name in ONNX_ARRAYS)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise HwsmpqError(
             f"no samples in {file}", str(error), "it needs the arrays calibration, inputs and labels, none of objects"
         ) from error
@@ -175,6 +175,7 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
 def image_folder(folder: Path, transform, n: int) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:  # type: ignore[no-untyped-def]
     """Up to ``n`` images of a folder with one sub-folder a class, in a random order that is always the same:
     transformed and stacked, with their class indices; and the number of classes."""
+    from PIL.Image import DecompressionBombError
     from torchvision.datasets import ImageFolder
 
     try:
@@ -188,7 +189,7 @@ def image_folder(folder: Path, transform, n: int) -> tuple[tuple[torch.Tensor, t
     for i in order.tolist():
         try:
             pairs.append(images[i])
-        except OSError as error:
+        except (OSError, DecompressionBombError) as error:
             raise HwsmpqError(
                 f"{images.samples[i][0]} cannot be read", str(error), "repair or remove that image"
             ) from error

@@ -118,9 +118,18 @@ class Task:
         if self.training is not None:
             parts["training"] = self.training.inputs
         for role, tensors in parts.items():
+            if any(x.ndim == 0 for x in tensors):
+                raise HwsmpqError(
+                    f"the {role} data holds a single number", "every sample is a row", "give an array with n rows"
+                )
             if not tensors or any(len(x) == 0 for x in tensors):
                 raise HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
             for i, x in enumerate(tensors):
+                if x.is_floating_point() and x.dtype != torch.float32:
+                    raise HwsmpqError(
+                        f"the {role} data is {x.dtype} (input {i})", "the network is float32, and so are its inputs",
+                        "convert it, for example with .astype('float32') or .float()",
+                    )
                 if x.is_floating_point() and not bool(torch.isfinite(x).all()):
                     row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
                     raise HwsmpqError(
@@ -137,6 +146,14 @@ class Task:
                     f"{len(tensors)} {role} but {len(self.evaluation.inputs)} evaluation input tensors",
                     "both are the arguments of the same model", "give one tensor an argument in both",
                 )
+        for role, tensors in parts.items():
+            for i, (x, known) in enumerate(zip(tensors, self.evaluation.inputs, strict=True)):
+                if (x.shape[1:], x.dtype) != (known.shape[1:], known.dtype):
+                    raise HwsmpqError(
+                        f"{role} samples are {tuple(x.shape[1:])} {x.dtype}, evaluation samples"
+                        f" {tuple(known.shape[1:])} {known.dtype} (input {i})",
+                        "both are inputs of the same network", "prepare both alike",
+                    )
         labelled = {"evaluation": self.evaluation} | ({"training": self.training} if self.training else {})
         for role, samples in labelled.items():
             if len(samples.inputs[0]) != len(samples.targets):

@@ -14,7 +14,7 @@ from hwsmpq.contribution.game import ends
 from hwsmpq.contribution.memoized import MemoizedGame
 from hwsmpq.contribution.stop import MIN_DRAWS, Stop
 from hwsmpq.contribution.table import Table
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.floor import live_base
 from hwsmpq.pipeline.measure import evaluation_game, survey
@@ -44,10 +44,6 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
         enough: also ends the sampling.
     """
     settings = run.settings
-    if settings.estimator not in (*ESTIMATORS, *SENSITIVITIES):
-        raise HwsmpqError(
-            f"unknown estimator {settings.estimator!r}", fix=f"one of {', '.join((*ESTIMATORS, *SENSITIVITIES))}"
-        )
     survey(run)
     batch = run.score_batch
 
@@ -74,6 +70,8 @@ def scores(run: Run, contributions: Contributions) -> Scores:
         for name in CHEAP:
             try:
                 table = _estimate(run, batch, name, base, Stop(MIN_DRAWS))
+            except MachineError:  # no answer: it is tried again
+                raise
             except HwsmpqError as error:
                 skipped[name] = str(error)
                 run.notify(f"no plans from {name}: {error}")

@@ -40,8 +40,8 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
         device: that is trained on; what a GPU makes of the same seed is not what a CPU does.
     """
     recipe = recipe or Recipe()
+    plan = run.plan()
     survey(run)
-    plan = run.read(Plan)
     samples, data = _training_samples(run)
     objective = "loss" if run.value == "metric" else run.value  # counting right answers has no gradient
     asked = {

@@ -46,8 +46,8 @@ IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from 
 
 def build(run: Run) -> Manifest:
     """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
+    plan = run.plan()
     survey(run)
-    plan = run.read(Plan)
     folder = run.path(Manifest).parent
     of_trained = trained(run, plan) is not None
     if not of_trained and run.artifacts.has(Trained):

@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hwsmpq import artifacts
+from hwsmpq.contribution.estimators import ESTIMATORS
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target, get_target, substitutes
+from hwsmpq.lock import hold
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.task import Samples, Task, tensors_sha256
+from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.job import Job
 from hwsmpq.pipeline.roles import Roles
 from hwsmpq.pipeline.workers import Workers
 from hwsmpq.quantize.evaluate import Runner
+from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import CostTable, Fallbacks, Ladder, Network, Precision, Ranges, Settings
+from hwsmpq.sensitivity.registry import SENSITIVITIES
+from hwsmpq.types import CostTable, Fallbacks, Ladder, Network, Plan, Precision, Ranges, Settings
 
 T = TypeVar("T")
 
@@ -95,6 +100,10 @@ class Run:
                 "--evaluate engine cannot be spread over workers", "engines are built by the process that owns the run",
                 "leave out --workers and --ray, or take --evaluate simulator",
             )
+        named = {"observer": OBSERVERS, "value": VALUES, "estimator": (*ESTIMATORS, *SENSITIVITIES)}
+        for name, known in named.items():
+            if getattr(self.settings, name) not in (None, *known):
+                raise HwsmpqError(f"unknown {name} {getattr(self.settings, name)!r}", fix=f"one of {', '.join(known)}")
         reason = self.target.unavailable()
         if reason:
             raise HwsmpqError(
@@ -114,7 +123,9 @@ class Run:
         Raises:
             HwsmpqError: the folder belongs to another model.
         """
-        captured = capture(self.task.model, self.task.calibration)
+        task = self.task  # a task that cannot be loaded makes no folder
+        self._lock = hold(self.folder)
+        captured = capture(task.model, task.calibration)
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
@@ -239,6 +250,21 @@ class Run:
     @cached_property
     def roles(self) -> Roles:
         return Roles(self)
+
+    def plan(self) -> Plan:
+        """The plan of the folder.
+
+        Raises:
+            HwsmpqError: there is none, or it is of another ladder or other groups than the run.
+        """
+        plan = self.read(Plan)
+        if plan.ladder != self.ladder.names or plan.assignment.keys() != set(self.network.group_names):
+            what = "other groups" if plan.ladder == self.ladder.names else f"the ladder {','.join(plan.ladder)}"
+            raise HwsmpqError(
+                f"{self.path(Plan)} was made for {what}", f"this run has the ladder {','.join(self.ladder.names)}",
+                "run `hwsmpq search` again, or give --ladder as it was",
+            )
+        return plan
 
     def path(self, kind: type) -> Path:
         return self.artifacts.path(kind)

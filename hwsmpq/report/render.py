@@ -49,7 +49,7 @@ def render_comparison(first: Path, second: Path) -> Path:
 
 def _write(path: Path, template: str, views: Sequence[View], **shown: Any) -> Path:
     data = page_data(views)
-    script = "\n".join((files("hwsmpq.report") / "page" / name).read_text() for name in SCRIPTS)
+    script = "\n".join((files("hwsmpq.report") / "page" / name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(
         loader=PackageLoader("hwsmpq.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -57,7 +57,7 @@ def _write(path: Path, template: str, views: Sequence[View], **shown: Any) -> Pa
     page = environment.get_template(template).render(
         version=__version__,
         formats=formats,
-        css=Markup((files("hwsmpq.report") / "page" / "page.css").read_text()),
+        css=Markup((files("hwsmpq.report") / "page" / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         # Only this script may run, whatever else might get into the page.
         script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",

@@ -9,6 +9,12 @@ from typing import Literal
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types.precision import Precision
 
+MOST = {
+    "seed": 2**31 - 1, "n_score_samples": 10**9, "n_pairs": 10**6, "n_mixtures": 1000, "n_candidates": 10**4,
+    "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
+}
+"""The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
+
 BudgetKind = Literal["latency_ms", "bitops", "size_mb", "max_drop"]
 
 
@@ -87,10 +93,12 @@ class Settings:
             "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
             "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1,
         }
-        for name, minimum in least.items():
-            value = getattr(self, name)
+        for name, most in MOST.items():
+            value, minimum = getattr(self, name), least.get(name, 0)
             if value is not None and value < minimum:
                 raise HwsmpqError(f"{name} is {value}", f"it must be at least {minimum}", "raise it")
+            if value is not None and value > most:
+                raise HwsmpqError(f"{name} is {value}", f"it must be at most {most}", "lower it")
         for name in ("timing_seconds", "max_seconds", "target_error", "stability", "search_seconds"):
             value = getattr(self, name)
             if value is not None and (not math.isfinite(value) or value <= 0):

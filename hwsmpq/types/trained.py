@@ -23,6 +23,9 @@ class Recipe:
         for name in ("n_epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise HwsmpqError(f"{name} is {getattr(self, name)}", "it must be at least 1", "raise it")
+        for name, most in {"n_epochs": 10**6, "batch_size": 10**6, "seed": 2**31 - 1}.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise HwsmpqError(f"{name} is {getattr(self, name)}", f"it must be 0 to {most}", "change it")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise HwsmpqError(
                 f"a learning rate of {self.learning_rate}", "it must be a positive number", "for example 0.01"

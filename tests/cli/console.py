@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hwsmpq.cli import main
+from hwsmpq.lock import LOCK_FILE
 
 ROOT = Path(__file__).parents[2]
 NOISY = "this machine is too noisy"
@@ -72,6 +73,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def stored(folder: Path) -> dict[str, bytes]:
-    """All files of a run folder but the store of evaluations, which may only grow."""
+    """All files of a run folder but its lock and the store of evaluations, which may only grow."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith("evaluations.sqlite")}
+    return {name: data for name, data in found.items() if not name.startswith(("evaluations.sqlite", LOCK_FILE))}

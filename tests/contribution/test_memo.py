@@ -94,3 +94,31 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HwsmpqError, match="cannot use the store"):
         Memo(tmp_path / "file" / "memo.sqlite")
+
+
+@pytest.mark.parametrize(
+    "damage", ["samples = zeroblob(24)", "samples = substr(samples, 1, 8)", "samples = 5", "context = 'd', key = 'b'"]
+)
+def test_rows_that_do_not_fit_their_checksum_are_dropped_with_a_word(tmp_path, damage):
+    heard = []
+    memo = Memo(tmp_path / "memo.sqlite", heard.append)
+    memo.put_many("c", {"a": vector(0), "b": vector(1)})
+    with sqlite3.connect(memo.path) as connection:
+        connection.execute(f"UPDATE evaluations SET {damage} WHERE key = 'a'")
+    assert set(memo.get_many("c", ["a", "b"])) == {"b"}
+    if "context" in damage:
+        assert memo.get_many("d", ["b"]) == {}
+    assert len(heard) == 1 and "1 row(s)" in heard[0]
+    memo.put_many("c", {"a": vector(2)})
+    np.testing.assert_array_equal(memo.get_many("c", ["a"])["a"], vector(2))
+
+
+def test_rows_of_the_first_version_are_measured_again(tmp_path):
+    path = tmp_path / "memo.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE evaluations (context TEXT, key TEXT, samples BLOB)")
+        connection.execute("INSERT INTO evaluations VALUES ('c', 'a', zeroblob(24))")
+    memo = Memo(path)
+    assert memo.get_many("c", ["a"]) == {}
+    memo.put_many("c", {"a": vector(0)})
+    assert memo.count() == 1 == Memo(path).count()

@@ -78,7 +78,7 @@ def test_own_metric_and_loss_free_the_labels() -> None:
 
 
 def test_split_is_disjoint_complete_and_seeded() -> None:
-    whole = task(inputs=torch.arange(41.0)[:, None], targets=torch.arange(41))
+    whole = task(X[:, :1], inputs=torch.arange(41.0)[:, None], targets=torch.arange(41))
     search, report = whole.split(3)
     assert len(search) + len(report) == 41 and abs(len(search) - len(report)) <= 1
     assert sorted([*search.targets.tolist(), *report.targets.tolist()]) == list(range(41))

@@ -22,6 +22,7 @@ from hwsmpq.contribution.memo import Memo
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import measured_ms, predict
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
+from hwsmpq.lock import LOCK_FILE
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.pipeline import contribute as contributing
 from hwsmpq.pipeline import measure, prove
@@ -56,7 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(MEMO_FILE)
+        if path.is_file() and not path.name.startswith((MEMO_FILE, LOCK_FILE))
     }
 
 
@@ -70,7 +71,7 @@ def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRe
     missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
     on_request = {FILES[Trained], FILES[Front]}
     assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json"})
-    assert [path for path in run.folder.rglob(".*") if path.is_file()] == []
+    assert [path.name for path in run.folder.rglob(".*") if path.is_file()] == [LOCK_FILE]
 
 
 def test_certificate_with_latency(openvino_run: Finished) -> None:
