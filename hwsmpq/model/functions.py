@@ -160,7 +160,7 @@ def _named(value: Any) -> list[str] | None:
         owner = value.__self__ if value.__self__ is not None else value
         return ["builtin", type(owner).__qualname__, value.__qualname__]
     name = getattr(value, "__qualname__", None) or (getattr(value, "__name__", None))
-    if module is None or name is None or not _is_installed(module):
+    if module is None or name is None or "<locals>" in name or not _is_installed(module):
         return None
     top = sys.modules.get(module.__name__.partition(".")[0])
     return ["named", module.__name__, str(name), str(getattr(top, "__version__", sys.version_info[:2]))]

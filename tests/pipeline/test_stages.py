@@ -251,6 +251,9 @@ def test_a_function_counts_with_its_code_and_all_that_it_refers_to(monkeypatch: 
     monkeypatch.setitem(globals(), "GLOBAL", 2.0)
     assert sha256(naming_a_global) != before
     assert sha256(torch.nn.CrossEntropyLoss()) != sha256(torch.nn.CrossEntropyLoss(label_smoothing=0.1))
+    by_error = [Task(network(), images(8, 2), (images(40, 1), torch.arange(40) % 4), metric=metric,
+                     higher_is_better=False).metric for metric in (top1, wrong)]
+    assert len({sha256(metric) for metric in (top1, wrong, *by_error)}) == 4  # what this package wraps counts too
     cycle: list[object] = []
     cycle.append(cycle)
     assert sha256(closing_over(cycle)) == sha256(closing_over(cycle))
