@@ -18,7 +18,7 @@ from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.floor import live_base
 from hwsmpq.pipeline.measure import evaluation_game, survey
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request
 from hwsmpq.types import Contributions, Ranges, Scores
@@ -37,6 +37,7 @@ class Enough:
     budgets: object
 
 
+@holding
 def contribute(run: Run, enough: Enough | None = None) -> Contributions:
     """Contributions of every (group, precision) on a fixed batch of the search part; resumes from the memo.
 
@@ -61,6 +62,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
     return run.stage(Contributions, make, until=enough.budgets if enough else None)
 
 
+@holding
 def scores(run: Run, contributions: Contributions) -> Scores:
     """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
     batch, base = run.score_batch, _base_of(run, contributions)

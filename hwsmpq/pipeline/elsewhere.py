@@ -12,10 +12,11 @@ from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
 from hwsmpq.pipeline.measure import survey, timing_inputs
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import CostTable
 
 
+@holding
 def import_table(run: Run, file: Path) -> CostTable:
     """Take a cost table that was measured on another machine, for a network of the same architecture. Its model is
     fitted again to the engines stored in it.
@@ -43,6 +44,7 @@ def import_table(run: Run, file: Path) -> CostTable:
     return table
 
 
+@holding
 def emit_profile(run: Run, folder: Path) -> Path:
     """Write a folder to profile the network with on a machine that has ``trtexec``.
 
@@ -56,6 +58,7 @@ def emit_profile(run: Run, folder: Path) -> Path:
     return folder
 
 
+@holding
 def import_profile(run: Run, files: Sequence[Path]) -> CostTable:
     """Make the cost table of the run from profiles taken elsewhere.
 

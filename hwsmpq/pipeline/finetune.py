@@ -14,7 +14,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.measure import survey
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.train.fit import fit
 from hwsmpq.train.network import quantized
@@ -30,6 +30,7 @@ FALLBACK = "the search part"
 FALLBACK_WITH_CALIBRATION = "the search part, and the calibration samples with the network's own answers"
 
 
+@holding
 def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Trained:
     """Train the plan's quantized network (weights and steps) on the value that scores assignments.
 

@@ -12,7 +12,7 @@ from hwsmpq.pipeline.built import build_engines
 from hwsmpq.pipeline.contribute import contribute
 from hwsmpq.pipeline.costs import costs_of
 from hwsmpq.pipeline.measure import profile, survey
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.pipeline.solve import enough
 from hwsmpq.pipeline.trace import trace
 from hwsmpq.report.front import draw
@@ -26,6 +26,7 @@ MADE_ENGINES = (
 """What the measurements of engines depend on, besides the assignments."""
 
 
+@holding
 def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
     """Trace the front of latency (or BitOps, where the run has no cost table) against value, and draw it.
 

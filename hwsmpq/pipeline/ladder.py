@@ -14,7 +14,7 @@ from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.floor import LEAST_SHARE, shares_kept
 from hwsmpq.pipeline.measure import calibrate, evaluation_game
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import REFERENCE, Precision, Sweep, SweepPoint
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -41,6 +41,7 @@ def swept(native: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@holding
 def sweep(run: Run) -> Sweep:
     """Evaluate the uniform networks of a run whose ladder is :func:`swept`, and propose a ladder from them."""
     calibrate(run)

@@ -19,7 +19,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.pipeline.serial import Serial
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.ranges import calibrate as take_ranges
@@ -27,11 +27,13 @@ from hwsmpq.stages import MEMO_FILE, Evaluations
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Fallbacks, Measurement, Network, Ranges
 
 
+@holding
 def inspect(run: Run) -> Network:
     """Layers, groups, MACs and parameters of the network."""
     return run.network
 
 
+@holding
 def calibrate(run: Run) -> Ranges:
     """Activation ranges of every layer from the calibration samples."""
     return run.stage(
@@ -44,6 +46,7 @@ def calibrate(run: Run) -> Ranges:
     )
 
 
+@holding
 def survey(run: Run) -> Fallbacks:
     """What the target really runs: the uniform engine of every precision, built and audited before anything is spent
     on measuring a precision that a layer does not have. The run takes them as they run from here on."""
@@ -82,6 +85,7 @@ def with_observed(
     return Fallbacks(found)
 
 
+@holding
 def profile(run: Run) -> CostTable | None:
     """The measured cost table; None where nothing is timed and none was imported."""
     settings = run.settings

@@ -13,7 +13,7 @@ from hwsmpq.hardware.cost_model import interval_ms, predict, refit
 from hwsmpq.pipeline.costs import counted_costs
 from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.measure import survey, time_engines, with_observed
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.pipeline.solve import search
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.stages import ROWS
@@ -44,6 +44,7 @@ UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
 
+@holding
 def build(run: Run) -> Manifest:
     """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
     plan = run.plan()
@@ -66,6 +67,7 @@ def build(run: Run) -> Manifest:
     return run.artifacts.check_engine()
 
 
+@holding
 def verify(run: Run) -> Certificate:
     """Measure the built engine against the reference and write the certificate."""
     return _certify(run, lambda: _verify(run, _rounds(run, run.read(Plan).budgets)))
@@ -83,6 +85,7 @@ def _unused(run: Run) -> tuple[type, ...]:
     return () if run.measures_latency else (CostTable,)
 
 
+@holding
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
     a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, refit the cost model with what was measured

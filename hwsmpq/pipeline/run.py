@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from hwsmpq import artifacts
 from hwsmpq.contribution.estimators import ESTIMATORS
@@ -32,6 +32,7 @@ from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.types import CostTable, Fallbacks, Ladder, Network, Plan, Precision, Ranges, Settings
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 class Progress(Protocol):
     """Told how far a stage is: (stage, done, total)."""
@@ -49,6 +50,20 @@ def unheard(message: str) -> None:
 
 def unseen(stage: str, text: str) -> None:
     """Show nobody."""
+
+
+def holding(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """A function of a run that has the folder to itself while it works; those that it calls share the lock."""
+
+    @wraps(stage)
+    def held(run: Run, *args: P.args, **kwargs: P.kwargs) -> T:
+        lock = hold(run.folder)
+        try:
+            return stage(run, *args, **kwargs)
+        finally:
+            del lock
+
+    return held
 
 
 class Run:
@@ -124,7 +139,7 @@ class Run:
             HwsmpqError: the folder belongs to another model.
         """
         task = self.task  # a task that cannot be loaded makes no folder
-        self._lock = hold(self.folder)
+        lock = hold(self.folder)
         captured = capture(task.model, task.calibration)
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
@@ -146,6 +161,7 @@ class Run:
             self.artifacts.write(captured.network, {})
         if not self.artifacts.has(Settings) or self.read(Settings) != self.settings:
             self.artifacts.write(self.settings, {})
+        del lock
         return captured.with_substitutes(runs)
 
     @property

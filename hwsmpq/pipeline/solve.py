@@ -20,7 +20,7 @@ from hwsmpq.pipeline.doubts import tell_doubts
 from hwsmpq.pipeline.interactions import record_interactions
 from hwsmpq.pipeline.measure import profile, survey
 from hwsmpq.pipeline.nested import NestedBatches
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
 from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
@@ -29,6 +29,7 @@ from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, Cos
 N_REPETITIONS = 50
 
 
+@holding
 def search(
     run: Run, budgets: Sequence[Budget], n_margins: float = 0.0, fastest: bool = False, met: Sequence[Assignment] = (),
 ) -> Plan:
