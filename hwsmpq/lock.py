@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -29,6 +30,7 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK_FILE
+        self._folder, self._was_there = folder, folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the lock
@@ -53,6 +55,14 @@ class Lock:
         self._handle.flush()
         for left in (*folder.glob(f"{BUILDING}*"), *folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+    def __del__(self) -> None:
+        """A folder that nothing was put into goes again: what is refused at once leaves none behind."""
+        with suppress(OSError):
+            if not self._was_there and list(self._folder.iterdir()) == [self._folder / LOCK_FILE]:
+                (self._folder / LOCK_FILE).unlink()
+                self._folder.rmdir()
 
 
 _HELD: WeakValueDictionary[Path, Lock] = WeakValueDictionary()

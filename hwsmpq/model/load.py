@@ -165,7 +165,7 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
         ) from error
     n_calibration = min(CALIBRATION_SAMPLES, len(inputs) // 4)
     return Task(
-        model=model,
+        model=model.eval(),
         calibration=inputs[:n_calibration],
         evaluation=(inputs[n_calibration:], targets[n_calibration:]),
         name=name,

@@ -86,8 +86,8 @@ class AccuracyOutcome:
     n_samples: int
     paired_stderr: float
     kl: float | None = None
-    is_classification: bool | None = None
     source: Literal["engine", "simulator"] = "engine"
+    is_classification: bool | None = None
 
 
 @dataclass(frozen=True)

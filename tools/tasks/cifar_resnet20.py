@@ -66,6 +66,6 @@ def task() -> hwsmpq.Task:
     model.load_state_dict(torch.load(data_path("cifar10_jpeg/resnet20.pt"), map_location="cpu", weights_only=True))
     calibration, _ = images("train5000", N_CALIBRATION)
     return hwsmpq.Task(
-        model=model, calibration=calibration, evaluation=images("test5000"), name="cifar_resnet20",
+        model=model.eval(), calibration=calibration, evaluation=images("test5000"), name="cifar_resnet20",
         training=images("train5000"),
     )

@@ -140,5 +140,5 @@ def task() -> hwsmpq.Task:
     labels = torch.tensor([int(row["label"]) for row in rows])
     calibration = images(sorted(data_path("imagenet_calib200").glob("*.jpg")), shorter_side=256)
     return hwsmpq.Task(
-        model=model, calibration=calibration, evaluation=(evaluation, labels), name="efficientnet_lite0"
+        model=model.eval(), calibration=calibration, evaluation=(evaluation, labels), name="efficientnet_lite0"
     )

@@ -170,7 +170,7 @@ def task() -> hwsmpq.Task:
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(SEED))
     calibration, evaluation = order[:N_CALIBRATION], order[N_CALIBRATION:]
     return hwsmpq.Task(
-        model=model,
+        model=model.eval(),
         calibration=tuple(x[calibration] for x in inputs),
         evaluation=(tuple(x[evaluation] for x in inputs), targets[evaluation]),
         metric=agreement,

@@ -58,7 +58,7 @@ def task() -> hwsmpq.Task:
     model.load_state_dict(state)
     calibration, _ = images("train", N_CALIBRATION, n_classes)
     return hwsmpq.Task(
-        model=model,
+        model=model.eval(),
         calibration=calibration,
         evaluation=images("val", N_EVALUATION, n_classes),
         name="torchvision_resnet18",
