@@ -56,7 +56,6 @@ class Lock:
         for left in (*folder.glob(f"{BUILDING}*"), *folder.glob("*/.*.tmp"), *folder.glob(".*.tmp")):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
-
     def __del__(self) -> None:
         """A folder that nothing was put into goes again: what is refused at once leaves none behind."""
         with suppress(OSError):
