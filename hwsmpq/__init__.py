@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from hwsmpq.engine.load import load
     from hwsmpq.errors import HwsmpqError
     from hwsmpq.model.task import Task
-    from hwsmpq.pipeline.budgets import resolve_budgets
-    from hwsmpq.pipeline.contribute import contribute
-    from hwsmpq.pipeline.finetune import finetune
-    from hwsmpq.pipeline.front import pareto
-    from hwsmpq.pipeline.measure import calibrate, inspect, profile
+    from hwsmpq.pipeline.decide.budgets import resolve_budgets
+    from hwsmpq.pipeline.decide.solve import search
+    from hwsmpq.pipeline.evaluate.contribute import contribute
     from hwsmpq.pipeline.optimize import optimize
-    from hwsmpq.pipeline.prove import build, refine, verify
+    from hwsmpq.pipeline.prepare.calibrate import calibrate, inspect
+    from hwsmpq.pipeline.prepare.profile import profile
+    from hwsmpq.pipeline.prove.build import build
+    from hwsmpq.pipeline.prove.finetune import finetune
+    from hwsmpq.pipeline.prove.front import pareto
+    from hwsmpq.pipeline.prove.refine import refine
+    from hwsmpq.pipeline.prove.verify import verify
     from hwsmpq.pipeline.run import Run
-    from hwsmpq.pipeline.solve import search
     from hwsmpq.report.render import render
     from hwsmpq.types import Budget, Recipe, Settings
 
@@ -55,20 +58,20 @@ _HOME = {
     "Run": "hwsmpq.pipeline.run",
     "Settings": "hwsmpq.types",
     "Task": "hwsmpq.model.task",
-    "build": "hwsmpq.pipeline.prove",
-    "calibrate": "hwsmpq.pipeline.measure",
-    "contribute": "hwsmpq.pipeline.contribute",
-    "finetune": "hwsmpq.pipeline.finetune",
-    "inspect": "hwsmpq.pipeline.measure",
+    "build": "hwsmpq.pipeline.prove.build",
+    "calibrate": "hwsmpq.pipeline.prepare.calibrate",
+    "contribute": "hwsmpq.pipeline.evaluate.contribute",
+    "finetune": "hwsmpq.pipeline.prove.finetune",
+    "inspect": "hwsmpq.pipeline.prepare.calibrate",
     "load": "hwsmpq.engine.load",
     "optimize": "hwsmpq.pipeline.optimize",
-    "pareto": "hwsmpq.pipeline.front",
-    "profile": "hwsmpq.pipeline.measure",
-    "refine": "hwsmpq.pipeline.prove",
+    "pareto": "hwsmpq.pipeline.prove.front",
+    "profile": "hwsmpq.pipeline.prepare.profile",
+    "refine": "hwsmpq.pipeline.prove.refine",
     "render": "hwsmpq.report.render",
-    "resolve_budgets": "hwsmpq.pipeline.budgets",
-    "search": "hwsmpq.pipeline.solve",
-    "verify": "hwsmpq.pipeline.prove",
+    "resolve_budgets": "hwsmpq.pipeline.decide.budgets",
+    "search": "hwsmpq.pipeline.decide.solve",
+    "verify": "hwsmpq.pipeline.prove.verify",
 }
 
 

@@ -14,8 +14,8 @@ from tiny_task import task
 
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.lock import LOCK_FILE
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.report.render import render
 from hwsmpq.stages import MEMO_FILE

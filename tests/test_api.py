@@ -14,7 +14,7 @@ from conftest import Finished
 from tiny_task import network, task
 
 import hwsmpq
-from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
 
 SMALL = {"n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
 

@@ -18,8 +18,8 @@ from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.engine.verify import engine_outputs, paired_stderr
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline.measure import survey
-from hwsmpq.pipeline.solve import search
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.types import REFERENCE, Assignment, Manifest, Plan
 
 MAX_DROP_POINTS = 1.0

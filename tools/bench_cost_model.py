@@ -43,9 +43,9 @@ from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.measure import profile, timing_inputs
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.types import Assignment, CostTable, Settings

@@ -31,7 +31,7 @@ from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
 from hwsmpq.device.timing import measure
 from hwsmpq.engine.build import ONNX_FILE
-from hwsmpq.pipeline.measure import timing_inputs
+from hwsmpq.pipeline.prepare.profile import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE, Measurement
 

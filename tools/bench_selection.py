@@ -119,8 +119,9 @@ def _work(unit: Unit) -> float:
 
     from hwsmpq import Settings, Task
     from hwsmpq.model.load import load_task
-    from hwsmpq.pipeline.costs import costs_of
-    from hwsmpq.pipeline.measure import calibrate, evaluation_game
+    from hwsmpq.pipeline.decide.costs import costs_of
+    from hwsmpq.pipeline.evaluate.game import evaluation_game
+    from hwsmpq.pipeline.prepare.calibrate import calibrate
     from hwsmpq.pipeline.run import Run
     from hwsmpq.search.problem import Problem
     from hwsmpq.types import Cost, Ladder, Precision
@@ -231,7 +232,7 @@ def _tables(chooser: Chooser, unit: Unit) -> None:
 
     from hwsmpq.contribution.estimators import ESTIMATORS
     from hwsmpq.contribution.stop import Stop
-    from hwsmpq.pipeline.contribute import ValueGame
+    from hwsmpq.pipeline.evaluate.contribute import ValueGame
     from hwsmpq.search.milp import solve
     from hwsmpq.sensitivity.registry import SENSITIVITIES
     from hwsmpq.sensitivity.request import Request
@@ -272,8 +273,8 @@ def _local_search(chooser: Chooser) -> None:
 
 def _default(chooser: Chooser, run: Any) -> None:
     """The search of the product, from contributions to plan."""
-    from hwsmpq.pipeline.contribute import contribute, scores
-    from hwsmpq.pipeline.solve import search
+    from hwsmpq.pipeline.decide.solve import search
+    from hwsmpq.pipeline.evaluate.contribute import contribute, scores
     from hwsmpq.types import Budget
 
     before = time.process_time()

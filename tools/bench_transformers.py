@@ -32,9 +32,10 @@ from torch import Tensor
 from hwsmpq.device.openvino import FILE
 from hwsmpq.device.timing import measure
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.measure import profile, survey, timing_inputs
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
+from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Assignment, Ladder, Plan, Settings
 

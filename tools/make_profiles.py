@@ -14,7 +14,7 @@ from pathlib import Path
 from _cost_networks import NETWORKS
 
 from hwsmpq import artifacts
-from hwsmpq.pipeline.measure import profile
+from hwsmpq.pipeline.prepare.profile import profile
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 

@@ -166,8 +166,8 @@ class Score:
         """Every layer of the supernet discretised to a level: the game that the product plays, on its weights."""
         from hwsmpq.contribution.memo import Memo
         from hwsmpq.contribution.memoized import MemoizedGame
-        from hwsmpq.pipeline.contribute import ValueGame
-        from hwsmpq.pipeline.serial import Serial
+        from hwsmpq.pipeline.evaluate.contribute import ValueGame
+        from hwsmpq.pipeline.evaluate.serial import Serial
         from hwsmpq.quantize.evaluate import Evaluator
         from hwsmpq.quantize.simulator import Simulator
 

@@ -118,7 +118,7 @@ class Study:
 
     def best(self, table: Any, budget: str) -> dict[str, str]:
         """The assignment with the largest sum of a table (n_groups, n_precisions) within a budget."""
-        from hwsmpq.pipeline.costs import costs_of
+        from hwsmpq.pipeline.decide.costs import costs_of
         from hwsmpq.search.milp import solve
         from hwsmpq.search.problem import Problem
         from hwsmpq.types import Cost
@@ -169,8 +169,8 @@ class Measured:
         return self.study.folder / f"select-measured-{self.seed}.json"
 
     def __call__(self) -> None:
-        from hwsmpq.pipeline.contribute import contribute, scores
-        from hwsmpq.pipeline.solve import search
+        from hwsmpq.pipeline.decide.solve import search
+        from hwsmpq.pipeline.evaluate.contribute import contribute, scores
         from hwsmpq.types import Budget
 
         study, run = self.study, self._open()

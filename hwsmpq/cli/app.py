@@ -95,7 +95,7 @@ def inspect(values: dict[str, Any]) -> None:
 
     A torchvision model is inspected without data and weights too; then no run folder is made.
     """
-    from hwsmpq.pipeline.measure import inspect as stage
+    from hwsmpq.pipeline.prepare.calibrate import inspect as stage
 
     task, ladder, out = values["task"], values["ladder"], values["out"]
     if task and task.startswith("torchvision:") and not values["data"]:
@@ -119,7 +119,7 @@ def inspect(values: dict[str, Any]) -> None:
 @takes(*CALIBRATION)
 def calibrate(values: dict[str, Any]) -> None:
     """Take activation ranges from the calibration samples."""
-    from hwsmpq.pipeline.measure import calibrate as stage
+    from hwsmpq.pipeline.prepare.calibrate import calibrate as stage
 
     _stage(
         values, stage,
@@ -136,7 +136,7 @@ def calibrate(values: dict[str, Any]) -> None:
 def ladder(values: dict[str, Any]) -> None:
     """Propose precisions to search among, from uniform networks of few weight or activation bits."""
     from hwsmpq.hardware.target import get_target
-    from hwsmpq.pipeline.ladder import sweep, swept
+    from hwsmpq.pipeline.evaluate.ladder import sweep, swept
 
     values["ladder"] = ",".join(swept(get_target(values["target"]).native))
     _stage(values, sweep, display.show_sweep)
@@ -146,7 +146,8 @@ def ladder(values: dict[str, Any]) -> None:
 @takes(*CALIBRATION, "seed", *PROFILING, "from_table", "from_trtexec", "emit_trtexec")
 def profile(values: dict[str, Any]) -> None:
     """Measure what every precision costs on the target; or take what was measured elsewhere."""
-    from hwsmpq.pipeline import elsewhere, measure
+    from hwsmpq.pipeline.prepare import elsewhere
+    from hwsmpq.pipeline.prepare.profile import profile as stage
 
     folder, files, table = values["emit_trtexec"], values["from_trtexec"], values["from_table"]
     if folder:
@@ -159,20 +160,20 @@ def profile(values: dict[str, Any]) -> None:
     elif table:
         _stage(values, lambda run: elsewhere.import_table(run, table), display.show_cost_table)
     else:
-        _stage(values, measure.profile, display.show_cost_table)
+        _stage(values, stage, display.show_cost_table)
 
 
 @app.command()
 @takes(*CALIBRATION, "seed", *SCORING)
 def contribute(values: dict[str, Any]) -> None:
     """Measure what every (group, precision) contributes to accuracy (Shapley values)."""
-    from hwsmpq.pipeline.contribute import contribute as stage
+    from hwsmpq.pipeline.evaluate.contribute import contribute as stage
 
     _stage(values, stage, display.show_contributions)
 
 
 def _budgets(run: Any, values: dict[str, Any]) -> Any:
-    from hwsmpq.pipeline.budgets import resolve_budgets
+    from hwsmpq.pipeline.decide.budgets import resolve_budgets
 
     return resolve_budgets(run, **{name: values[name] for name in BUDGETS})
 
@@ -181,7 +182,7 @@ def _budgets(run: Any, values: dict[str, Any]) -> Any:
 @takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH)
 def search(values: dict[str, Any]) -> None:
     """Solve for the budgets: the plan."""
-    from hwsmpq.pipeline.solve import search as stage
+    from hwsmpq.pipeline.decide.solve import search as stage
 
     _stage(values, lambda run: stage(run, _budgets(run, values)), display.show_plan)
 
@@ -190,8 +191,8 @@ def search(values: dict[str, Any]) -> None:
 @takes(*CALIBRATION, "seed", *SCORING, *PROFILING, "points", "measure")
 def pareto(values: dict[str, Any]) -> None:
     """Trace the whole front of latency (or BitOps) against value, and draw it."""
-    from hwsmpq.pipeline.front import CHART_FILE, N_POINTS
-    from hwsmpq.pipeline.front import pareto as stage
+    from hwsmpq.pipeline.prove.front import CHART_FILE, N_POINTS
+    from hwsmpq.pipeline.prove.front import pareto as stage
 
     n_points = N_POINTS if values["points"] is None else values["points"]
     _stage(values, lambda run: stage(run, n_points, values["measure"] or 0), display.show_front)
@@ -206,7 +207,7 @@ def pareto(values: dict[str, Any]) -> None:
 @takes("folder", "out", "epochs", "lr", "batch_size", "seed", "train_on", "json")
 def finetune(values: dict[str, Any]) -> None:
     """Retrain the plan's quantized network; `build` and `verify` then take the trained weights."""
-    from hwsmpq.pipeline.finetune import finetune as stage
+    from hwsmpq.pipeline.prove.finetune import finetune as stage
 
     names = {"epochs": "n_epochs", "lr": "learning_rate", "batch_size": "batch_size", "seed": "seed"}
     recipe = Recipe(**{field: values[name] for name, field in names.items() if values[name] is not None})
@@ -218,7 +219,7 @@ def finetune(values: dict[str, Any]) -> None:
 @takes(*FOLDER)
 def build(values: dict[str, Any]) -> None:
     """Build the plan's engine and audit the precision of every layer."""
-    from hwsmpq.pipeline.prove import build as stage
+    from hwsmpq.pipeline.prove.build import build as stage
 
     _stage(values, stage, lambda manifest: display.show_manifest(manifest, values["out"] / "engine"))
 
@@ -227,7 +228,7 @@ def build(values: dict[str, Any]) -> None:
 @takes(*FOLDER)
 def verify(values: dict[str, Any]) -> None:
     """Measure the built engine and write the certificate."""
-    from hwsmpq.pipeline.prove import verify as stage
+    from hwsmpq.pipeline.prove.verify import verify as stage
 
     _stage(values, stage, lambda certificate: show_verdict(certificate, values["out"]))
     _exit_unless_verified(values["out"])
@@ -301,7 +302,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def _run(values: dict[str, Any]) -> None:
-    from hwsmpq.pipeline.prove import refine
+    from hwsmpq.pipeline.prove.refine import refine
     from hwsmpq.report.render import render
 
     def work(run: Any) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Progress, Run, silent
 from hwsmpq.report.render import render
 from hwsmpq.types import Certificate, Ladder, Settings

@@ -21,9 +21,9 @@ from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.task import Samples, Task, tensors_sha256
 from hwsmpq.model.values import VALUES
-from hwsmpq.pipeline.job import Job
+from hwsmpq.pipeline.evaluate.job import Job
+from hwsmpq.pipeline.evaluate.workers import Workers
 from hwsmpq.pipeline.roles import Roles
-from hwsmpq.pipeline.workers import Workers
 from hwsmpq.quantize.evaluate import Runner
 from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme

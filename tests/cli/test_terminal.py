@@ -16,9 +16,9 @@ from cli.console import COMMAND, ROOT, Cli, environment
 from hwsmpq.cli import display
 from hwsmpq.cli.tree import network_tree
 from hwsmpq.model.capture import capture
-from hwsmpq.pipeline.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.report.collect import collect
 
 

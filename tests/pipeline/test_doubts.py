@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hwsmpq.model.task import Task
+from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.types import Budget, Plan, Settings
 
 

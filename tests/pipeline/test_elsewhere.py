@@ -16,12 +16,12 @@ from hwsmpq import artifacts
 from hwsmpq.artifacts import IMPORTED
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline import measure
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.elsewhere import import_table
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare import profile as profiling_stage
+from hwsmpq.pipeline.prepare.elsewhere import import_table
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.types import CostTable, Measurement, Network
 
 
@@ -59,7 +59,7 @@ def test_a_table_serves_the_same_network_with_other_weights_without_timing_anyth
 
     run = Run(tmp_path / "run", openvino_run.settings, other_weights())
     monkeypatch.setattr(type(run.target.device), "measure", forbidden)
-    monkeypatch.setattr(measure.profiling, "profile", forbidden)
+    monkeypatch.setattr(profiling_stage.profiling, "profile", forbidden)
     table = import_table(run, elsewhere)
     assert not run.measures_latency and run.imported_costs == table
     known = openvino_run.open(openvino_run.folder)
@@ -108,7 +108,7 @@ def test_a_table_and_a_network_of_an_older_version_are_brought_up_to_date(
     run.path(Network).write_text(json.dumps(envelope))
     with pytest.raises(HwsmpqError, match=r"network.json: field 'payload.reads'"):
         run.read(Network)
-    table = measure.profile(run)
+    table = profiling_stage.profile(run)
     assert table == run.read(CostTable) and artifacts.plain(run.read(Network)) == network
     assert table.switch_ms < 9 and table.engines == known.engines
     assert artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"] == made_from

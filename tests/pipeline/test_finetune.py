@@ -14,11 +14,13 @@ from tiny_task import N_CLASSES, images, network, task
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.finetune import CHECKPOINT_FILE, WEIGHTS_FILE, builder_of, finetune, simulator_of, trained
-from hwsmpq.pipeline.prove import build, refine, verify
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.finetune import CHECKPOINT_FILE, WEIGHTS_FILE, builder_of, finetune, simulator_of, trained
+from hwsmpq.pipeline.prove.refine import refine
+from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.quickstart.task import task as digits_task
 from hwsmpq.types import Manifest, Plan, Recipe, Settings, Trained
 
@@ -113,7 +115,7 @@ def test_the_fallback_leaves_the_report_part_alone(run: Run, notices: list[str],
         seen.append(samples)
         return (1.0,)
 
-    monkeypatch.setattr("hwsmpq.pipeline.finetune.fit", watch)
+    monkeypatch.setattr("hwsmpq.pipeline.prove.finetune.fit", watch)
     finetune(run, SHORT)
     (samples,) = seen
     search_part, report_part = run.parts

@@ -14,11 +14,11 @@ from tiny_task import images, network, task
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline import floor
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.contribute import contribute, observed
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.evaluate import floor
+from hwsmpq.pipeline.evaluate.contribute import contribute, observed
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Settings
 

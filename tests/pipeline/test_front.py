@@ -20,15 +20,15 @@ from hwsmpq import artifacts
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline import built, front
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.contribute import contribute
-from hwsmpq.pipeline.costs import costs_of, counted_costs
-from hwsmpq.pipeline.front import CHART_FILE, pareto, spread
-from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.costs import costs_of, counted_costs
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.decide.trace import trace
+from hwsmpq.pipeline.evaluate.contribute import contribute
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
+from hwsmpq.pipeline.prove import built, front
+from hwsmpq.pipeline.prove.front import CHART_FILE, pareto, spread
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
-from hwsmpq.pipeline.trace import trace
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.search.sieve import Z_BEHIND
 from hwsmpq.stages import FILES, MEMO_FILE

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import Finished
 
-from hwsmpq.pipeline.contribute import contribute
-from hwsmpq.pipeline.costs import costs_of
-from hwsmpq.pipeline.interactions import record_interactions
+from hwsmpq.pipeline.decide.costs import costs_of
+from hwsmpq.pipeline.evaluate.contribute import contribute
+from hwsmpq.pipeline.evaluate.interactions import record_interactions
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Cost, Interactions

@@ -10,7 +10,7 @@ import pytest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import get_target
 from hwsmpq.model.values import per_sample
-from hwsmpq.pipeline.ladder import BITS, N_RUNGS, propose, sweep, swept
+from hwsmpq.pipeline.evaluate.ladder import BITS, N_RUNGS, propose, sweep, swept
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quickstart.task import task
 from hwsmpq.types import Ladder, Precision, Settings, SweepPoint

@@ -17,8 +17,8 @@ from tiny_task import images, network, task
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.prove import refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Certificate, Contributions, Plan, Settings
 from tests.model.test_onnx_import import export

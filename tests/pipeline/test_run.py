@@ -24,13 +24,20 @@ from hwsmpq.hardware.cost_model import measured_ms, predict
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.lock import LOCK_FILE
 from hwsmpq.model.task import Samples, Task
-from hwsmpq.pipeline import contribute as contributing
-from hwsmpq.pipeline import measure, prove
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.nested import NestedBatches
-from hwsmpq.pipeline.prove import build, n_margins, refine, verify
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.evaluate import contribute as contributing
+from hwsmpq.pipeline.evaluate.game import evaluation_game
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
+from hwsmpq.pipeline.prepare import calibrate as calibrating
+from hwsmpq.pipeline.prepare import profile as profiling_stage
+from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prove import refine as refining
+from hwsmpq.pipeline.prove import verify as verifying
+from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.refine import n_margins, refine
+from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import (
     Assignment,
@@ -181,10 +188,10 @@ def test_a_second_run_does_nothing(
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("a finished stage ran again")
 
-    monkeypatch.setattr(measure, "take_ranges", forbidden)
-    monkeypatch.setattr(measure.profiling, "profile", forbidden)
+    monkeypatch.setattr(calibrating, "take_ranges", forbidden)
+    monkeypatch.setattr(profiling_stage.profiling, "profile", forbidden)
     monkeypatch.setattr(contributing, "_estimate", forbidden)
-    monkeypatch.setattr(prove, "time_engines", forbidden)
+    monkeypatch.setattr(verifying, "time_engines", forbidden)
     run = openvino_run.open(folder)
     limits = resolve_budgets(run, speedup=0.2, size_mb="fp32", max_drop=50)
     assert limits == openvino_run.budgets
@@ -236,7 +243,7 @@ def test_the_report_part_is_first_looked_at_by_verify(tmp_path: Path) -> None:
     """Watches the inputs that enter the simulator."""
     seen: set[bytes] = set()
     run = Run(tmp_path / "run", QDQ_SETTINGS, task())
-    measure.calibrate(run)
+    calibrate(run)
     scores = run.simulator.scores
 
     def watched(assignments, inputs, *rest):  # type: ignore[no-untyped-def]
@@ -284,7 +291,7 @@ def test_contributions_are_within_error_of_full_enumeration(qdq_copy: Path, qdq_
     """Every one of the 3^4 assignments, evaluated at once, through the definition of the Shapley value."""
     run = qdq_run.open(qdq_copy)
     found = run.read(Contributions)
-    game = measure.evaluation_game(run, run.score_batch, lambda done, n: None)
+    game = evaluation_game(run, run.score_batch, lambda done, n: None)
 
     phi = exact(contributing.ValueGame(game, 0)).phi
     names = run.ladder.names
@@ -363,13 +370,13 @@ def test_a_flattened_feature_map_goes_through(tmp_path: Path) -> None:
 
 def slow_down_the_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chosen engine measures 50 times what it takes."""
-    time = prove.time_engines
+    time = verifying.time_engines
 
     def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
         times = time(*args, **kwargs)
-        return times | {prove.CHOSEN: replace(times[prove.CHOSEN], median_ms=50 * times["fp32"].median_ms)}
+        return times | {verifying.CHOSEN: replace(times[verifying.CHOSEN], median_ms=50 * times["fp32"].median_ms)}
 
-    monkeypatch.setattr(prove, "time_engines", slow)
+    monkeypatch.setattr(verifying, "time_engines", slow)
 
 
 def test_missed_latency_is_solved_again_with_what_was_measured(
@@ -378,7 +385,7 @@ def test_missed_latency_is_solved_again_with_what_was_measured(
     """Every engine is made to measure far above its prediction: rounds end, and nothing is hidden."""
     folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
     slow_down_the_chosen(monkeypatch)
-    monkeypatch.setattr(prove, "MAX_ROUNDS", 2)
+    monkeypatch.setattr(refining, "MAX_ROUNDS", 2)
     run = openvino_run.open(folder)
     certificate = refine(run, resolve_budgets(run, speedup=0.5))
     assert not certificate.verified
@@ -401,15 +408,15 @@ def test_a_missed_plan_that_cannot_change_ends(
 ) -> None:
     """Only uniform int8 is small enough: once it is measured above the budget, nothing is left to build."""
     folder = Path(shutil.copytree(openvino_run.folder, tmp_path / "run"))
-    real, calls = prove.search, []
+    real, calls = refining.search, []
 
     def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
         calls.append(args)
-        assert len(calls) <= prove.MAX_ROUNDS, "it goes on for ever"
+        assert len(calls) <= refining.MAX_ROUNDS, "it goes on for ever"
         return real(*args, **kwargs)
 
     slow_down_the_chosen(monkeypatch)
-    monkeypatch.setattr(prove, "search", counted)
+    monkeypatch.setattr(refining, "search", counted)
     run = openvino_run.open(folder)
     certificate = refine(run, resolve_budgets(run, speedup=0.5, size_mb="int8"))
     assert [r.assignment for r in certificate.rounds] == [run.network.uniform("int8")]
@@ -438,9 +445,9 @@ def run_on_a_machine(
         return predicted if len(set(assignment.values())) == 1 else true_ms(predicted)
 
     def timed(run: Run, engines: object, stage: str) -> dict[str, Measurement]:
-        return uniform | {prove.CHOSEN: Measurement(takes(run.read(Plan).assignment), 0.01, 7)}
+        return uniform | {verifying.CHOSEN: Measurement(takes(run.read(Plan).assignment), 0.01, 7)}
 
-    monkeypatch.setattr(prove, "time_engines", timed)
+    monkeypatch.setattr(verifying, "time_engines", timed)
     return run, takes
 
 

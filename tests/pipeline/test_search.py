@@ -14,14 +14,14 @@ from tiny_task import images, network, task
 from hwsmpq.contribution.stability import agreement
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline import contribute as contributing
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.candidates import N_TOGETHER, screen_for_cost
-from hwsmpq.pipeline.contribute import contribute, observed, scores
-from hwsmpq.pipeline.costs import costs_of, counted_costs
-from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.candidates import N_TOGETHER, screen_for_cost
+from hwsmpq.pipeline.decide.costs import costs_of, counted_costs
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.evaluate import contribute as contributing
+from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem

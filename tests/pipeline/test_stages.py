@@ -20,10 +20,11 @@ from hwsmpq.model.capture import capture
 from hwsmpq.model.functions import function_sha256
 from hwsmpq.model.task import Task, cross_entropy, top1
 from hwsmpq.pipeline import run as running
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.finetune import finetune
-from hwsmpq.pipeline.front import pareto
-from hwsmpq.pipeline.prove import refine, verify
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prove.finetune import finetune
+from hwsmpq.pipeline.prove.front import pareto
+from hwsmpq.pipeline.prove.refine import refine
+from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES, ROLES, ROWS, UNCOUNTED, Evaluations
 from hwsmpq.types import Certificate, CostTable, Recipe, Settings

@@ -18,12 +18,14 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.model.task import Task
-from hwsmpq.pipeline.budgets import resolve_budgets
-from hwsmpq.pipeline.elsewhere import emit_profile, import_profile
-from hwsmpq.pipeline.measure import profile, survey
-from hwsmpq.pipeline.prove import build, refine
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare.elsewhere import emit_profile, import_profile
+from hwsmpq.pipeline.prepare.profile import profile
+from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.report.render import render
 from hwsmpq.types import CostTable, Fallbacks, LayerAudit, Manifest, Plan, Settings
 

@@ -21,9 +21,11 @@ from hwsmpq.contribution.memoized import MemoizedGame
 from hwsmpq.contribution.stop import Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline import measure, workers
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.evaluate import workers
+from hwsmpq.pipeline.evaluate.game import evaluation_game
+from hwsmpq.pipeline.prepare.calibrate import calibrate
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import search
 from hwsmpq.types import Budget, Settings
 
 # The tasks of the workers have a loss of their own, with the loss's values.
@@ -118,8 +120,8 @@ def settings(folder: Path, code: str) -> Settings:
 
 
 def open_game(run: Run, progress: Callable[[int, int], None] = lambda done, n: None) -> MemoizedGame:
-    measure.calibrate(run)
-    return measure.evaluation_game(run, run.score_batch, progress)
+    calibrate(run)
+    return evaluation_game(run, run.score_batch, progress)
 
 
 def contributions(game: MemoizedGame) -> Table:
@@ -150,7 +152,7 @@ def test_same_as_serial_for_a_task_object_on_several_batches(tmp_path: Path, ser
     open_game(alone)
     for part in (slice(0, 16), slice(16, 21), slice(21, None)):
         one, two = (
-            measure.evaluation_game(run, run.parts[0].take(part), lambda done, n: None).samples(rows)
+            evaluation_game(run, run.parts[0].take(part), lambda done, n: None).samples(rows)
             for run in (alone, shared)
         )
         np.testing.assert_array_equal(one, two)
@@ -210,7 +212,7 @@ def test_interrupted_run_on_a_cluster_resumes_in_one_process(open_run, serial: t
 
 def test_cluster_offers_one_worker_a_device(open_run) -> None:
     run = open_run(workers=0)
-    measure.calibrate(run)
+    calibrate(run)
     assert run.workers.n_workers == 2
 
 
@@ -231,13 +233,14 @@ import pathlib, sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 from conftest import QDQ_SETTINGS
-from hwsmpq.pipeline import measure
+from hwsmpq.pipeline.evaluate.game import evaluation_game
+from hwsmpq.pipeline.prepare.calibrate import calibrate
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 
 run = Run(pathlib.Path({folder!r}), Settings(**{{**vars(QDQ_SETTINGS), "task": {task!r}}}), workers=2)
-measure.calibrate(run)
-game = measure.evaluation_game(run, run.score_batch, lambda done, n: None)
+calibrate(run)
+game = evaluation_game(run, run.score_batch, lambda done, n: None)
 try:
     game(np.random.default_rng(0).integers(0, 3, (60, 4)))
 except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from tiny_task import task
 from torch import Tensor, nn
 
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.pipeline.measure import calibrate as stage
+from hwsmpq.pipeline.prepare.calibrate import calibrate as stage
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize import bias
 from hwsmpq.quantize.ranges import calibrate

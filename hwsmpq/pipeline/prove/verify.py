@@ -1,20 +1,19 @@
-"""The stages that build and prove: build, verify, and the loop that solves again while a budget is missed."""
+"""The built engine measured against the reference, and what is certified of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
-from hwsmpq.errors import InfeasibleError
-from hwsmpq.hardware.cost_model import interval_ms, predict, refit
-from hwsmpq.pipeline.costs import counted_costs
-from hwsmpq.pipeline.finetune import builder_of, simulator_of, trained
-from hwsmpq.pipeline.measure import survey, time_engines, with_observed
+from hwsmpq.hardware.cost_model import interval_ms, predict
+from hwsmpq.pipeline.decide.costs import counted_costs
+from hwsmpq.pipeline.prepare.profile import time_engines
+from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.finetune import simulator_of, trained
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.pipeline.solve import search
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.stages import ROWS
 from hwsmpq.types import (
@@ -26,54 +25,26 @@ from hwsmpq.types import (
     Certificate,
     CostTable,
     EngineResult,
-    EngineTiming,
     Fallbacks,
     LatencyOutcome,
     Manifest,
     Measurement,
     Plan,
     Round,
-    Trained,
 )
 
 CHOSEN = "chosen"
-MAX_ROUNDS = 4
-USABLE_SLACK = 0.03
-"""Share of a latency budget: what is left below it is not worth another build."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
 
 @holding
-def build(run: Run) -> Manifest:
-    """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
-    plan = run.plan()
-    survey(run)
-    folder = run.path(Manifest).parent
-    of_trained = trained(run, plan) is not None
-    if not of_trained and run.artifacts.has(Trained):
-        run.notify(
-            f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
-            " `hwsmpq finetune` trains this plan"
-        )
-
-    def make() -> Manifest:
-        run.progress("build", 0, 1)
-        manifest = builder_of(run, plan).deliver(plan.assignment, folder)
-        run.progress("build", 1, 1)
-        return manifest
-
-    run.stage(Manifest, make, () if of_trained else (Trained,))
-    return run.artifacts.check_engine()
-
-
-@holding
 def verify(run: Run) -> Certificate:
     """Measure the built engine against the reference and write the certificate."""
-    return _certify(run, lambda: _verify(run, _rounds(run, run.read(Plan).budgets)))
+    return certify(run, lambda: _verify(run, rounds_of(run, run.read(Plan).budgets)))
 
 
-def _certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
+def certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
     """Build the plan's engine and write the certificate that ``make`` gives for it, unless it has one."""
     build(run)
     # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
@@ -85,86 +56,7 @@ def _unused(run: Run) -> tuple[type, ...]:
     return () if run.measures_latency else (CostTable,)
 
 
-@holding
-def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
-    """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
-    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, refit the cost model with what was measured
-    and solve again.
-
-    Every search chooses among what is predicted to keep the budgets and what was measured to keep them, so that a
-    later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
-    budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
-    best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
-    does not. The last certificate is returned whether or not it meets every budget.
-    """
-    n_corrections = 0
-    while True:
-        rounds = _rounds(run, budgets)
-        try:
-            plan = search(
-                run, budgets, n_margins([r.met for r in rounds]), fastest=len(rounds) + 1 >= MAX_ROUNDS,
-                met=[r.assignment for r in rounds if r.met],
-            )
-        except InfeasibleError:
-            if not rounds:
-                raise
-            # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
-            return _certify(run, lambda: run.read(Certificate))
-        if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
-            n_corrections += 1
-            continue
-        if rounds and rounds[-1].met and rounds[-1].assignment == plan.assignment:
-            return _certify(run, lambda: run.read(Certificate))
-        certificate = verify(run)
-        last = certificate.rounds[-1]
-        # After a budget that is met one round is kept, to come back to it.
-        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not _worth_another(certificate):
-            return certificate
-        if last.met and last.assignment == run.network.uniform(run.ladder.top):
-            return certificate
-        assert certificate.latency_ms is not None
-        table, latency = run.read(CostTable), certificate.latency_ms
-        measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
-        timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
-        run.artifacts.write(refit(table, run.network, timing), run.artifacts.made_from(CostTable))
-
-
-def n_margins(met: Sequence[bool]) -> float:
-    """Errors of the cost model that the next plan is to be predicted below a latency budget, after rounds that met it
-    or missed it: one more than what missed it, or half way to what met it."""
-    at = met_at = 0.0
-    missed_at: float | None = None
-    for one in met:
-        if one:
-            met_at = at
-        else:
-            missed_at = at
-        if missed_at is not None:
-            at = (missed_at + met_at) / 2 if met_at > missed_at else missed_at + 1
-    return at
-
-
-def _worth_another(certificate: Certificate) -> bool:
-    """Whether a measured latency lies above its budget, or so far below that a more accurate plan may fit."""
-    for one in certificate.budgets:
-        if one.kind == "latency_ms" and one.measured is not None:
-            return not one.met or (certificate.verified and one.measured < (1 - USABLE_SLACK) * one.limit)
-    return False
-
-
-def _takes_as_built(run: Run, manifest: Manifest) -> bool:
-    """Record what the built engine runs otherwise than planned; whether anything was new."""
-    known = run.read(Fallbacks)
-    realised = {audit.layer: audit.realised for audit in manifest.layers}
-    fallbacks = with_observed(known, run, manifest.assignment, realised)
-    if fallbacks == known:
-        return False
-    run.artifacts.write(fallbacks, run.artifacts.made_from(Fallbacks))
-    run.take_as_realised(fallbacks)
-    return True
-
-
-def _rounds(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
+def rounds_of(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
     """Rounds of the last certificate for the same budgets that the cost table was refitted with, if it was measured
     on the same machine and judged alike."""
     if not run.measures_latency or not run.artifacts.has(Certificate):

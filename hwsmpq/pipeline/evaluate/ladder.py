@@ -12,8 +12,9 @@ import numpy as np
 
 from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline.floor import LEAST_SHARE, shares_kept
-from hwsmpq.pipeline.measure import calibrate, evaluation_game
+from hwsmpq.pipeline.evaluate.floor import LEAST_SHARE, shares_kept
+from hwsmpq.pipeline.evaluate.game import evaluation_game
+from hwsmpq.pipeline.prepare.calibrate import calibrate
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import REFERENCE, Precision, Sweep, SweepPoint
 

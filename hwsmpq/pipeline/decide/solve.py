@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from hwsmpq.contribution.stability import agreement
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
-from hwsmpq.pipeline.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
-from hwsmpq.pipeline.contribute import Enough, contribute, observed, scores
-from hwsmpq.pipeline.costs import allowed, choices_of, costs_of
-from hwsmpq.pipeline.doubts import tell_doubts
-from hwsmpq.pipeline.interactions import record_interactions
-from hwsmpq.pipeline.measure import profile, survey
-from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
+from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
+from hwsmpq.pipeline.decide.doubts import tell_doubts
+from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
+from hwsmpq.pipeline.evaluate.interactions import record_interactions
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
+from hwsmpq.pipeline.prepare.profile import profile
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
 from hwsmpq.search.pool import merge, unsolved

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.pipeline.candidates import Measured, as_candidate, surrogate
-from hwsmpq.pipeline.contribute import observed
-from hwsmpq.pipeline.costs import allowed, choices_of
-from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, surrogate
+from hwsmpq.pipeline.decide.costs import allowed, choices_of
+from hwsmpq.pipeline.decide.solve import value_tables
+from hwsmpq.pipeline.evaluate.contribute import observed
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
-from hwsmpq.pipeline.solve import value_tables
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved

@@ -11,7 +11,8 @@ from hwsmpq.hardware.cost_model import fit_again
 from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
-from hwsmpq.pipeline.measure import survey, timing_inputs
+from hwsmpq.pipeline.prepare.profile import timing_inputs
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import CostTable
 

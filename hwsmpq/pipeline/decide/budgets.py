@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline.costs import counted_costs
-from hwsmpq.pipeline.measure import profile
+from hwsmpq.pipeline.decide.costs import counted_costs
+from hwsmpq.pipeline.prepare.profile import profile
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Budget, Precision
 

@@ -8,13 +8,14 @@ import numpy as np
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline.built import build_engines
-from hwsmpq.pipeline.contribute import contribute
-from hwsmpq.pipeline.costs import costs_of
-from hwsmpq.pipeline.measure import profile, survey
+from hwsmpq.pipeline.decide.costs import costs_of
+from hwsmpq.pipeline.decide.solve import enough
+from hwsmpq.pipeline.decide.trace import trace
+from hwsmpq.pipeline.evaluate.contribute import contribute
+from hwsmpq.pipeline.prepare.profile import profile
+from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prove.built import build_engines
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.pipeline.solve import enough
-from hwsmpq.pipeline.trace import trace
 from hwsmpq.report.front import draw
 from hwsmpq.types import Candidate, CostTable, Front, Plan
 

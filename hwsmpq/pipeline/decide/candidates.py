@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.engine.verify import paired_stderr
-from hwsmpq.pipeline.nested import NestedBatches
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.milp import solve

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.job import Job
-from hwsmpq.pipeline.serial import Tell
+from hwsmpq.pipeline.evaluate.job import Job
+from hwsmpq.pipeline.evaluate.serial import Tell
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.types import Assignment
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare, engine_outputs
-from hwsmpq.pipeline.measure import time_engines
+from hwsmpq.pipeline.prepare.profile import time_engines
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine
 

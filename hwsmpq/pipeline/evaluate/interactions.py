@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.pipeline.candidates import surrogate
+from hwsmpq.pipeline.decide.candidates import surrogate
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Contributions, Interactions

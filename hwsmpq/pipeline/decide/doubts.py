@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.model.task import top1
 from hwsmpq.model.values import per_sample
-from hwsmpq.pipeline.measure import evaluation_game
+from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE
 

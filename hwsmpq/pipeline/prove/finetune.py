@@ -13,7 +13,7 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.measure import survey
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.train.fit import fit

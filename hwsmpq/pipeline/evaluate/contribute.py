@@ -16,8 +16,9 @@ from hwsmpq.contribution.stop import MIN_DRAWS, Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.floor import live_base
-from hwsmpq.pipeline.measure import evaluation_game, survey
+from hwsmpq.pipeline.evaluate.floor import live_base
+from hwsmpq.pipeline.evaluate.game import evaluation_game
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request

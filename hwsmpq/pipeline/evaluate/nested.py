@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.model.task import Samples
-from hwsmpq.pipeline.measure import evaluation_game
+from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE
 

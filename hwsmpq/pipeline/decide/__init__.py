@@ -1,0 +1,1 @@
+"""Stages that decide: budgets and measurements into a plan or a front."""

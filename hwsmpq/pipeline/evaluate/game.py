@@ -1,0 +1,34 @@
+"""The game that is played on network and data: assignments evaluated, and stored in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from hwsmpq.artifacts import digest
+from hwsmpq.contribution.memo import Memo
+from hwsmpq.contribution.memoized import Executor, MemoizedGame
+from hwsmpq.model.task import Samples
+from hwsmpq.pipeline.evaluate.serial import Serial
+from hwsmpq.pipeline.run import Run
+from hwsmpq.quantize.evaluate import Evaluator
+from hwsmpq.stages import MEMO_FILE, Evaluations
+from hwsmpq.types import REFERENCE
+
+
+def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], None]) -> MemoizedGame:
+    """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric."""
+    context = digest(run.inputs(Evaluations, samples=samples.sha256()))
+    workers = run.workers
+    execute: Executor
+    if workers is None:
+        reference = run.network.uniform(REFERENCE)
+        execute = Serial(
+            lambda tell: Evaluator(run.runner, run.task, samples, run.value, reference, tell), progress
+        )
+    else:
+        execute = partial(workers.evaluate, samples, progress)
+    return MemoizedGame(
+        execute, Memo(run.folder / MEMO_FILE, run.notify), context, run.network.group_names, run.ladder.names,
+        canonical=run.network.canonical, n_workers=workers.n_workers if workers else 1,
+    )

@@ -1,0 +1,34 @@
+"""The engine of the plan, in the run folder."""
+
+from __future__ import annotations
+
+from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prove.finetune import builder_of, trained
+from hwsmpq.pipeline.run import Run, holding
+from hwsmpq.types import (
+    Manifest,
+    Trained,
+)
+
+
+@holding
+def build(run: Run) -> Manifest:
+    """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
+    plan = run.plan()
+    survey(run)
+    folder = run.path(Manifest).parent
+    of_trained = trained(run, plan) is not None
+    if not of_trained and run.artifacts.has(Trained):
+        run.notify(
+            f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
+            " `hwsmpq finetune` trains this plan"
+        )
+
+    def make() -> Manifest:
+        run.progress("build", 0, 1)
+        manifest = builder_of(run, plan).deliver(plan.assignment, folder)
+        run.progress("build", 1, 1)
+        return manifest
+
+    run.stage(Manifest, make, () if of_trained else (Trained,))
+    return run.artifacts.check_engine()

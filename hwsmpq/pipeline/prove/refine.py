@@ -1,0 +1,105 @@
+"""The loop that solves again while a budget is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hwsmpq.errors import InfeasibleError
+from hwsmpq.hardware.cost_model import refit
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare.survey import with_observed
+from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.verify import certify, rounds_of, verify
+from hwsmpq.pipeline.run import Run, holding
+from hwsmpq.types import (
+    Budget,
+    Certificate,
+    CostTable,
+    EngineTiming,
+    Fallbacks,
+    Manifest,
+    Measurement,
+)
+
+MAX_ROUNDS = 4
+USABLE_SLACK = 0.03
+"""Share of a latency budget: what is left below it is not worth another build."""
+
+
+@holding
+def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
+    """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
+    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, refit the cost model with what was measured
+    and solve again.
+
+    Every search chooses among what is predicted to keep the budgets and what was measured to keep them, so that a
+    later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
+    budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
+    best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
+    does not. The last certificate is returned whether or not it meets every budget.
+    """
+    n_corrections = 0
+    while True:
+        rounds = rounds_of(run, budgets)
+        try:
+            plan = search(
+                run, budgets, n_margins([r.met for r in rounds]), fastest=len(rounds) + 1 >= MAX_ROUNDS,
+                met=[r.assignment for r in rounds if r.met],
+            )
+        except InfeasibleError:
+            if not rounds:
+                raise
+            # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
+            return certify(run, lambda: run.read(Certificate))
+        if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
+            n_corrections += 1
+            continue
+        if rounds and rounds[-1].met and rounds[-1].assignment == plan.assignment:
+            return certify(run, lambda: run.read(Certificate))
+        certificate = verify(run)
+        last = certificate.rounds[-1]
+        # After a budget that is met one round is kept, to come back to it.
+        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not _worth_another(certificate):
+            return certificate
+        if last.met and last.assignment == run.network.uniform(run.ladder.top):
+            return certificate
+        assert certificate.latency_ms is not None
+        table, latency = run.read(CostTable), certificate.latency_ms
+        measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
+        timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
+        run.artifacts.write(refit(table, run.network, timing), run.artifacts.made_from(CostTable))
+
+
+def n_margins(met: Sequence[bool]) -> float:
+    """Errors of the cost model that the next plan is to be predicted below a latency budget, after rounds that met it
+    or missed it: one more than what missed it, or half way to what met it."""
+    at = met_at = 0.0
+    missed_at: float | None = None
+    for one in met:
+        if one:
+            met_at = at
+        else:
+            missed_at = at
+        if missed_at is not None:
+            at = (missed_at + met_at) / 2 if met_at > missed_at else missed_at + 1
+    return at
+
+
+def _worth_another(certificate: Certificate) -> bool:
+    """Whether a measured latency lies above its budget, or so far below that a more accurate plan may fit."""
+    for one in certificate.budgets:
+        if one.kind == "latency_ms" and one.measured is not None:
+            return not one.met or (certificate.verified and one.measured < (1 - USABLE_SLACK) * one.limit)
+    return False
+
+
+def _takes_as_built(run: Run, manifest: Manifest) -> bool:
+    """Record what the built engine runs otherwise than planned; whether anything was new."""
+    known = run.read(Fallbacks)
+    realised = {audit.layer: audit.realised for audit in manifest.layers}
+    fallbacks = with_observed(known, run, manifest.assignment, realised)
+    if fallbacks == known:
+        return False
+    run.artifacts.write(fallbacks, run.artifacts.made_from(Fallbacks))
+    run.take_as_realised(fallbacks)
+    return True
