@@ -104,11 +104,11 @@ TABLE = (
         (types.Plan, types.Ranges, types.Fallbacks, types.Trained), (*_RUN, "scheme"), ("batch", "threads")),
     Row(types.Certificate, "certificate.json", "certificate",
         (types.Manifest, types.Plan, types.Ranges, types.Fallbacks, types.CostTable),
-        (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost")),
+        (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost", "confidence")),
     Row(types.Front, "front.json", "front",
         (types.Ranges, types.Fallbacks, types.CostTable, types.Contributions, types.Plan),
         (*_SCORED, "search", "report", "classification", "target", "machine"),
-        ("ladder", "seed", "n_score_samples", "batch", "threads"), asked=("points",)),
+        ("ladder", "seed", "n_score_samples", "batch", "threads", "confidence"), asked=("points",)),
 )
 ROWS: dict[type, Row] = {row.kind: row for row in TABLE}
 FILES: dict[type, str] = {row.kind: row.file for row in TABLE if row.kind is not Evaluations}

@@ -95,6 +95,14 @@ def test_a_drop_of_nothing_is_a_budget() -> None:
         Budget("max_drop", -0.1)
 
 
+def test_a_budget_is_met_up_to_the_rounding_of_sums() -> None:
+    for kind, limit in itertools.product(("latency_ms", "bitops", "size_mb", "max_drop"), (1e-6, 0.3, 7e12)):
+        budget = Budget(kind, limit)  # type: ignore[arg-type]
+        assert budget.met(limit) and budget.met(limit * (1 + 1e-12)) and not budget.met(limit * 1.001 + 1e-6)
+        assert not budget.met(None) and not budget.met(float("nan"))
+    assert Budget("max_drop", 0.0).met(1e-12) and not Budget("max_drop", 0.0).met(1e-5)
+
+
 def test_settings_name_what_is_too_small() -> None:
     for name, value in (("n_pairs", 1), ("n_score_samples", 7), ("n_candidates", 0), ("n_mixtures", -1)):
         with pytest.raises(HwsmpqError, match=f"{name} is {value}"):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.model.load import load_task
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.model.values import kl_divergence
+from hwsmpq.search.paired import paired_stderr
 
 TASKS = Path(__file__).parent / "tasks"
 N_RESAMPLES = 2000

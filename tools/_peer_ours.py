@@ -15,11 +15,12 @@ from torch import Tensor
 
 from hwsmpq import Run, Settings, build, calibrate, contribute, pareto, profile, refine, resolve_budgets
 from hwsmpq.device.openvino import OpenvinoEngine
-from hwsmpq.engine.verify import engine_outputs, paired_stderr
+from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.search.paired import paired_stderr
 from hwsmpq.types import REFERENCE, Assignment, Manifest, Plan
 
 MAX_DROP_POINTS = 1.0

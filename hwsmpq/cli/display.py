@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
-from hwsmpq.report.formats import count
+from hwsmpq.report.formats import bounded, count
 from hwsmpq.types import (
     Assignment,
     Contributions,
@@ -150,10 +150,11 @@ def show_plan(plan: Plan) -> None:
     names = dict.fromkeys((*plan.ladder, *plan.assignment.values()))
     counts = {p: sum(v == p for v in plan.assignment.values()) for p in names}
     parts = [f"{n} x {p}" for p, n in counts.items()]
+    bound = f", {bounded(plan.drop_bound)}" if plan.drop_bound else ""
     latency = f", {plan.predicted_latency_ms:.4g} ms" if plan.predicted_latency_ms is not None else ""
     console.print(
         f"plan: {', '.join(parts)}{latency}, {plan.bitops:.4g} BitOps, {plan.size_mb:.4g} MB,"
-        f" {plan.predicted_drop_points:+.2f} points lost on the search part"
+        f" {plan.predicted_drop_points:+.2f} points lost on the search part{bound}"
         f" ({len(plan.candidates)} candidates; solver: {plan.status}, gap {plan.gap:.1g})"
     )
     if plan.stability:

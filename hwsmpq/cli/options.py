@@ -33,7 +33,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "timing_seconds": (float, "Seconds that a set of engines is timed."),
     "batch": (int, "Samples that an engine takes at once; latencies are of whole batches."),
     "threads": (int, "Threads that an engine computes with; more than one are timed on the wall clock."),
-    "confidence": (float, "Probability that the predicted engine keeps the latency budget, e.g. 0.9."),
+    "confidence": (float, "Probability that predicted latency and drop on unseen data keep their budgets, e.g. 0.9."),
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
     "search_seconds": (float, "Seconds that the race may take."),

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from hwsmpq.cli.display import console, show_mismatches, table
 from hwsmpq.folder import Folder
-from hwsmpq.report.formats import BUDGET_LABELS, quantity, significant
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, quantity, significant
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
 
@@ -38,6 +38,7 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
     measured: dict[BudgetKind, str] = {
         "max_drop": f"metric {100 * accuracy.engine:.2f}, lost {100 * (accuracy.reference - accuracy.engine):.2f}"
         f" +- {100 * accuracy.paired_stderr:.2f}"
+        + (f", {bounded(accuracy.drop_bound)}" if accuracy.drop_bound else "")
     }
     predicted: dict[BudgetKind, str] = {}
     if reference:
@@ -59,7 +60,7 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
             top.get(kind, ""),
             predicted.get(kind) or (quantity(kind, outcome.predicted) if outcome else ""),
             measured.get(kind) or found,
-            f"at most {quantity(kind, outcome.limit)}" if outcome else "none",
+            f"at most {quantity(kind, outcome.limit)}{', by the bound' * outcome.by_bound}" if outcome else "none",
             "" if outcome is None else "met" if outcome.met else "MISSED",
         )
     audit = certificate.audit

@@ -13,7 +13,8 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.model.values import kl_divergence, per_sample
-from hwsmpq.types import AccuracyOutcome
+from hwsmpq.search.paired import drop
+from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound
 
 
 def engine_outputs(
@@ -32,31 +33,29 @@ def engine_outputs(
 
 
 def compare(
-    task: Task, samples: Samples, reference: Tensor, outputs: Tensor, source: str
+    task: Task, samples: Samples, reference: Tensor, outputs: Tensor, source: str,
+    confidence: float = USUAL_CONFIDENCE,
 ) -> AccuracyOutcome:
-    """Metric of outputs against the reference's on the same samples, with the paired standard error."""
+    """Metric of outputs against the reference's on the same samples, with the paired standard error, and what the drop
+    lies below with ``confidence``."""
     scores = [_scores(task, samples, x) for x in (reference, outputs)]
-    difference = scores[1] - scores[0]
+    lost = drop(*scores, confidence)
     kl = kl_divergence(reference.float(), outputs.float()).mean().item() if task.is_classification else None
     return AccuracyOutcome(
         reference=float(scores[0].mean()),
         engine=float(scores[1].mean()),
         n_samples=len(samples),
-        paired_stderr=paired_stderr(difference),
+        paired_stderr=lost.stderr / 100,
         kl=kl,
         is_classification=task.is_classification,
         source="engine" if source == "engine" else "simulator",
+        drop_bound=Bound(lost.bound, confidence),
     )
 
 
 def mean_loss(task: Task, samples: Samples, outputs: Tensor) -> float:
     """Mean of the task's loss."""
     return float(per_sample(task.loss, outputs, samples.targets, "loss").mean())
-
-
-def paired_stderr(difference: NDArray[np.float64]) -> float:
-    """Standard error of the mean of per-sample differences."""
-    return float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
 def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
-from hwsmpq.report.formats import BUDGET_LABELS, clean, count, milliseconds, quantity
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, milliseconds, quantity
 from hwsmpq.report.timings import summaries, timings
 from hwsmpq.report.tradeoff import tradeoff
 from hwsmpq.report.verdict import judge
@@ -107,17 +107,22 @@ def _budgets(run: Artifacts) -> Iterator[BudgetRow]:
         for outcome in run.certificate.budgets:
             measured = "not measured" if outcome.measured is None else quantity(outcome.kind, outcome.measured)
             if outcome.kind == "max_drop":
-                measured += f" (± {100 * run.certificate.accuracy.paired_stderr:.2f})"
-            yield BudgetRow(BUDGET_LABELS[outcome.kind], f"≤\u00a0{quantity(outcome.kind, outcome.limit)}",
+                said = (f"± {100 * run.certificate.accuracy.paired_stderr:.2f}", bounded(outcome.bound))
+                measured += f" ({', '.join(filter(None, said))})"
+            by = ", by the bound" if outcome.by_bound else ""
+            yield BudgetRow(BUDGET_LABELS[outcome.kind], f"≤\u00a0{quantity(outcome.kind, outcome.limit)}{by}",
                             quantity(outcome.kind, outcome.predicted), measured, outcome.met)
     elif run.plan:
         plan = run.plan
-        predicted = {"latency_ms": plan.predicted_latency_ms, "bitops": plan.bitops, "size_mb": plan.size_mb,
-                     "max_drop": plan.predicted_drop_points}
+        values = {"latency_ms": plan.predicted_latency_ms, "bitops": plan.bitops, "size_mb": plan.size_mb,
+                  "max_drop": plan.predicted_drop_points}
         for budget in plan.budgets:
-            value = predicted[budget.kind]
+            value = values[budget.kind]
+            predicted = "no prediction" if value is None else quantity(budget.kind, value)
+            if budget.kind == "max_drop" and plan.drop_bound:
+                predicted += f" ({bounded(plan.drop_bound)})"
             yield BudgetRow(BUDGET_LABELS[budget.kind], f"≤\u00a0{quantity(budget.kind, budget.limit)}",
-                            "no prediction" if value is None else quantity(budget.kind, value), "not verified", None)
+                            predicted, "not verified", None)
 
 
 def _groups(run: Artifacts) -> Iterator[GroupRow]:

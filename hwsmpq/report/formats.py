@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from hwsmpq.types import BudgetKind
+from hwsmpq.types import Bound, BudgetKind
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -45,6 +45,11 @@ def optional_ms(value: float | None) -> str:
 def signed_points(value: float) -> str:
     """Points of the metric with a sign; never ``-0.00``."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def bounded(bound: Bound | None) -> str:
+    """What is said of a drop beside its estimate; empty where nothing was bounded."""
+    return "" if bound is None else f"at most {bound.points:.2f} with {bound.confidence:.0%} confidence"
 
 
 def count(value: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hwsmpq.report.formats import BUDGET_LABELS, milliseconds
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
 from hwsmpq.types import AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
 
 
@@ -66,7 +66,8 @@ def _accuracy(accuracy: AccuracyOutcome) -> str:
     word = "lost" if lost > -0.05 else "gained"
     simulated = " (simulated)" if accuracy.source == "simulator" else ""
     points = f"{abs(lost):.1f} ± {100 * accuracy.paired_stderr:.1f} points {word}"
-    return f"{points} on {accuracy.n_samples} unseen samples{simulated}"
+    bound = f" ({bounded(accuracy.drop_bound)})" if accuracy.drop_bound else ""
+    return f"{points}{bound} on {accuracy.n_samples} unseen samples{simulated}"
 
 
 def _audit(certificate: Certificate) -> str:

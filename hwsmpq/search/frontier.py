@@ -8,6 +8,7 @@ from hwsmpq.errors import InfeasibleError
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.types import Cost
+from hwsmpq.types.budget import TOLERANCE
 
 LOSS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
 """Shares of the whole predicted loss of value, one solution each."""
@@ -26,7 +27,7 @@ def frontier(problem: Problem, cheapest: str) -> list[Solution]:
     found: dict[tuple[int, ...], Solution] = {}
     for share in LOSS_SHARES:
         # A group whose top precision measured as harmful makes "no loss" unreachable by rounding only.
-        limits = {**problem.limits, "value_loss": share * whole + 1e-9}
+        limits = {**problem.limits, "value_loss": (share + TOLERANCE) * whole}
         try:
             solution = solve(replace(problem, costs=costs, limits=limits, minimise=cheapest))
         except InfeasibleError:

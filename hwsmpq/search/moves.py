@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.search.problem import Problem, identity
-from hwsmpq.types import Cost
+from hwsmpq.types import Cost, with_slack
 
 MAX_CHANGES = 2000
 """Single changes that are combined into swaps: the square of this bounds the memory."""
@@ -37,7 +37,7 @@ def neighbours(
     for kind, limit in problem.limits.items():
         cost = problem.costs[kind]
         total = cost(choice) + _Added(cost, choice, changes).together(first, second)
-        kept = total <= limit + problem.slack(kind)
+        kept = total <= with_slack(limit)
         first, second = first[kept], second[kept]
     gain = sign * _Added(problem.objective, choice, changes).together(first, second)
 

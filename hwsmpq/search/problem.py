@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Cost
+from hwsmpq.types import Cost, with_slack
 
 Choice = NDArray[np.int64]
 """A column index for every group, (n_groups,)."""
-
-RELATIVE_TOLERANCE = 1e-9
-"""A limit counts as kept up to this fraction of it (or of the cost's range): rounding of sums stays below."""
 
 
 def identity(choice: Choice) -> tuple[int, ...]:
@@ -79,11 +76,7 @@ class Problem:
         """Whether a choice (n_groups,) keeps every limit."""
         if identity(choice) in self.missed:
             return False
-        return all(self.costs[kind](choice) <= limit + self.slack(kind) for kind, limit in self.limits.items())
-
-    def slack(self, kind: str) -> float:
-        """What a limit may be exceeded by, for the rounding of sums."""
-        return RELATIVE_TOLERANCE * max(abs(self.limits[kind]), float(np.ptp(self.costs[kind].unary)))
+        return all(self.costs[kind](choice) <= with_slack(limit) for kind, limit in self.limits.items())
 
 
 @dataclass(frozen=True, eq=False)

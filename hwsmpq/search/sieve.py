@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.search.problem import RELATIVE_TOLERANCE
 from hwsmpq.search.race import Measure, Standing, z_score
+from hwsmpq.types.budget import TOLERANCE
 
 Z_BEHIND = 3.0
 """Standard errors behind the best that costs no more, at which a choice is dropped. They are more than in a race: this
@@ -49,7 +49,7 @@ def behind(costs: NDArray[np.float64], standings: Sequence[Standing]) -> NDArray
     """How far each choice lies behind the best of those that cost no more, in paired standard errors, (n,): negative
     where it is better than all of them, and minus infinity where there are none."""
     # Sums in another order differ by rounding.
-    ranks = np.round(costs / (RELATIVE_TOLERANCE * max(float(np.abs(costs).max()), 1e-300)))
+    ranks = np.round(costs / (TOLERANCE * max(float(np.abs(costs).max()), 1e-300)))
     order = np.lexsort((np.array([-s.mean for s in standings]), ranks))
     found = np.full(len(standings), -np.inf)
     leader = standings[order[0]]

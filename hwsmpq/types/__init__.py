@@ -7,6 +7,7 @@ round-trips through JSON (see :mod:`hwsmpq.artifacts`).
 from __future__ import annotations
 
 from hwsmpq.device.measurement import Measurement
+from hwsmpq.types.budget import USUAL_CONFIDENCE, Bound, Budget, BudgetKind, with_slack
 from hwsmpq.types.certificate import (
     AccuracyOutcome,
     Audit,
@@ -43,7 +44,7 @@ from hwsmpq.types.precision import (
     Ladder,
     Precision,
 )
-from hwsmpq.types.settings import Budget, BudgetKind, Settings
+from hwsmpq.types.settings import Settings
 from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
@@ -55,9 +56,11 @@ __all__ = [
     "OPERATORS",
     "PRECISION_KEY",
     "REFERENCE",
+    "USUAL_CONFIDENCE",
     "AccuracyOutcome",
     "Assignment",
     "Audit",
+    "Bound",
     "Budget",
     "BudgetKind",
     "BudgetOutcome",
@@ -97,4 +100,5 @@ __all__ = [
     "SweepPoint",
     "TensorRange",
     "Trained",
+    "with_slack",
 ]

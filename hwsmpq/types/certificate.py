@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hwsmpq.types.budget import Bound, BudgetKind
 from hwsmpq.types.precision import Assignment
-from hwsmpq.types.settings import BudgetKind
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,19 @@ class Manifest:
 
 @dataclass(frozen=True)
 class BudgetOutcome:
-    """A budget against what was reached. ``measured`` is None where it could not be measured; then it is not met."""
+    """A budget against what was reached. ``measured`` is None where it could not be measured; then it is not met.
+
+    ``bound`` stands beside a measured drop: what it lies below on unseen samples. Where ``by_bound``, ``bound`` and not
+    ``measured`` decides whether the budget is met.
+    """
 
     kind: BudgetKind
     limit: float
     predicted: float
     measured: float | None
     met: bool
+    bound: Bound | None = None
+    by_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class LatencyOutcome:
 class AccuracyOutcome:
     """Metric of reference and engine on the report part; ``paired_stderr`` of their difference. Fractions.
 
+    ``drop_bound`` is what the drop lies below on unseen samples (None where an earlier version did not say).
+
     ``is_classification`` says whether outputs were taken for logits of classes; only then is there a ``kl`` (None where
     an earlier version did not say).
     """
@@ -88,6 +96,7 @@ class AccuracyOutcome:
     kl: float | None = None
     source: Literal["engine", "simulator"] = "engine"
     is_classification: bool | None = None
+    drop_bound: Bound | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.types.budget import Bound, Budget
 from hwsmpq.types.precision import Assignment
-from hwsmpq.types.settings import Budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,8 @@ class Candidate:
     """One assignment of the pool that was truly evaluated, on ``n_samples`` of the search part.
 
     ``sources`` names the tables (or moves) that proposed it. Standard errors are those of the paired differences from
-    the reference. ``predicted_value`` is that of the contributions; None where none were estimated.
+    the reference, ``drop_bound`` is what the drop lies below on unseen samples. ``predicted_value`` is that of the
+    contributions; None where none were estimated.
     """
 
     assignment: Assignment
@@ -62,13 +63,15 @@ class Candidate:
     size_mb: float
     sources: tuple[str, ...] = ()
     n_samples: int = 0
+    drop_bound: Bound | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from.
 
-    ``n_evaluations`` is what the race spent, in evaluations of the score batch.
+    ``n_evaluations`` is what the race spent, in evaluations of the score batch. ``drop_bound`` is what the drop lies
+    below on unseen samples, by those of the search part.
     """
 
     assignment: Assignment
@@ -87,3 +90,4 @@ class Plan:
     seed: int
     stability: Stability | None = None
     n_evaluations: float = 0.0
+    drop_bound: Bound | None = None

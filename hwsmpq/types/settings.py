@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.types.budget import USUAL_CONFIDENCE
 from hwsmpq.types.precision import Precision
 
 MOST = {
@@ -14,20 +15,6 @@ MOST = {
     "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
-
-BudgetKind = Literal["latency_ms", "bitops", "size_mb", "max_drop"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A limit the chosen assignment must keep. ``max_drop`` is in points (hundredths) of the metric."""
-
-    kind: BudgetKind
-    limit: float
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.limit) or self.limit < 0 or (self.limit == 0 and self.kind != "max_drop"):
-            raise HwsmpqError(f"{self.kind} budget of {self.limit}", "a budget is a positive number", "correct it")
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,8 @@ class Settings:
     ``n_candidates`` plans of every table enter the race, which may spend
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
-    (by default with an even chance; what is missed is measured and solved again).
+    (by default with an even chance; what is missed is measured and solved again), and a largest drop counts as kept
+    only where its bound with ``confidence`` keeps it (by default the drop on the samples does).
     """
 
     task: str = ""
@@ -83,6 +71,11 @@ class Settings:
     device: str = ""
     confidence: float | None = None
     memory_mb: int = 1024
+
+    @property
+    def drop_confidence(self) -> float:
+        """What bounds of drops are stated with."""
+        return USUAL_CONFIDENCE if self.confidence is None else self.confidence
 
     def __post_init__(self) -> None:
         if self.evaluate not in ("simulator", "engine"):

@@ -41,6 +41,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import (
     Assignment,
+    Bound,
     Budget,
     Certificate,
     Contributions,
@@ -86,7 +87,8 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
     assert set(certificate) >= {"budgets", "latency_ms", "accuracy", "audit", "rounds"}
     assert [b["kind"] for b in certificate["budgets"]] == ["latency_ms", "size_mb", "max_drop"]
     for budget, asked in zip(certificate["budgets"], openvino_run.budgets, strict=True):
-        assert set(budget) == {"kind", "limit", "predicted", "measured", "met"}
+        assert set(budget) == {"kind", "limit", "predicted", "measured", "met", "bound", "by_bound"}
+        assert (budget["bound"] is not None) == (budget["kind"] == "max_drop") and not budget["by_bound"]
         assert budget["limit"] == asked.limit
         assert budget["met"] == (budget["measured"] <= budget["limit"] * (1 + 1e-9))
     latency, accuracy = certificate["latency_ms"], certificate["accuracy"]
@@ -316,6 +318,23 @@ def test_max_drop_alone_takes_the_cheapest_that_keeps_it(qdq_copy: Path, qdq_run
     assert plan.objective == "latency"
     assert len(plan.candidates) > 1 and all(c.predicted_value is not None for c in plan.candidates)
     assert plan.bitops == min(c.bitops for c in kept)
+
+
+def test_a_drop_that_could_be_chance_is_met_unless_a_confidence_is_asked_for(
+    openvino_run: Finished, tmp_path: Path
+) -> None:
+    """Every answer of the engine is the network's, so that 48 samples bound the drop to 6.05 points."""
+    accuracy = openvino_run.certificate.accuracy
+    assert accuracy.engine == accuracy.reference == 1 and accuracy.n_samples == 48
+    assert accuracy.drop_bound == Bound(pytest.approx(100 * (1 - 0.05 ** (1 / 48))), 0.95)
+    folder, wide = shutil.copytree(openvino_run.folder, tmp_path / "run"), openvino_run.budgets
+    narrow = tuple(replace(b, limit=6.0) if b.kind == "max_drop" else b for b in wide)
+    for confidence, met in ((None, True), (0.95, False)):
+        run = Run(folder, replace(openvino_run.settings, confidence=confidence), task())
+        run.artifacts.write(replace(run.read(Plan), budgets=narrow), run.artifacts.made_from(Plan))
+        outcome = verify(run).budgets[-1]
+        assert (outcome.measured, outcome.met, outcome.by_bound) == (0, met, not met)
+        assert outcome.bound == verify(run).accuracy.drop_bound
 
 
 def test_a_cheapest_plan_that_keeps_the_drop_needs_no_contributions(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hwsmpq.contribution.stability import agreement
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
-from hwsmpq.pipeline.decide.candidates import N_TOGETHER, screen_for_cost
+from hwsmpq.pipeline.decide.candidates import N_TOGETHER, LargestDrop, screen_for_cost
 from hwsmpq.pipeline.decide.costs import costs_of, counted_costs
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import contribute as contributing
@@ -24,8 +24,9 @@ from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.milp import solve
+from hwsmpq.search.paired import Drop
 from hwsmpq.search.problem import Problem
-from hwsmpq.types import Contributions, Cost, Plan, Settings
+from hwsmpq.types import Bound, Budget, Contributions, Cost, Plan, Settings
 
 
 def open_run(folder: Path, settings: Settings = QDQ_SETTINGS, **changes: object) -> Run:
@@ -110,8 +111,9 @@ class Scripted:
         self.measured |= set(map(tuple, choices.tolist()))
         return np.zeros((len(choices), self.sizes[batch]))
 
-    def drop_points(self, choice: np.ndarray, n_samples: int) -> tuple[float, float]:
-        return float(self._lost[np.arange(len(choice)), choice].sum()), 2 / np.sqrt(n_samples)
+    def drop(self, choice: np.ndarray, n_samples: int) -> Drop:
+        points, stderr = float(self._lost[np.arange(len(choice)), choice].sum()), 2 / np.sqrt(n_samples)
+        return Drop(points, stderr, points + 3 * stderr)
 
 
 def test_screening_measures_the_cheapest_first_and_misses_none() -> None:
@@ -122,17 +124,35 @@ def test_screening_measures_the_cheapest_first_and_misses_none() -> None:
     values = {name: Cost(-lost + rng.normal(0, 0.1, lost.shape)) for name in ("a", "b")}
     problem = Problem(values["a"], {"latency_ms": cost}, {})
     everything = [s.choice for v in values.values() for s in frontier(replace(problem, value=v), "latency_ms")]
-    for max_drop in (0.4, 1.5, 4.0, 8.0, 30.0):
+    limits = [LargestDrop(Budget("max_drop", limit)) for limit in (0.4, 1.5, 4.0, 8.0, 30.0)]
+    for largest in limits:
         batches = Scripted(lost)
-        found, _ = screen_for_cost(problem, values, "latency_ms", max_drop, batches)  # type: ignore[arg-type]
-        kept = [c for c in everything if sum(batches.drop_points(c, 64)) <= max_drop]
+        found, _ = screen_for_cost(problem, values, "latency_ms", largest, batches)  # type: ignore[arg-type]
+        kept = [c for c in everything if largest.keeps(batches.drop(c, 64))]
         best = min(map(cost, [*kept, np.full(n, 2)]))
         whole = [m.proposal.solution.choice for m in found if m.n_samples == 64]
-        assert min(cost(c) for c in whole if sum(batches.drop_points(c, 64)) <= max_drop) == pytest.approx(best)
+        assert min(cost(c) for c in whole if largest.keeps(batches.drop(c, 64))) == pytest.approx(best)
         cheaper = {tuple(c.tolist()) for c in everything if cost(c) < best}
         assert cheaper <= batches.measured and len(batches.measured) <= len(cheaper) + N_TOGETHER
         n_measured.append(len(batches.measured))
     assert n_measured == sorted(n_measured, reverse=True) and n_measured[-1] == N_TOGETHER < n_measured[0]
+
+
+def test_with_confidence_the_bound_of_a_drop_decides() -> None:
+    one_error, bound = (LargestDrop(Budget("max_drop", 1.0), by_bound) for by_bound in (False, True))
+    drop = Drop(points=0.5, stderr=0.3, bound=1.2)
+    assert one_error.keeps(drop) and not bound.keeps(drop) and not bound.is_hopeless(drop)
+    assert bound.keeps(replace(drop, bound=1.0)) and bound.is_hopeless(replace(drop, points=1.7))
+
+
+def test_too_few_samples_to_bound_a_drop_are_named(qdq_copy: Path, qdq_run: Finished) -> None:
+    """48 samples of which none changed bound the drop to 6.05 points with 95 %."""
+    run = Run(qdq_copy, replace(qdq_run.settings, confidence=0.95), task())
+    with pytest.raises(HwsmpqError, match=r"(?s)max_drop 5 .*95% confidence.*at most 6\.05 .*more evaluation samples"):
+        search(run, resolve_budgets(run, max_drop=5))
+    plan = search(run, resolve_budgets(run, max_drop=6.1))
+    assert plan.drop_bound == Bound(pytest.approx(100 * (1 - 0.05 ** (1 / 48))), 0.95)
+    assert plan.predicted_drop_points == 0
 
 
 def test_stability_of_the_plan_is_that_of_its_draws_within_the_budget(qdq_run: Finished) -> None:

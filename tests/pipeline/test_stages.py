@@ -104,7 +104,7 @@ CHANGES: dict[str, tuple[Asked, set[str]]] = {
     "max_evaluations": (settings(max_evaluations=10_000), {"contributions"}),
     "n_candidates": (settings(n_candidates=3), {"plan"}),
     "search_evaluations": (settings(search_evaluations=8), {"plan"}),
-    "confidence": (settings(confidence=0.9), {"plan"}),
+    "confidence": (settings(confidence=0.9), {"plan", "certificate", "front"}),
     "budget": (Asked(bitops="int8"), {"plan", "trained"}),
     "recipe": (Asked(recipe=Recipe(n_epochs=1, batch_size=32)), {"trained"}),
     "batch": (settings(batch=2), {"fallbacks", "manifest", "certificate", "front"}),

@@ -26,8 +26,10 @@ from hwsmpq.report.data import page_data
 from hwsmpq.report.formats import bitops, clean, shorten, signed_points
 from hwsmpq.report.render import render, render_comparison
 from hwsmpq.report.verdict import judge
+from hwsmpq.report.view import BudgetRow
 from hwsmpq.types import (
     AccuracyOutcome,
+    Bound,
     Certificate,
     Contributions,
     CostTable,
@@ -113,6 +115,24 @@ def test_verdict_names_what_went_wrong(complete: Path) -> None:
     assert verdict.badge == "Budget missed"
     gained = judge(network, plan, replace(certificate, accuracy=AccuracyOutcome(0.70, 0.71, 50, 0.002)))
     assert "1.0 ± 0.2 points gained on 50 unseen samples" in gained.text
+
+
+def test_the_bound_of_a_drop_stands_beside_it(tmp_path: Path) -> None:
+    run, bound, said = Folder(make_run(tmp_path / "run")), Bound(0.71), "at most 0.71 with 95% confidence"
+    plan, certificate = replace(run.read(Plan), drop_bound=bound), run.read(Certificate)
+    accuracy = replace(certificate.accuracy, drop_bound=bound)
+    budgets = tuple(replace(b, bound=bound, by_bound=True) if b.kind == "max_drop" else b for b in certificate.budgets)
+    certificate = replace(certificate, accuracy=accuracy, budgets=budgets)
+    assert said in judge(run.read(Network), plan, certificate).text
+    run.write(plan, run.made_from(Plan))
+    run.write(certificate, {**run.made_from(Certificate), "plan": run.sha256(Plan)})
+
+    def lost() -> BudgetRow:
+        return next(row for row in collect(run.root).budgets if row.label == "Metric lost")
+
+    assert said in lost().measured and lost().limit.endswith("by the bound")
+    run.path(Certificate).unlink()
+    assert said in lost().predicted and lost().measured == "not verified"
 
 
 def test_page_is_self_contained_and_its_ids_are_unique(complete: Path) -> None:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
+from hwsmpq.search.paired import Drop, paired_stderr
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
 from hwsmpq.search.problem import Choice, Problem, Solution, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
-from hwsmpq.types import Candidate, Cost, Settings
+from hwsmpq.types import Bound, Budget, Candidate, Cost, Settings
 
 N_NEIGHBOURS = 24
 """Swaps and shifts of the leader that are tried together."""
@@ -28,6 +28,25 @@ N_TOGETHER = 4
 """Candidates that are screened for cost together."""
 Z_HOPELESS = 2.0
 """Standard errors beyond the largest drop at which a candidate is measured no further."""
+
+
+@dataclass(frozen=True)
+class LargestDrop:
+    """A largest drop, held against samples of the search part.
+
+    A drop counts with one standard error on top: the search part is small, and the promise is about unseen data. Where
+    a confidence is asked for, the bound of the drop counts.
+    """
+
+    budget: Budget
+    by_bound: bool = False
+
+    def keeps(self, drop: Drop) -> bool:
+        return self.budget.met(drop.bound if self.by_bound else drop.points + drop.stderr)
+
+    def is_hopeless(self, drop: Drop) -> bool:
+        """Whether more samples will hardly show that the drop is kept."""
+        return not self.budget.met(drop.points - Z_HOPELESS * drop.stderr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,23 +102,23 @@ def race_for_value(
 
 
 def cheapest_of_all(
-    problem: Problem, cheapest: str, max_drop: float, batches: NestedBatches
+    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches
 ) -> tuple[list[Measured], float] | None:
     """The cheapest assignment of those within the limits, and the evaluations spent, in first batches; None where it
-    loses more than ``max_drop`` points of the metric with a standard error on top.
+    does not keep the largest drop.
 
     No value is needed for it, nor any other assignment where it keeps the drop.
     """
     proposal = Proposal(solve(replace(problem, minimise=cheapest)), ("cheapest",))
-    n_samples, n_evaluations, kept = _screen([proposal], max_drop, batches)
+    n_samples, n_evaluations, kept = _screen([proposal], largest, batches)
     return ([Measured(proposal, n_samples[proposal])], n_evaluations) if kept else None
 
 
 def screen_for_cost(
-    problem: Problem, values: Mapping[str, Cost], cheapest: str, max_drop: float, batches: NestedBatches
+    problem: Problem, values: Mapping[str, Cost], cheapest: str, largest: LargestDrop, batches: NestedBatches
 ) -> tuple[list[Measured], float]:
     """The cheapest solutions at several predicted losses under every table, measured on growing batches, the cheapest
-    first and until one loses at most ``max_drop`` points of the metric with a standard error on top.
+    first and until one keeps the largest drop.
 
     Returns:
         The measured candidates, and the evaluations spent, in first batches.
@@ -117,7 +136,7 @@ def screen_for_cost(
     n_samples: dict[Proposal, int] = {}
     n_evaluations = 0.0
     for start in range(0, len(proposals), N_TOGETHER):
-        screened, n_spent, kept = _screen(proposals[start : start + N_TOGETHER], max_drop, batches)
+        screened, n_spent, kept = _screen(proposals[start : start + N_TOGETHER], largest, batches)
         n_samples |= screened
         n_evaluations += n_spent
         if kept:
@@ -126,7 +145,7 @@ def screen_for_cost(
 
 
 def _screen(
-    proposals: Sequence[Proposal], max_drop: float, batches: NestedBatches
+    proposals: Sequence[Proposal], largest: LargestDrop, batches: NestedBatches
 ) -> tuple[dict[Proposal, int], float, bool]:
     """Measure proposals together, which shares work, batch by batch; what surely loses more is measured no further.
 
@@ -141,9 +160,9 @@ def _screen(
         batches.values(np.array([p.solution.choice for p in alive]), batch)
         n_samples |= dict.fromkeys(alive, int(end))
         n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
-        drops = [(p, *batches.drop_points(p.solution.choice, int(end))) for p in alive]
-        kept = any(drop + error <= max_drop for _, drop, error in drops)
-        alive = [p for p, drop, error in drops if drop - Z_HOPELESS * error <= max_drop]
+        drops = [(p, batches.drop(p.solution.choice, int(end))) for p in alive]
+        kept = any(largest.keeps(drop) for _, drop in drops)
+        alive = [p for p, drop in drops if not largest.is_hopeless(drop)]
     return n_samples, n_evaluations, kept
 
 
@@ -161,9 +180,8 @@ def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.fl
 def as_candidate(run: Run, value: Cost | None, batches: NestedBatches, one: Measured) -> Candidate:
     """What was measured of a proposal, what ``value`` predicts of it, and what it costs."""
     solution, n = one.proposal.solution, one.n_samples
-    values, metrics = batches.up_to(solution.choice, n)
-    reference_values, reference_metrics = batches.reference(n)
-    lost = 100 * (reference_metrics - metrics)
+    values, reference_values = batches.up_to(solution.choice, n)[0], batches.reference(n)[0]
+    drop = batches.drop(solution.choice, n)
     return Candidate(
         assignment={
             g: run.network.runs(g, run.ladder.names[level])
@@ -172,8 +190,9 @@ def as_candidate(run: Run, value: Cost | None, batches: NestedBatches, one: Meas
         predicted_value=None if value is None else value(solution.choice),
         value=float(values.mean()),
         stderr=paired_stderr(values - reference_values),
-        drop_points=float(lost.mean()),
-        drop_stderr_points=paired_stderr(lost),
+        drop_points=drop.points,
+        drop_stderr_points=drop.stderr,
+        drop_bound=Bound(drop.bound, run.settings.drop_confidence),
         latency_ms=solution.costs.get("latency_ms"),
         bitops=solution.costs["bitops"],
         size_mb=solution.costs["size_mb"],

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from hwsmpq.contribution.stability import agreement
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
-from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, cheapest_of_all, race_for_value, screen_for_cost
+from hwsmpq.pipeline.decide.candidates import (
+    LargestDrop,
+    Measured,
+    as_candidate,
+    cheapest_of_all,
+    race_for_value,
+    screen_for_cost,
+)
 from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
@@ -23,6 +30,7 @@ from hwsmpq.pipeline.prepare.profile import profile
 from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
+from hwsmpq.search.paired import Drop
 from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
 from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
@@ -112,7 +120,8 @@ class _Search:
         n_margins: float = 0.0, met: Sequence[Assignment] = (),
     ) -> None:
         self._run, self._budgets = run, tuple(budgets)
-        self._max_drop = next((b.limit for b in budgets if b.kind == "max_drop"), None)
+        by_bound = run.settings.confidence is not None
+        self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
         unvalued = Cost(np.zeros((len(run.network.groups), len(run.ladder.names))))
         self._problem = Problem(unvalued, costs, limits, allowed=allowed(run.network, run.ladder))
@@ -130,7 +139,7 @@ class _Search:
         known = [choice for choice in choices_of(run.network, run.ladder, met) if choice is not None]
         self._met = [choice for choice in known if identity(choice) not in self._problem.missed]
         self._cheapest = None
-        if self._max_drop is not None and "latency_ms" not in limits:
+        if self._largest is not None and "latency_ms" not in limits:
             self._cheapest = "latency_ms" if table else "bitops"
 
     @cached_property
@@ -140,9 +149,9 @@ class _Search:
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations."""
-        if self._cheapest is None or self._max_drop is None:
+        if self._cheapest is None or self._largest is None:
             return None
-        return cheapest_of_all(self._problem, self._cheapest, self._max_drop, self._batches)
+        return cheapest_of_all(self._problem, self._cheapest, self._largest, self._batches)
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""
@@ -160,7 +169,7 @@ class _Search:
         """
         run = self._run
         candidates = [as_candidate(run, value, self._batches, one) for one in measured]
-        chosen = self._choose(candidates)
+        chosen = self._choose(candidates, measured)
         solution = measured[candidates.index(chosen)].proposal.solution
         return Plan(
             assignment=chosen.assignment,
@@ -170,6 +179,7 @@ class _Search:
             gap=solution.gap,
             predicted_value=chosen.predicted_value,
             predicted_drop_points=chosen.drop_points,
+            drop_bound=chosen.drop_bound,
             predicted_latency_ms=chosen.latency_ms,
             bitops=chosen.bitops,
             size_mb=chosen.size_mb,
@@ -191,37 +201,46 @@ class _Search:
         additive = {contributions.estimator: problem.value}
         values = additive if run.settings.additive else value_tables(run, contributions)
         if self._cheapest:
-            assert self._max_drop is not None
-            return screen_for_cost(problem, values, self._cheapest, self._max_drop, self._batches)
+            assert self._largest is not None
+            return screen_for_cost(problem, values, self._cheapest, self._largest, self._batches)
         evaluated = observed(run, contributions)
         record_interactions(run, problem, contributions, *evaluated)
         return race_for_value(problem, values, met, evaluated, self._batches, run.settings)
 
-    def _choose(self, candidates: list[Candidate]) -> Candidate:
+    def _choose(self, candidates: list[Candidate], measured: Sequence[Measured]) -> Candidate:
         """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the
         largest drop.
 
-        Only what was measured on the largest batch counts. A drop counts with one standard error on top: the search
-        part is small, and the promise is about unseen data.
+        Only what was measured on the largest batch counts.
         """
-        largest = max(c.n_samples for c in candidates)
-        kept = [
-            c for c in candidates
-            if c.n_samples == largest
-            and (self._max_drop is None or c.drop_points + c.drop_stderr_points <= self._max_drop)
-        ]
+        n_samples = max(c.n_samples for c in candidates)
+        whole = [(c, self._batches.drop(one.proposal.solution.choice, n_samples))
+                 for c, one in zip(candidates, measured, strict=True) if c.n_samples == n_samples]
+        kept = [c for c, drop in whole if self._largest is None or self._largest.keeps(drop)]
         if not kept:
-            least = min(candidates, key=lambda c: c.drop_points + c.drop_stderr_points)
-            raise HwsmpqError(
-                f"no candidate keeps max_drop {self._max_drop:g} points on the search part",
-                f"the least reached is {least.drop_points:.2f} +- {least.drop_stderr_points:.2f} points",
-                "raise --max-drop or the other budgets, or add a precision to the ladder",
-            )
+            raise self._no_drop_kept([drop for _, drop in whole])
         if self._cheapest == "latency_ms":
             return min(kept, key=lambda c: c.latency_ms or 0.0)
         if self._cheapest == "bitops":
             return min(kept, key=lambda c: c.bitops)
         return kept[0]
+
+
+    def _no_drop_kept(self, drops: Sequence[Drop]) -> HwsmpqError:
+        assert self._largest is not None
+        what = f"no candidate keeps max_drop {self._largest.budget.limit:g} points on the search part"
+        if not self._largest.by_bound:
+            least = min(drops, key=lambda drop: drop.points + drop.stderr)
+            return HwsmpqError(
+                what, f"the least reached is {least.points:.2f} +- {least.stderr:.2f} points",
+                "raise --max-drop or the other budgets, or add a precision to the ladder",
+            )
+        least = min(drops, key=lambda drop: drop.bound)
+        return HwsmpqError(
+            f"{what} with {self._run.settings.drop_confidence:.0%} confidence",
+            f"the least reached is {least.points:.2f} points, at most {least.bound:.2f} with that confidence",
+            "give more evaluation samples, raise --max-drop or the other budgets, or leave out --confidence",
+        )
 
 
 def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stability | None:

@@ -20,7 +20,7 @@ from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
 from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.search.sieve import sieve
-from hwsmpq.types import Candidate, Contributions, Cost, Front
+from hwsmpq.types import Candidate, Contributions, Cost, Front, with_slack
 
 N_PROPOSED = 2
 """Solutions of every table within every cost limit."""
@@ -124,7 +124,7 @@ def _improved(
     guide = surrogate(limited[0], np.vstack([walks[0], choices]), np.concatenate([walks[1], values]))
     found: Found = []
     for problem in limited:
-        inside = costs <= problem.limits[kind] + problem.slack(kind)
+        inside = costs <= with_slack(problem.limits[kind])
         leader = choices[np.where(inside, values, -np.inf).argmax()]
         guided = problem if guide is None else replace(problem, value=guide)
         near = neighbours(guided, leader, N_NEIGHBOURS, choices)

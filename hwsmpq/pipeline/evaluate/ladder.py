@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.evaluate.floor import LEAST_SHARE, shares_kept
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.calibrate import calibrate
 from hwsmpq.pipeline.run import Run, holding
+from hwsmpq.search.paired import paired_stderr
 from hwsmpq.types import REFERENCE, Precision, Sweep, SweepPoint
 
 BITS = (2, 3, 4, 5, 6, 8)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.engine.verify import paired_stderr
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.run import Run
+from hwsmpq.search.paired import Drop, drop
 from hwsmpq.types import REFERENCE
 
 GROWTH = 4
@@ -22,7 +22,7 @@ class NestedBatches:
         part, n = run.parts[0], run.settings.n_score_samples
         ends = sorted({min(end, len(part)) for end in (n, GROWTH * n, len(part))})
         starts = [0, *ends[:-1]]
-        self._run = run
+        self._run, self._confidence = run, run.settings.drop_confidence
         self._samples: list[Samples] = [part.take(slice(a, b)) for a, b in zip(starts, ends, strict=True)]
         self._games = [evaluation_game(run, samples, self._progress) for samples in self._samples]
         self._reference: list[NDArray[np.float32]] = []
@@ -56,10 +56,9 @@ class NestedBatches:
         values, metrics = (np.concatenate([row[i] for row in rows]) for i in (0, 1))
         return values, metrics
 
-    def drop_points(self, choice: NDArray[np.int64], n_samples: int) -> tuple[float, float]:
-        """Points of the metric that a choice loses on the first ``n_samples``, and their paired standard error."""
-        lost = 100 * (self.reference(n_samples)[1] - self.up_to(choice, n_samples)[1])
-        return float(lost.mean()), paired_stderr(lost)
+    def drop(self, choice: NDArray[np.int64], n_samples: int) -> Drop:
+        """What a choice loses of the metric on the first ``n_samples``."""
+        return drop(self.reference(n_samples)[1], self.up_to(choice, n_samples)[1], self._confidence)
 
     def _both(self, choices: NDArray[np.int64], batch: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         values, metrics = np.split(self._games[batch].samples(choices).astype(np.float64), 2, axis=1)

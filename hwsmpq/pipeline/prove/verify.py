@@ -18,6 +18,7 @@ from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.stages import ROWS
 from hwsmpq.types import (
     REFERENCE,
+    AccuracyOutcome,
     Assignment,
     Audit,
     Budget,
@@ -100,10 +101,10 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     } or _simulated(run, assignments, plan)
     accuracy = compare(
         run.task, report_part, outputs[REFERENCE], outputs[CHOSEN],
-        "engine" if run.target.has_latency else "simulator",
+        "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
     )
-    drop = 100 * (accuracy.reference - accuracy.engine)
-    outcomes = tuple(_outcome(budget, plan, latency, drop) for budget in plan.budgets)
+    by_bound = run.settings.confidence is not None
+    outcomes = tuple(_outcome(budget, plan, latency, accuracy, by_bound) for budget in plan.budgets)
     this_round = Round(
         plan.assignment, latency.predicted if latency else None, latency.measured if latency else None,
         all(outcome.met for outcome in outcomes),
@@ -167,17 +168,21 @@ def _simulated(run: Run, assignments: dict[str, Assignment], plan: Plan) -> dict
     )
 
 
-def _outcome(budget: Budget, plan: Plan, latency: LatencyOutcome | None, drop: float) -> BudgetOutcome:
+def _outcome(
+    budget: Budget, plan: Plan, latency: LatencyOutcome | None, accuracy: AccuracyOutcome, by_bound: bool
+) -> BudgetOutcome:
     """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number. A latency
-    that was predicted from a profile taken elsewhere is not measured here."""
+    that was predicted from a profile taken elsewhere is not measured here. The bound of a drop decides where
+    ``by_bound``."""
+    if budget.kind == "max_drop":
+        drop, bound = 100 * (accuracy.reference - accuracy.engine), accuracy.drop_bound
+        met = budget.met(bound.points if bound and by_bound else drop)
+        return BudgetOutcome("max_drop", budget.limit, plan.predicted_drop_points, drop, met, bound, by_bound)
     measured: float | None
     if budget.kind == "latency_ms":
         assert plan.predicted_latency_ms is not None
         predicted = latency.predicted if latency else plan.predicted_latency_ms
         measured = latency.measured if latency else None
-    elif budget.kind == "max_drop":
-        predicted, measured = plan.predicted_drop_points, drop
     else:
         predicted = measured = plan.bitops if budget.kind == "bitops" else plan.size_mb
-    met = measured is not None and measured <= budget.limit * (1 + 1e-9)
-    return BudgetOutcome(budget.kind, budget.limit, predicted, measured, met)
+    return BudgetOutcome(budget.kind, budget.limit, predicted, measured, budget.met(measured))

@@ -1,0 +1,78 @@
+"""What a paired comparison on samples says of the mean on unseen ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import brentq
+
+NEGLIGIBLE = 1e-12
+"""Probability of counts that are left out of a sum."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Points (hundredths) of a metric that are lost: in the mean, its standard error, and what the mean on unseen
+    samples lies below with a confidence."""
+
+    points: float
+    stderr: float
+    bound: float
+
+
+def drop(reference: NDArray[np.float64], metric: NDArray[np.float64], confidence: float) -> Drop:
+    """What ``metric`` (n,) loses against ``reference`` (n,) on the same samples.
+
+    The bound is one-sided. For a metric of two values (right or wrong) it is exact where no sample gained (Clopper &
+    Pearson, 1934), also where none changed; else the nuisance share of samples that gain is estimated (Lloyd, 2008).
+    For other metrics it is Student's; where no sample changed, each may lose the whole range of the metric, taken to be
+    1 or more.
+    """
+    lost = reference - metric
+    seen = np.unique(np.concatenate([reference, metric]))
+    span = float(seen[-1] - seen[0]) if len(seen) > 1 else max(1.0, abs(float(seen[0])))
+    stderr = paired_stderr(lost)
+    if len(seen) <= 2:
+        bound = span * _largest_loss(int((lost > 0).sum()), int((lost < 0).sum()), len(lost), confidence)
+    elif not lost.any():
+        bound = max(1.0, span) * _largest_loss(0, 0, len(lost), confidence)
+    else:
+        bound = float(lost.mean() + stats.t.ppf(confidence, len(lost) - 1) * stderr)
+    return Drop(100 * float(lost.mean()), 100 * stderr, 100 * bound)
+
+
+def paired_stderr(difference: NDArray[np.float64]) -> float:
+    """Standard error of the mean of per-sample differences."""
+    return float(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _largest_loss(n_worse: int, n_better: int, n: int, confidence: float) -> float:
+    """The largest difference of the shares of samples that get worse and better under which so few more got worse than
+    better has a chance of ``1 - confidence``."""
+
+    def chance(difference: float) -> float:
+        better = _share_better(n_worse, n_better, n, difference)
+        worse = min(1.0, better + difference)
+        at_most, counts = n_worse - n_better, np.array([0])
+        if better > 0:
+            least, most = stats.binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], n, better)
+            counts = np.arange(least, most + 1)
+        share = min(1.0, worse / (1 - better)) if better < 1 else 0.0
+        return float(stats.binom.pmf(counts, n, better) @ stats.binom.cdf(at_most + counts, n - counts, share))
+
+    observed = (n_worse - n_better) / n
+    if observed == 1:
+        return 1.0
+    return float(brentq(lambda difference: chance(difference) - (1 - confidence), observed, 1.0, xtol=1e-9))
+
+
+def _share_better(n_worse: int, n_better: int, n: int, difference: float) -> float:
+    """The likeliest share of samples that get better, given how much larger the share is that gets worse (Tango, 1998,
+    "Equivalence test and confidence interval for the difference in proportions for the paired-sample design")."""
+    b = (2 * n - n_worse + n_better) * difference - n_worse - n_better
+    c = -n_better * difference * (1 - difference)
+    root = (np.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+    return float(np.clip(root, max(0.0, -difference), (1 - difference) / 2))
