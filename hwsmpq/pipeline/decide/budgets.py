@@ -7,6 +7,7 @@ import math
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.profile import profile
+from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Budget, Precision
 
@@ -23,7 +24,7 @@ def resolve_budgets(
 
     Args:
         speedup: against the measured reference engine (all groups at the top of the ladder).
-        bitops: a number, or a precision whose uniform assignment sets the limit (``w4a4``).
+        bitops: a number, or a precision whose uniform assignment sets the limit (``w4a4``), as the target runs it.
         size_mb: likewise, in megabytes (10^6 bytes).
         max_drop: points of the metric.
     """
@@ -57,5 +58,6 @@ def _amount(run: Run, kind: str, text: str) -> float:
         return float(text)
     except ValueError:
         precision = Precision.parse(text)
+    survey(run)  # a uniform network costs what its layers run in
     bitops, size_mb = counted_costs(run.network, run.network.uniform(precision.name))
     return bitops if kind == "bitops" else size_mb
