@@ -10,7 +10,9 @@ import pytest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.report.formats import count
 from hwsmpq.types import (
+    CHOSEN,
     AccuracyOutcome,
+    Agreement,
     Audit,
     Budget,
     BudgetOutcome,
@@ -162,11 +164,12 @@ def test_cost_adds_up_what_its_tables_hold() -> None:
         assert cost(np.array(choice)) == pytest.approx(by_hand)
 
 
-def test_verified_needs_every_budget_and_a_clean_audit() -> None:
-    def certificate(met: bool, *mismatches: LayerAudit) -> Certificate:
+def test_verified_needs_every_budget_a_clean_audit_and_agreement() -> None:
+    def certificate(met: bool, *mismatches: LayerAudit, error: float | None = 0.1) -> Certificate:
         return Certificate(
             "t", {}, "sha", "claim", (BudgetOutcome("bitops", 1, 1, 1, True), BudgetOutcome("size_mb", 1, 2, 2, met)),
             None, AccuracyOutcome(1, 1, 10, 0.0), Audit(3, 3 - len(mismatches), mismatches), (),
+            agreement={} if error is None else {CHOSEN: Agreement(error, 0.2, 32)},
         )
 
     wrong = LayerAudit("conv", "int8", "fp32")
@@ -174,3 +177,5 @@ def test_verified_needs_every_budget_and_a_clean_audit() -> None:
     assert [certificate(True).verified, certificate(False).verified, certificate(True, wrong).verified] == [
         True, False, False,
     ]
+    assert not certificate(True, error=0.3).verified
+    assert not certificate(True, error=None).verified  # nothing was compared

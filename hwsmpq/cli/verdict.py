@@ -11,7 +11,7 @@ from hwsmpq.cli.display import console, show_mismatches, table
 from hwsmpq.folder import Folder
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, quantity, significant
 from hwsmpq.report.verdict import judge
-from hwsmpq.types import REFERENCE, BudgetKind, Certificate, Network, Plan
+from hwsmpq.types import CHOSEN, REFERENCE, BudgetKind, Certificate, Network, Plan
 
 
 def show_verdict(certificate: Certificate, folder: Path) -> None:
@@ -63,5 +63,9 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
             f"at most {quantity(kind, outcome.limit)}{', by the bound' * outcome.by_bound}" if outcome else "none",
             "" if outcome is None else "met" if outcome.met else "MISSED",
         )
+    if certificate.agreement:
+        engine, chosen = certificate.agreement[REFERENCE], certificate.agreement[CHOSEN]
+        limit, agrees = f"at most {chosen.allowed:.1e}", "met" if chosen.agrees else "MISSED"
+        yield "Outputs against simulation", f"{engine.error:.1e}", "", f"{chosen.error:.1e}", limit, agrees
     audit = certificate.audit
     yield "Layers as requested", "", str(audit.n_layers), str(audit.n_as_requested), "", ""

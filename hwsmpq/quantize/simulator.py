@@ -6,6 +6,7 @@ eval mode, so its tensors are kept; on a permutation walk this about halves the 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
@@ -38,6 +40,8 @@ class Simulator:
         chunk_size: samples run together, from ``memory_mb`` and, on a CPU, the size of its cache.
     """
 
+    _disturbance: Disturbance | None = None
+
     def __init__(
         self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024,
         device: str | None = None,
@@ -61,6 +65,12 @@ class Simulator:
         self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
         if self._device.type == "cpu":
             self.chunk_size = min(self.chunk_size, max(1, CACHED_TENSOR_BYTES // n_largest))
+
+    def disturbed(self, disturbance: Disturbance) -> Simulator:
+        """The same, whose layers read inputs that are a little changed."""
+        other = copy.copy(self)
+        other._disturbance = disturbance
+        return other
 
     def outputs(self, assignments: Sequence[Assignment], inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
         """Yield (row of ``assignments``, outputs on the device) for one chunk of inputs, in the order given.
@@ -137,7 +147,10 @@ class Simulator:
     ) -> Tensor:
         """The input as a layer reads it; one that several layers read is quantized once."""
         key = (step.node.args[0], layer.precision.name)
-        x = quantized[key] if key in quantized else layer.input(x)
+        if key in quantized:
+            x = quantized[key]
+        else:
+            x = layer.input(x if self._disturbance is None else self._disturbance(x, layer))
         if step.is_last_reader:
             quantized.pop(key, None)
         else:

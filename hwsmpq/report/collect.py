@@ -44,6 +44,7 @@ def collect(folder: Path) -> View:
                      for n, r in enumerate(certificate.rounds if certificate else (), 1)),
         audit=audit,
         fallbacks=tuple(_fallbacks(run)),
+        agreement=certificate.agreement if certificate else {},
         n_as_requested=sum(row.as_requested for row in audit),
         n_audited=len(audit),
         engines=tuple(replace(e, name=clean(e.name)) for e in certificate.engines) if certificate else (),

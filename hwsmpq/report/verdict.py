@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
-from hwsmpq.types import AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
+from hwsmpq.types import CHOSEN, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ def judge(network: Network, plan: Plan | None, certificate: Certificate | None) 
     if certificate.verified:
         badge = "Verified in simulation" if certificate.accuracy.source == "simulator" else "Verified"
         return Verdict("verified", badge, ", ".join(parts))
+    if not certificate.agrees:
+        found = certificate.agreement.get(CHOSEN)
+        parts.append(found.said if found else "the engine was not compared with the simulation")
+        return Verdict("missed", "Wrong results" if found else "Not verified", ", ".join(parts))
     missed = any(not budget.met for budget in certificate.budgets)
     return Verdict("missed", "Budget missed" if missed else "Precision mismatch", ", ".join(parts))
 

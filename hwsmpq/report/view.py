@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from hwsmpq.report.verdict import Verdict
-from hwsmpq.types import Assignment, EngineResult, Interactions, Ladder, LayerAudit, Network, Stability
+from hwsmpq.types import Agreement, Assignment, EngineResult, Interactions, Ladder, LayerAudit, Network, Stability
 
 PointKind = Literal["reference", "uniform", "built", "compared", "chosen", "candidate"]
 """All but candidates were measured on the report part, where the run measures latency."""
@@ -144,6 +144,7 @@ class View:
     rounds: tuple[RoundRow, ...]
     audit: tuple[LayerAudit, ...]
     fallbacks: tuple[Fallback, ...]
+    agreement: dict[str, Agreement]
     n_as_requested: int
     n_audited: int
     engines: tuple[EngineResult, ...]

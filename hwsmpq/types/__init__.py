@@ -9,7 +9,9 @@ from __future__ import annotations
 from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.budget import USUAL_CONFIDENCE, Bound, Budget, BudgetKind, with_slack
 from hwsmpq.types.certificate import (
+    CHOSEN,
     AccuracyOutcome,
+    Agreement,
     Audit,
     BudgetOutcome,
     Certificate,
@@ -49,6 +51,7 @@ from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
 __all__ = [
+    "CHOSEN",
     "HALF_FORMATS",
     "MAX_BITS",
     "MIN_BITS",
@@ -58,6 +61,7 @@ __all__ = [
     "REFERENCE",
     "USUAL_CONFIDENCE",
     "AccuracyOutcome",
+    "Agreement",
     "Assignment",
     "Audit",
     "Bound",

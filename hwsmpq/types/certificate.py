@@ -9,6 +9,9 @@ from typing import Literal
 from hwsmpq.types.budget import Bound, BudgetKind
 from hwsmpq.types.precision import Assignment
 
+CHOSEN = "chosen"
+"""Name of the plan's engine among those that are measured."""
+
 
 @dataclass(frozen=True)
 class LayerAudit:
@@ -113,6 +116,29 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far outputs of an engine lie from those that were simulated, and how far rounding may take them: relative
+    errors over ``n_samples``. Where they disagree, ``where`` names the groups whose precisions alone suffice for it, in
+    the order of execution."""
+
+    error: float
+    allowed: float
+    n_samples: int
+    where: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        return self.error <= self.allowed
+
+    @property
+    def said(self) -> str:
+        """How much, and where, in words."""
+        place = f", found in {self.where[0]}" if self.where else ""
+        place += f" to {self.where[-1]}" if len(self.where) > 1 else ""
+        return f"outputs differ by {self.error:.2g}, where rounding explains {self.allowed:.2g}{place}"
+
+
+@dataclass(frozen=True)
 class Round:
     """One build of the refit loop: what was predicted, what was measured, and whether every budget held."""
 
@@ -141,6 +167,8 @@ class Certificate:
 
     ``fallbacks`` are layers that engines ran otherwise than asked, and that the plan took as they ran. ``conditions``
     is the state of the device while it was timed. Latencies are medians over ``n_loads`` loads of every engine.
+    ``agreement`` compares engines that were run: that of the plan with what was simulated, without which nothing is
+    verified, and that of fp32 with the network.
     """
 
     target: str
@@ -156,7 +184,14 @@ class Certificate:
     n_loads: int = 0
     fallbacks: dict[str, dict[str, str]] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the plan's engine computes what was simulated, where an engine was measured."""
+        chosen = self.agreement.get(CHOSEN)
+        return self.accuracy.source == "simulator" or (chosen is not None and chosen.agrees)
 
     @property
     def verified(self) -> bool:
-        return all(b.met for b in self.budgets) and not self.audit.mismatches
+        return all(b.met for b in self.budgets) and not self.audit.mismatches and self.agrees

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
+from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.layer import QuantizedLayer
 from hwsmpq.quantize.order import order_for_prefixes
@@ -271,3 +272,22 @@ def test_evaluator_gives_values_then_metric() -> None:
             torch.testing.assert_close(row[24:], correct)
         if value in ("kl", "mse"):
             assert found[1, :24].abs().max() < 1e-6 and (found[0, :24] < 0).all()
+
+
+@networks
+@pytest.mark.parametrize("precision", ["int8", "w4a8", "bf16", "fp32"])
+def test_disturbed_is_other_and_close(network: str, precision: str) -> None:
+    """The same again for the same seed, and exact where steps are not disturbed."""
+    case = make_case(network)
+    assignment, simulator = case.captured.network.uniform(precision), case.simulator()
+
+    def outputs(simulator: Simulator) -> Tensor:
+        return simulator.scores([assignment], case.inputs, lambda out, rows: out)[0]
+
+    found = {step: outputs(simulator.disturbed(Disturbance(0, step))) for step in (0.0, 1e-2)}
+    assert torch.equal(found[1e-2], outputs(simulator.disturbed(Disturbance())))
+    plain = outputs(simulator)
+    assert torch.equal(plain, outputs(simulator)) and not torch.equal(plain, found[1e-2])
+    assert min(sqnr_db(a, b) for a, b in zip(plain, found[1e-2], strict=True)) > 10
+    if precision in ("int8", "w4a8"):
+        assert torch.equal(plain, found[0.0])

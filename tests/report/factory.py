@@ -11,7 +11,10 @@ import numpy as np
 from hwsmpq.folder import Folder
 from hwsmpq.stages import ROWS
 from hwsmpq.types import (
+    CHOSEN,
+    REFERENCE,
     AccuracyOutcome,
+    Agreement,
     Audit,
     Budget,
     BudgetOutcome,
@@ -161,6 +164,7 @@ def make_artifacts(
          Round(chosen, plan_point.latency_ms, measured, met)) if latency else (),
         (EngineResult(levels[0], uniform_ms[levels[0]].median_ms if latency else None, 0.715, 1.2, 0.08, 1e9, 0.6),
          EngineResult("other tool", 1.2 * measured if latency else None, 0.742, 1.1, None, 2e9, 0.7)),
+        agreement={CHOSEN: Agreement(0.004, 0.009, 32), REFERENCE: Agreement(1e-6, 1e-4, 32)} if latency else {},
     )
     ranges = Ranges(MODEL, DATA, "signed symmetric per channel", "mse", 300,
                     {layer.name: TensorRange(-1.0, 2.0, {8: (-1.0, 2.0)}) for layer in network.layers})

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
+from hwsmpq.engine.agree import check
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.profile import time_engines
 from hwsmpq.pipeline.prove.build import build
-from hwsmpq.pipeline.prove.finetune import simulator_of, trained
+from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.stages import ROWS
 from hwsmpq.types import (
+    CHOSEN,
     REFERENCE,
     AccuracyOutcome,
+    Agreement,
     Assignment,
     Audit,
     Budget,
@@ -34,7 +37,6 @@ from hwsmpq.types import (
     Round,
 )
 
-CHOSEN = "chosen"
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
@@ -99,8 +101,9 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         )
         for name, engine in engines.items()
     } or _simulated(run, assignments, plan)
+    network = _network(run) if engines else outputs[REFERENCE]
     accuracy = compare(
-        run.task, report_part, outputs[REFERENCE], outputs[CHOSEN],
+        run.task, report_part, network, outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
     )
     by_bound = run.settings.confidence is not None
@@ -112,7 +115,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     results = []
     for name, out in outputs.items():
         bitops, size_mb = counted_costs(run.network, assignments[name])
-        judged = compare(run.task, report_part, outputs[REFERENCE], out, accuracy.source)
+        judged = compare(run.task, report_part, network, out, accuracy.source)
         results.append(
             EngineResult(
                 name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
@@ -134,7 +137,29 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         n_loads=times[CHOSEN].n_repeats if times else 0,
         fallbacks=run.read(Fallbacks).found,
         conditions=conditions,
+        agreement=_agreements(run, plan, network, outputs) if engines else {},
     )
+
+
+def _network(run: Run) -> Tensor:
+    """Outputs of the network itself on the report part, for which no engine of it stands in."""
+    return run.simulator.scores(
+        [run.network.uniform(REFERENCE)], run.parts[1].inputs, lambda out, rows: out,
+        lambda done, n: run.progress("verify: network", done, n),
+    )[0]
+
+
+def _agreements(run: Run, plan: Plan, network: Tensor, outputs: dict[str, Tensor]) -> dict[str, Agreement]:
+    """Whether the fp32 engine reproduces the network, and the plan's engine what was simulated."""
+    inputs, reference = run.parts[1].inputs, run.network.uniform(REFERENCE)
+    found = {
+        REFERENCE: check(run.builder, run.simulator, reference, inputs, outputs[REFERENCE], network),
+        CHOSEN: check(builder_of(run, plan), simulator_of(run, plan), plan.assignment, inputs, outputs[CHOSEN]),
+    }
+    for name, one in found.items():
+        if not one.agrees:
+            run.notify(f"the {name} engine does not compute what was simulated: {one.said}")
+    return found
 
 
 def _claim(run: Run, plan: Plan) -> str:

@@ -1,0 +1,88 @@
+"""The check that an engine computes what was simulated, and where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from hwsmpq.engine.build import Builder
+from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.model.agreement import FLOOR, relative_error
+from hwsmpq.quantize.disturb import Disturbance
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.types import REFERENCE, Agreement, Assignment
+
+N_SAMPLES = 32
+AMPLITUDE = 1.5
+"""Of the response to a disturbance of every layer that is allowed. Right engines of OpenVINO and ONNX Runtime stay
+below .95 of it, on networks of torchvision with random weights (``tools/bench_agree.py``)."""
+
+
+def agreement(
+    simulator: Simulator, assignment: Assignment, inputs: tuple[Tensor, ...], found: Tensor,
+    expected: Tensor | None = None,
+) -> Agreement:
+    """Outputs of an engine against those that the simulator gives for the same samples.
+
+    Sums in another order put single values on other levels. What that may do to the outputs is found by disturbing the
+    inputs of every layer (see :class:`Disturbance`): the error is to be at most :data:`AMPLITUDE` times the response.
+
+    Args:
+        inputs: of which the first :data:`N_SAMPLES` rows are used.
+        found: outputs of the engine for at least these rows.
+        expected: what the simulator gives for at least these rows, where it is known.
+    """
+    rows = tuple(x[:N_SAMPLES] for x in inputs)
+    n = len(rows[0])
+
+    def outputs(simulator: Simulator) -> Tensor:
+        return simulator.scores([assignment], rows, lambda out, rows: out)[0]
+
+    expected = outputs(simulator) if expected is None else expected[:n]
+    error, limit = relative_error([expected], [found[:n]]), FLOOR
+    if error > limit:
+        limit = max(limit, AMPLITUDE * relative_error([expected], [outputs(simulator.disturbed(Disturbance()))]))
+    return Agreement(error, limit, n)
+
+
+def locate(groups: Sequence[str], disagrees: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+    """Fewest neighbouring groups that disagree without the others, found by halving.
+
+    Where neither half disagrees by itself, all of what was halved is the answer: what is wrong spans it.
+
+    Args:
+        groups: that disagree together, in the order of execution.
+        disagrees: whether an engine with only these quantized does.
+    """
+    found = tuple(groups)
+    while len(found) > 1:
+        halves = found[: len(found) // 2], found[len(found) // 2 :]
+        worse = next((half for half in halves if disagrees(half)), None)
+        if worse is None:
+            break
+        found = worse
+    return found
+
+
+def check(
+    builder: Builder, simulator: Simulator, assignment: Assignment, inputs: tuple[Tensor, ...], found: Tensor,
+    expected: Tensor | None = None,
+) -> Agreement:
+    """The agreement of an engine, and where it disagrees: the groups at whose precisions alone it does.
+
+    Args:
+        builder: builds engines of the network that ``simulator`` simulates.
+    """
+    rows = tuple(x[:N_SAMPLES] for x in inputs)
+
+    def disagrees(groups: Sequence[str]) -> bool:
+        partly = {group: precision if group in groups else REFERENCE for group, precision in assignment.items()}
+        with builder.temporary(partly) as engine:
+            return not agreement(simulator, partly, rows, engine_outputs(engine, rows, builder.batch)).agrees
+
+    one = agreement(simulator, assignment, rows, found, expected)
+    if one.agrees:
+        return one
+    return replace(one, where=locate([g for g, precision in assignment.items() if precision != REFERENCE], disagrees))
