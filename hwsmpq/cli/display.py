@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
-from hwsmpq.report.formats import bounded, count
+from hwsmpq.report.formats import bounded, count, error_over
 from hwsmpq.types import (
     Assignment,
     Contributions,
@@ -142,7 +142,8 @@ def show_contributions(contributions: Contributions) -> None:
     console.print(
         f"{contributions.estimator}: value {contributions.floor_value:.4g} at"
         f" {contributions.start}, {contributions.top_value:.4g} at the top;"
-        f" {contributions.n_evaluations} evaluations on {contributions.n_samples} samples"
+        f" {contributions.n_evaluations} evaluations on {contributions.n_samples} samples;"
+        f" +- {error_over(contributions.drawn)}", soft_wrap=True,
     )
 
 
@@ -159,8 +160,9 @@ def show_plan(plan: Plan) -> None:
     )
     if plan.stability:
         unsure = sorted((share, escape(group)) for group, share in plan.stability.certainty.items() if share < 0.9)
+        drawn = plan.stability.drawn or "draws of the contributions"
         console.print(
-            "stability: as many fresh draws of the contributions would give the same additive plan"
+            f"stability: as many fresh {drawn} would give the same additive plan"
             f" in {plan.stability.share:.0%} of cases"
             + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
             soft_wrap=True,

@@ -12,6 +12,7 @@ from hwsmpq.contribution.stop import Progress, Stop, collect
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.contribution.walk import random_orders, walk_rows
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.types import Drawn
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class PaperLike:
             weights = self.momentum ** np.arange(len(draws))[::-1]
             draws = draws * (weights / weights.mean())[:, None, None]
         base_value, top_value = np.mean(seen_ends, axis=0)
-        return sampled(self.name, draws, (float(base_value), float(top_value)), n_evaluations, len(draws))
+        ends_found = (float(base_value), float(top_value))
+        drawn: Drawn = "permutations and batches" if self.fresh_batch else "permutations"
+        return sampled(self.name, drawn, draws, ends_found, n_evaluations, len(draws))
 
     def _walk(
         self, game: Game, order: NDArray[np.int64], end_values: tuple[float, float]

@@ -61,7 +61,7 @@ def regression(game: Game, stop: Stop, seed: int, progress: Progress | None = No
         n_evaluations += n_new
     if pairs.exhausted:
         return unsampled(NAME, _two_columns(fit.solve()), (base_value, top_value), n_evaluations)
-    return sampled(NAME, draws, (base_value, top_value), n_evaluations, 0)
+    return sampled(NAME, "coalitions", draws, (base_value, top_value), n_evaluations)
 
 
 class _Pairs:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.types import Drawn
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -14,7 +16,8 @@ class Table:
 
     ``estimator`` names the method and its options. ``phi`` and ``stderr`` are (n_players, n_levels); the column of the
     base is 0. ``draws`` (n_draws, n_players, n_levels) are the independent samples whose mean is ``phi``; there are
-    none, and ``stderr`` is 0, where nothing was sampled. ``floor_value`` is the value with every group at the base.
+    none, and ``stderr`` is 0, where nothing was sampled. ``drawn`` says what a draw is: standard errors hold the noise
+    of that choice and no other. ``floor_value`` is the value with every group at the base.
     ``n_evaluations`` counts requested values, ``n_permutations`` walks.
     """
 
@@ -26,10 +29,12 @@ class Table:
     top_value: float
     n_evaluations: int
     n_permutations: int
+    drawn: Drawn | None
 
 
 def sampled(
-    estimator: str, draws: NDArray[np.float64], ends: tuple[float, float], n_evaluations: int, n_permutations: int
+    estimator: str, drawn: Drawn, draws: NDArray[np.float64], ends: tuple[float, float], n_evaluations: int,
+    n_permutations: int = 0,
 ) -> Table:
     """The table of independent draws (n_draws, n_players, n_levels): their mean, and the standard error of that.
 
@@ -37,9 +42,9 @@ def sampled(
         ends: values of the all-base and of the all-top assignment.
     """
     stderr = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
-    return Table(estimator, draws.mean(axis=0), stderr, draws, *ends, n_evaluations, n_permutations)
+    return Table(estimator, draws.mean(axis=0), stderr, draws, *ends, n_evaluations, n_permutations, drawn)
 
 
 def unsampled(estimator: str, phi: NDArray[np.float64], ends: tuple[float, float], n_evaluations: int) -> Table:
     """The table of a method without randomness."""
-    return Table(estimator, phi, np.zeros_like(phi), np.zeros((0, *phi.shape)), *ends, n_evaluations, 0)
+    return Table(estimator, phi, np.zeros_like(phi), np.zeros((0, *phi.shape)), *ends, n_evaluations, 0, None)

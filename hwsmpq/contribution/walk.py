@@ -92,4 +92,4 @@ def sample_walks(
 
     options(game)
     draws, n_evaluations = collect(stop, 2, n_walks * n_rows, request, progress)
-    return sampled(name, draws, (ends[0], ends[1]), n_evaluations, n_walks * len(draws))
+    return sampled(name, "permutations", draws, (ends[0], ends[1]), n_evaluations, n_walks * len(draws))

@@ -37,6 +37,7 @@ def collect(folder: Path) -> View:
         tradeoff=tradeoff(run),
         groups=tuple(_groups(run)),
         value=clean(run.contributions.value) if run.contributions else None,
+        drawn=run.contributions.drawn if run.contributions else None,
         base=clean(run.contributions.start) if run.contributions else None,
         timings=timed,
         timing_summaries=tuple(summaries(timed)),

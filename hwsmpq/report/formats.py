@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from hwsmpq.types import Bound, BudgetKind
+from hwsmpq.types import Bound, BudgetKind, Drawn
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -50,6 +50,14 @@ def signed_points(value: float) -> str:
 def bounded(bound: Bound | None) -> str:
     """What is said of a drop beside its estimate; empty where nothing was bounded."""
     return "" if bound is None else f"at most {bound.points:.2f} with {bound.confidence:.0%} confidence"
+
+
+def error_over(drawn: Drawn | None) -> str:
+    """What a standard error of a contribution holds."""
+    if drawn is None:
+        return "standard error"
+    alone = "" if drawn == "samples" or "batches" in drawn else ", on these samples alone"
+    return f"standard error over {drawn}{alone}"
 
 
 def count(value: int) -> str:

@@ -9,7 +9,17 @@ from functools import cached_property
 from typing import Literal
 
 from hwsmpq.report.verdict import Verdict
-from hwsmpq.types import Agreement, Assignment, EngineResult, Interactions, Ladder, LayerAudit, Network, Stability
+from hwsmpq.types import (
+    Agreement,
+    Assignment,
+    Drawn,
+    EngineResult,
+    Interactions,
+    Ladder,
+    LayerAudit,
+    Network,
+    Stability,
+)
 
 PointKind = Literal["reference", "uniform", "built", "compared", "chosen", "candidate"]
 """All but candidates were measured on the report part, where the run measures latency."""
@@ -138,6 +148,7 @@ class View:
     tradeoff: Tradeoff | None
     groups: tuple[GroupRow, ...]
     value: str | None
+    drawn: Drawn | None
     base: str | None
     timings: tuple[Timing, ...]
     timing_summaries: tuple[TimingSummary, ...]

@@ -45,7 +45,7 @@ def fisher(request: Request) -> Table:
         with torch.no_grad():
             draws[rows] = _squared_derivatives(request, layers, recorder, gradients, rows.stop - rows.start)
     n_quantized = sum(name != REFERENCE for name in ladder.names)
-    return sampled("fisher", contributions(draws), request.ends(), 2 + n_quantized + 2, 0)
+    return sampled("fisher", "samples", contributions(draws), request.ends(), 2 + n_quantized + 2)
 
 
 class _Recorder:

@@ -41,7 +41,7 @@ def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
         group = network.group_names.index(network.group_of(layer.name))
         average = samples / get_tensor(request.captured.graph, name).numel()
         scores[:, group] += average[:, None] * _squared_errors(request, layer)
-    return sampled("hessian", contributions(scores), request.ends(), 2 + 2 * n_products + 2, 0)
+    return sampled("hessian", "probes", contributions(scores), request.ends(), 2 + 2 * n_products + 2)
 
 
 def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.float64]]:

@@ -45,5 +45,5 @@ def output_distance(request: Request, distance: str) -> Table:
         moved[:, group, level] = value
     floor, top = values[-2:].mean(axis=1)
     return sampled(
-        f"output-{distance}", moved - moved[..., :1], (float(floor), float(top)), len(cells) + 1 + 2, 0
+        f"output-{distance}", "samples", moved - moved[..., :1], (float(floor), float(top)), len(cells) + 1 + 2
     )

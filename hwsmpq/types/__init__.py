@@ -26,6 +26,7 @@ from hwsmpq.types.front import BuiltEngine, Front
 from hwsmpq.types.measured import (
     Contributions,
     CostTable,
+    Drawn,
     EngineTiming,
     Interactions,
     Ranges,
@@ -74,6 +75,7 @@ __all__ = [
     "Contributions",
     "Cost",
     "CostTable",
+    "Drawn",
     "Edge",
     "EngineResult",
     "EngineTiming",

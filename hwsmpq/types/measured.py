@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.network import Layer
 from hwsmpq.types.precision import Assignment, Precision
+
+Drawn = Literal["permutations", "permutations and batches", "coalitions", "samples", "probes"]
+"""What a method that samples draws; probes are random vectors that a curvature is taken along."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Contributions:
     ``floor_value`` is the value with every group at ``base``, the level that backgrounds rest at, where Phi is 0:
     the floor of the ladder, or the lowest level that leaves the network alive. ``draws`` are the independent samples
     whose mean is Phi, (n_draws, n_groups, n_precisions) in the order of network and ladder; empty where an
-    estimator does not sample.
+    estimator does not sample. ``drawn`` says what a draw is: standard errors hold the noise of that choice and no other
+    (of permutations: not that of the batch). It is None where nothing was drawn, or an earlier version did not say.
     """
 
     estimator: str
@@ -113,6 +118,7 @@ class Contributions:
     seed: int
     base: str | None = None
     draws: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    drawn: Drawn | None = None
 
     @property
     def start(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.types.budget import Bound, Budget
+from hwsmpq.types.measured import Drawn
 from hwsmpq.types.precision import Assignment
 
 
@@ -36,11 +37,13 @@ class Stability:
 
     ``share`` is how often as many fresh draws would give the same plan from the contributions alone, of ``n_resamples``
     that were simulated by the spread of the draws; ``certainty`` how often they give a group the same precision.
+    ``drawn`` is what a draw of theirs is.
     """
 
     share: float
     certainty: dict[str, float]
     n_resamples: int
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True)

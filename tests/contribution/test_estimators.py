@@ -27,3 +27,13 @@ def test_every_name_recovers_an_additive_game(name):
 def test_names_tell_tables_apart():
     tables = [estimate(redrawable_game()[0], Stop(n_draws=2), 0) for estimate in ESTIMATORS.values()]
     assert len({table.estimator for table in tables}) == len(ESTIMATORS)
+
+
+def test_every_table_says_what_its_errors_are_over():
+    drawn = {name: estimate(redrawable_game()[0], Stop(n_draws=2), 0) for name, estimate in ESTIMATORS.items()}
+    assert {name: table.drawn for name, table in drawn.items()} == {
+        "exact": None, "permutation": "permutations", "paper-like": "permutations and batches",
+        "antithetic": "permutations", "sobol": "permutations", "regression": "coalitions", "both-ends": None,
+        "one-at-a-time": None,
+    }
+    assert all((table.drawn is None) == (len(table.draws) == 0) for table in drawn.values())

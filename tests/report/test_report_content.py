@@ -380,10 +380,22 @@ def test_stability_of_the_plan_and_of_every_group(complete: Path, tmp_path: Path
     artifacts.write(folder / "plan.json", replace(plan, stability=None))
     assert "Not known: the plan records it" in Page(render(folder)).text
     certainty = {group: 0.5 + 0.05 * i for i, group in enumerate(network.group_names)}
-    artifacts.write(folder / "plan.json", replace(plan, stability=Stability(0.42, certainty, 50)))
+    artifacts.write(folder / "plan.json", replace(plan, stability=Stability(0.42, certainty, 50, "permutations")))
     text = Page(render(folder)).text
+    assert "As many fresh permutations would give" in text
     assert "in 42% of cases (50 simulated)" in text
     assert all(f"{100 * share:.0f} %" in text for share in certainty.values())
+
+
+def test_errors_of_contributions_say_what_they_are_over(complete: Path, tmp_path: Path) -> None:
+    run = Folder(shutil.copytree(complete, tmp_path / "run"))
+    contributions, said = run.read(Contributions), {
+        None: "one standard error.", "samples": "one standard error over samples.",
+        "permutations": "one standard error over permutations, on these samples alone.",
+    }
+    for drawn, text in said.items():
+        run.write(replace(contributions, drawn=drawn), {})
+        assert text in re.sub(r"\s+", " ", Page(render(run.root)).text)
 
 
 def test_contributions_above_a_dead_floor_say_so(complete: Path, tmp_path: Path) -> None:

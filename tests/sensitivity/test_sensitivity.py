@@ -16,7 +16,7 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.sensitivity.fisher import fisher
-from hwsmpq.sensitivity.hessian import hessian, traces_of_layers
+from hwsmpq.sensitivity.hessian import N_PRODUCTS, hessian, traces_of_layers
 from hwsmpq.sensitivity.output_distance import output_kl, output_mse
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import GRADIENT_COPIES, Request
@@ -234,6 +234,8 @@ def test_tables_are_gains_over_the_floor(name: str) -> None:
     gains = np.abs(table.phi) if name == "hessian" else table.phi  # a trace may be negative
     assert (np.diff(gains, axis=1)[:, :2] > 0).all()
     assert table.floor_value < table.top_value
+    assert table.drawn == ("probes" if name == "hessian" else "samples")
+    assert len(table.draws) == (N_PRODUCTS if name == "hessian" else len(request.samples))
     again = SENSITIVITIES[name](replace(request, batch_size=24))
     np.testing.assert_allclose(again.phi, table.phi, rtol=1e-3, atol=1e-7)
 

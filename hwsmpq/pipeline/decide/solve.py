@@ -249,7 +249,8 @@ def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stab
     if len(draws) < 2:
         return None
     share, by_group = _repeated(problem, draws, contributions.seed)
-    return Stability(share, dict(zip(run.network.group_names, map(float, by_group), strict=True)), N_REPETITIONS)
+    certainty = dict(zip(run.network.group_names, map(float, by_group), strict=True))
+    return Stability(share, certainty, N_REPETITIONS, contributions.drawn)
 
 
 def _repeated(problem: Problem, draws: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:

@@ -181,4 +181,5 @@ def _by_name(run: Run, batch: Samples, table: Table, base: int) -> Contributions
         seed=run.settings.seed,
         base=names[base],
         draws=tuple(tuple(tuple(map(float, row)) for row in draw) for draw in table.draws),
+        drawn=table.drawn,
     )
