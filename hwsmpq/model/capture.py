@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.faithful import check_faithful
-from hwsmpq.model.fold import fold_batch_norm, get_tensor, set_parameter
+from hwsmpq.model.fold import fold_batch_norm
+from hwsmpq.model.products import write_as_linear
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.task import tensors_sha256
+from hwsmpq.model.tensors import get_tensor, set_parameter
 from hwsmpq.types import OPERATORS, Group, Layer, Network, Read
 
 EXPORT_BATCH = 2
@@ -102,6 +105,8 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     with _evaluating(model):
         graph = _export(model, rows)
+        write_as_linear(graph)
+        fold_constants(graph)
         fold_batch_norm(graph)
         model_sha256 = _hash(graph)
         _take_layout_free(graph)

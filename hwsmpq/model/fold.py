@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from hwsmpq.model.tensors import drop_unused, get_tensor, set_parameter
 from hwsmpq.types import OPERATORS
 
 BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
@@ -18,22 +17,6 @@ ARITHMETIC = {
 }
 """Operation with a constant a channel -> the factor and the offset of that channel."""
 COMMUTATIVE = {torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor}
-
-
-def get_tensor(graph: fx.GraphModule, target: str) -> Tensor:
-    """The parameter or buffer that a ``get_attr`` node reads."""
-    tensor: Tensor = operator.attrgetter(target)(graph)
-    return tensor
-
-
-def set_parameter(graph: fx.GraphModule, target: str, value: Tensor) -> None:
-    """Put a tensor, of which no gradient is taken, in the place of a parameter or buffer."""
-    owner, _, name = target.rpartition(".")
-    module = graph.get_submodule(owner)
-    if name in dict(module.named_parameters(recurse=False)) or not hasattr(module, name):
-        setattr(module, name, nn.Parameter(value, requires_grad=False))
-    else:
-        module.register_buffer(name, value)
 
 
 def _n_readers(graph: fx.GraphModule, target: str) -> int:
@@ -77,13 +60,7 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
             graph.graph.erase_node(reader)
         if node.target is BATCH_NORM:
             graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    used = {str(n.target) for n in graph.graph.nodes if n.op == "get_attr"}
-    for name in [n for n, _ in (*graph.named_parameters(), *graph.named_buffers()) if n not in used]:
-        owner, _, leaf = name.rpartition(".")
-        delattr(graph.get_submodule(owner), leaf)
-    graph.recompile()
+    drop_unused(graph)
 
 
 def _is_layer(node: object) -> bool:
@@ -132,18 +109,9 @@ def _of_arithmetic(graph: fx.GraphModule, node: fx.Node, layer: fx.Node) -> tupl
 
 
 def _constant(graph: fx.GraphModule, node: object) -> Tensor | None:
-    """What a node comes to that depends on stored tensors alone, in float64; None if it depends on anything else."""
-    if not isinstance(node, fx.Node):
-        return None
-    if node.op == "get_attr":
-        return get_tensor(graph, str(node.target)).detach().double()
-    sources = node.all_input_nodes
-    values = {source: _constant(graph, source) for source in sources}
-    if node.op != "call_function" or not sources or any(value is None for value in values.values()):
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-    result = node.target(*args, **kwargs)  # type: ignore[operator]
-    return result if isinstance(result, Tensor) else None
+    """A stored tensor in float64; None for anything else."""
+    stored = isinstance(node, fx.Node) and node.op == "get_attr"
+    return get_tensor(graph, str(node.target)).detach().double() if stored else None
 
 
 def _fold(graph: fx.GraphModule, layer: fx.Node, factor: Tensor, offset: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.fold import get_tensor
+from hwsmpq.model.tensors import get_tensor
 from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last
 from hwsmpq.quantize.residual import residuals
