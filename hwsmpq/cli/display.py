@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
-from hwsmpq.report.formats import bounded, count, error_over
+from hwsmpq.report.formats import bounded, count, covered, error_over
 from hwsmpq.types import (
     Assignment,
     Contributions,
@@ -99,6 +99,8 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     n_params = network.n_other_params + sum(layer.n_weights + layer.n_biases for layer in network.layers)
     title = f"{len(network.layers)} layers in {len(network.groups)} groups, {n_macs:,} MACs, {n_params:,} parameters"
     console.print(network_tree(network, title), soft_wrap=not console.is_terminal)
+    if network.coverage:
+        console.print(covered(network.coverage), markup=False, highlight=False, soft_wrap=True)
     n = len(ladder)
     console.print(f"{len(network.edges)} tensors pass from group to group, converted where precisions change")
     console.print(

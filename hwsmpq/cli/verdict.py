@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from hwsmpq.cli.display import console, show_mismatches, table
 from hwsmpq.folder import Folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, quantity, significant
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, significant
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import CHOSEN, REFERENCE, BudgetKind, Certificate, Network, Plan
 
@@ -26,6 +26,8 @@ def show_verdict(certificate: Certificate, folder: Path) -> None:
         for asked, realised in found.items():
             console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
     show_mismatches(certificate.audit.mismatches)
+    if certificate.coverage:
+        console.print(covered(certificate.coverage), markup=False, highlight=False, soft_wrap=True)
     console.print(f"[bold]{verdict.badge}:[/] {escape(verdict.text)}", highlight=False, soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.constants import fold_constants
+from hwsmpq.model.coverage import Parameters
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
 from hwsmpq.model.products import write_as_linear
@@ -105,8 +106,9 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     with _evaluating(model):
         graph = _export(model, rows)
+        parameters = Parameters.of(model, graph)
         write_as_linear(graph)
-        fold_constants(graph)
+        sources = fold_constants(graph)
         fold_batch_norm(graph)
         model_sha256 = _hash(graph)
         _take_layout_free(graph)
@@ -128,6 +130,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
         groups=_groups(layers, ()),
         reads=_reads(graph, nodes, values),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
+        coverage=parameters.coverage([layer.weight_name for layer in layers], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
     return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)

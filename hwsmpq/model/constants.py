@@ -1,5 +1,5 @@
-"""What a graph computes from stored tensors alone, computed once and stored: normalized, standardized and sliced weights
-become weights of layers."""
+"""What a graph computes from stored tensors alone, computed once and stored: so normalized, standardized and sliced
+weights are weights of layers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ are repeated are not."""
 PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.(\w+)\..*")
 
 
-def fold_constants(graph: fx.GraphModule) -> None:
+def fold_constants(graph: fx.GraphModule) -> dict[str, tuple[str, ...]]:
     """Store every result that depends on stored tensors alone and that something else reads, in place.
 
     They are computed in float64 and rounded once. A result has the name of the first tensor that it is made from (the
     name that a parametrized tensor has for its module), with a number where others have that name.
+
+    Returns:
+        The names of the tensors that each was made from, by its own.
     """
     constants = _Constants(graph)
     values, sources = constants.values, constants.sources
@@ -31,6 +34,7 @@ def fold_constants(graph: fx.GraphModule) -> None:
         if isinstance(value, Tensor) and node.op != "get_attr" and sources[node] and not values.keys() >= {*node.users}
     ]
     taken = {str(n.target) for n in graph.graph.nodes if n.op == "get_attr" and not values.keys() >= {*n.users}}
+    made_from = {}
     for node in found:
         name = target = PARAMETRIZED.sub(r"\1\2", sources[node][0])
         copy = 0
@@ -38,12 +42,14 @@ def fold_constants(graph: fx.GraphModule) -> None:
             copy += 1
             target = f"{name}_{copy}"
         taken.add(target)
+        made_from[target] = sources[node]
         set_parameter(graph, target, values[node].to(node.meta["val"].dtype).contiguous())
         with graph.graph.inserting_before(node):
             stored = graph.graph.get_attr(target)
         stored.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(stored, delete_user_cb=lambda user: user not in values)
     drop_unused(graph)
+    return made_from
 
 
 class _Constants:
@@ -69,7 +75,8 @@ class _Constants:
                 self._compute(node, operands)
 
     def _compute(self, node: fx.Node, operands: list[fx.Node]) -> None:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: tree_map_only(Tensor, _exact, self.values[n]))
+        exact = {n: tree_map_only(Tensor, _exact, self.values[n]) for n in operands}
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), exact.__getitem__)
         value = node.target(*args, **kwargs)  # type: ignore[operator]
         if _largest(value) <= max(LARGEST_GROWTH, *(_largest(self.values[n]) for n in operands), 0):
             self.values[node] = value

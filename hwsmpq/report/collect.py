@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, milliseconds, quantity
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, milliseconds, quantity
 from hwsmpq.report.timings import summaries, timings
 from hwsmpq.report.tradeoff import tradeoff
 from hwsmpq.report.verdict import judge
@@ -90,6 +90,8 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
         yield Fact("Target", clean(target))
     network = run.network
     yield Fact("Network", f"{len(network.layers)} layers in {len(network.groups)} groups")
+    if network.coverage:
+        yield Fact("Weights", clean(covered(network.coverage)))
     ladder = run.ladder
     if ladder:
         yield Fact("Ladder", " < ".join(ladder))

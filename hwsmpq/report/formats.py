@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from hwsmpq.types import Bound, BudgetKind, Drawn
+from hwsmpq.types import Bound, BudgetKind, Coverage, Drawn, OtherWeight
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -13,6 +13,8 @@ BUDGET_LABELS: dict[BudgetKind, str] = {
     "size_mb": "Weight size",
     "max_drop": "Metric lost",
 }
+MOST_NAMED = 5
+"""Weights outside layers that are listed by name."""
 NOT_A_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -63,6 +65,22 @@ def error_over(drawn: Drawn | None) -> str:
 def count(value: int) -> str:
     """A whole number of any size."""
     return f"{value:,}" if value < 1e6 else f"{Decimal(value):.1e}".replace("e+", "e")
+
+
+def covered(coverage: Coverage) -> str:
+    """How many of the weights are in layers, and what the others are; names as they come."""
+    text = f"{coverage.n_in_layers:,} of {coverage.n_weights:,} weights are in layers"
+    if coverage.rest:
+        text += f"; not in layers: {_listed(coverage.rest)}"
+    return text + (f"; embeddings apart: {_listed(coverage.embeddings)}" if coverage.embeddings else "")
+
+
+def _listed(weights: tuple[OtherWeight, ...]) -> str:
+    """The largest weights with their readers, and how many there are beside them."""
+    largest = sorted(weights, key=lambda weight: -weight.n_weights)
+    shown = ", ".join(f"{w.name} ({w.n_weights:,}, {w.reader or 'not used'})" for w in largest[:MOST_NAMED])
+    rest = largest[MOST_NAMED:]
+    return shown + (f" and {len(rest)} more ({sum(w.n_weights for w in rest):,})" if rest else "")
 
 
 def bitops(value: float) -> str:

@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.tensors import get_tensor
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.model.tensors import get_tensor
 from hwsmpq.quantize.layer import QuantizedLayer
 from hwsmpq.sensitivity.request import Request, contributions, first_output
 from hwsmpq.types import Layer

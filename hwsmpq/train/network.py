@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.tensors import get_tensor
 from hwsmpq.model.runner import GraphRunner, as_captured
+from hwsmpq.model.tensors import get_tensor
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme

@@ -22,6 +22,7 @@ from hwsmpq.types.certificate import (
     Manifest,
     Round,
 )
+from hwsmpq.types.coverage import Coverage, OtherWeight
 from hwsmpq.types.front import BuiltEngine, Front
 from hwsmpq.types.measured import (
     Contributions,
@@ -75,6 +76,7 @@ __all__ = [
     "Contributions",
     "Cost",
     "CostTable",
+    "Coverage",
     "Drawn",
     "Edge",
     "EngineResult",
@@ -93,6 +95,7 @@ __all__ = [
     "Network",
     "OnnxForm",
     "Operator",
+    "OtherWeight",
     "Plan",
     "Precision",
     "Ranges",

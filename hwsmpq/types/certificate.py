@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hwsmpq.types.budget import Bound, BudgetKind
+from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.precision import Assignment
 
 CHOSEN = "chosen"
@@ -168,7 +169,7 @@ class Certificate:
     ``fallbacks`` are layers that engines ran otherwise than asked, and that the plan took as they ran. ``conditions``
     is the state of the device while it was timed. Latencies are medians over ``n_loads`` loads of every engine.
     ``agreement`` compares engines that were run: that of the plan with what was simulated, without which nothing is
-    verified, and that of fp32 with the network.
+    verified, and that of fp32 with the network. ``coverage`` says which weights are in layers.
     """
 
     target: str
@@ -185,6 +186,7 @@ class Certificate:
     fallbacks: dict[str, dict[str, str]] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
     agreement: dict[str, Agreement] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
     @property
     def agrees(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.operators import Kind
 from hwsmpq.types.precision import HALF_FORMATS, Assignment, Precision
 
@@ -77,7 +78,8 @@ class Network:
     """What capture found: layers, groups (in execution order) and the tensors that layers read, each once.
 
     ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
-    one asked for. ``ties`` are layers whose groups were joined, by the target or the user.
+    one asked for. ``ties`` are layers whose groups were joined, by the target or the user. ``coverage`` says which
+    weights are in layers (None where an earlier version did not).
     """
 
     model_sha256: str
@@ -85,6 +87,7 @@ class Network:
     groups: tuple[Group, ...]
     reads: tuple[Read, ...]
     n_other_params: int
+    coverage: Coverage | None = None
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
 

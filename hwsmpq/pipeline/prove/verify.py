@@ -138,6 +138,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
         fallbacks=run.read(Fallbacks).found,
         conditions=conditions,
         agreement=_agreements(run, plan, network, outputs) if engines else {},
+        coverage=run.network.coverage,
     )
 
 
