@@ -48,11 +48,12 @@ HEAVY = ("torch", "openvino", "onnx", "scipy", "matplotlib", "tensorrt", "tensor
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its dotted name, line, and whether importing the file runs it."""
+    """One imported module: its dotted name, line, whether importing the file runs it, and whether only checkers do."""
 
     module: str
     line: int
     at_import_time: bool
+    for_types: bool = False
 
 
 def is_module(dotted: str) -> bool:
@@ -63,7 +64,7 @@ def is_module(dotted: str) -> bool:
 def imports_of(source: str, package: str) -> Iterator[Import]:
     """Every import of a source text, relative ones resolved against ``package``, dynamic ones by literal name."""
 
-    def visit(node: ast.AST, at_import_time: bool) -> Iterator[Import]:
+    def visit(node: ast.AST, at_import_time: bool, for_types: bool = False) -> Iterator[Import]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -77,16 +78,16 @@ def imports_of(source: str, package: str) -> Iterator[Import]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         for name in dict.fromkeys(names):
-            yield Import(name, getattr(node, "lineno", 0), at_import_time)
+            yield Import(name, getattr(node, "lineno", 0), at_import_time, for_types)
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             for child in node.body:
-                yield from visit(child, False)
+                yield from visit(child, False, True)
             for child in node.orelse:
                 yield from visit(child, at_import_time)
             return
         inside_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, at_import_time and not inside_function)
+            yield from visit(child, at_import_time and not inside_function, for_types)
 
     yield from visit(ast.parse(source), True)
 
@@ -117,6 +118,16 @@ def foreign(imported: str, allowed: set[str]) -> bool:
     if root in sys.stdlib_module_names:
         return False
     return (".".join(imported.split(".")[:2]) if root == "hwsmpq" else root) not in allowed
+
+
+def circles(imported: dict[str, set[str]]) -> set[str]:
+    """Modules that import each other in circles, and what lies on a way between two circles."""
+    left = set(imported)
+    while True:
+        inner = {name for name in left if imported[name] & left} & set().union(*(imported[name] for name in left))
+        if inner == left:
+            return left
+        left = inner
 
 
 def impure(part: str, imported: str) -> bool:
@@ -171,6 +182,25 @@ def test_imports_point_downward(file: Path) -> None:
     part = part_of(dotted_name(file))
     bad = [i for i in file_imports(file) if i.module.partition(".")[0] == "hwsmpq" and upward(part, i.module)]
     assert not bad, f"{file}: {bad}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Whenever it is that they import; what only a type checker reads makes no circle."""
+    imported = {dotted_name(file): {i.module for i in file_imports(file) if not i.for_types} for file in FILES}
+    assert circles(imported) == set()
+
+
+@pytest.mark.parametrize(
+    ("imported", "expected"),
+    [
+        ({"a": {"b", "numpy"}, "b": {"c"}, "c": set()}, set()),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}, {"b", "c"}),
+        ({"a": {"a"}, "b": {"a"}}, {"a"}),
+        ({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"a"}}, {"a", "b", "c", "d"}),
+    ],
+)
+def test_circles_are_found(imported: dict[str, set[str]], expected: set[str]) -> None:
+    assert circles(imported) == expected
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(dotted_name(f)) in PURE_PARTS], ids=dotted_name)

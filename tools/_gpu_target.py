@@ -17,7 +17,8 @@ from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import predict
 from hwsmpq.hardware.profile import draw_mixtures, profile
-from hwsmpq.hardware.target import Target, get_target, substitutes
+from hwsmpq.hardware.target import Target, substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
 
 LEAST_SQNR_DB = 20.0

@@ -23,7 +23,8 @@ from hwsmpq.engine.agree import AMPLITUDE, N_SAMPLES
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target, substitutes
+from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.agreement import FLOOR, relative_error
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.disturb import Disturbance

@@ -105,7 +105,7 @@ def simulator(bench: Bench, seconds: float) -> str:
 
 def target_part(target: str, network: str) -> Callable[[Bench, float], str]:
     def part(bench: Bench, seconds: float) -> str:
-        from hwsmpq.hardware.target import get_target
+        from hwsmpq.hardware.targets import get_target
 
         reason = get_target(target).unavailable()
         if reason:

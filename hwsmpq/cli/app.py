@@ -40,7 +40,7 @@ FLEXIBLE_TARGET = "onnx-qdq"
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
     """What the folder remembers, changed by what the command line says."""
-    from hwsmpq.hardware.target import get_target
+    from hwsmpq.hardware.targets import get_target
 
     run = Folder(folder)
     changes = {name: value for name, value in given.items() if value is not None}
@@ -99,7 +99,7 @@ def inspect(values: dict[str, Any]) -> None:
 
     task, ladder, out = values["task"], values["ladder"], values["out"]
     if task and task.startswith("torchvision:") and not values["data"]:
-        from hwsmpq.hardware.target import get_target
+        from hwsmpq.hardware.targets import get_target
         from hwsmpq.model.capture import capture
         from hwsmpq.model.load import torchvision_architecture
 
@@ -135,7 +135,7 @@ def calibrate(values: dict[str, Any]) -> None:
 )
 def ladder(values: dict[str, Any]) -> None:
     """Propose precisions to search among, from uniform networks of few weight or activation bits."""
-    from hwsmpq.hardware.target import get_target
+    from hwsmpq.hardware.targets import get_target
     from hwsmpq.pipeline.evaluate.ladder import sweep, swept
 
     values["ladder"] = ",".join(swept(get_target(values["target"]).native))
@@ -270,7 +270,7 @@ def targets(values: dict[str, Any]) -> None:
     """What this machine can do, or another one, and why not."""
     from rich.markup import escape
 
-    from hwsmpq.hardware.target import targets as known
+    from hwsmpq.hardware.targets import targets as known
 
     rows = {
         name: {"unavailable": t.unavailable(), "precisions": list(t.native), "latency": t.has_latency,

@@ -9,7 +9,7 @@ from torch import Tensor
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.folder import Folder
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.types import Manifest, Settings
 
 

@@ -55,12 +55,3 @@ class LocalDevice(Device):
 
 
 HERE = LocalDevice()
-
-
-def find_device(command: str) -> Device:
-    """The device that a command reaches; this machine for an empty one."""
-    if not command:
-        return HERE
-    from hwsmpq.hardware.remote import reach
-
-    return reach(command)

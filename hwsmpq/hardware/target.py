@@ -1,15 +1,14 @@
-"""What a hardware target must offer, and the registry of the known ones."""
+"""What a hardware target must offer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.device import HERE, Device, find_device
+from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network, OnnxForm
 
 if TYPE_CHECKING:
@@ -111,65 +110,6 @@ class Target(ABC):
         Raises:
             HwsmpqError: the files are missing or unreadable, or the runtime is not installed.
         """
-
-
-Maker = Callable[[str], Target]
-"""Makes a target from what stands behind the colon of its name."""
-
-
-def kinds() -> dict[str, Maker]:
-    """All known kinds of targets by name."""
-    from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
-    from hwsmpq.hardware.onnxruntime_cpu import OnnxruntimeCpuTarget
-    from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
-    from hwsmpq.hardware.tensorrt.target import TensorrtRtxTarget, TensorrtTarget
-    from hwsmpq.hardware.torch_cuda import TorchCudaTarget
-
-    def plain(kind: type[Target]) -> Maker:
-        def make(options: str) -> Target:
-            if options:
-                raise HwsmpqError(
-                    f"target {kind.name} takes no options", f"{options!r} was given", f"name it {kind.name}"
-                )
-            return kind()
-
-        return make
-
-    return {
-        "openvino-cpu": OpenvinoCpuTarget,
-        "onnxruntime-cpu": plain(OnnxruntimeCpuTarget),
-        "tensorrt": TensorrtTarget,
-        "tensorrt-rtx": TensorrtRtxTarget,
-        "torch-cuda": TorchCudaTarget,
-        "onnx-qdq": plain(OnnxQdqTarget),
-    }
-
-
-def targets(device: str = "") -> dict[str, Target]:
-    """One target of every kind by name, usable on this machine or not; those that a device may have, for a device."""
-    found = {}
-    for name, make in kinds().items():
-        target = make("")
-        if target.anywhere or not device:
-            found[name] = target.on(find_device(device))
-    return found
-
-
-def get_target(name: str, device: str = "") -> Target:
-    """The target of that name, for example ``openvino-cpu`` or ``tensorrt-rtx:sm89``.
-
-    Args:
-        device: a command that starts Python on the machine with its engines; empty is this machine.
-
-    Raises:
-        HwsmpqError: no such kind (lists the known ones), options that it does not know, or a target that runs on this
-            machine only.
-    """
-    known = kinds()
-    kind, _, options = name.partition(":")
-    if kind not in known:
-        raise HwsmpqError(f"unknown target {name!r}", fix=f"one of {', '.join(sorted(known))}")
-    return known[kind](options).on(find_device(device))
 
 
 def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, dict[str, str]]:

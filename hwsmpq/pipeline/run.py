@@ -15,7 +15,8 @@ from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.hardware.target import Target, get_target, substitutes
+from hwsmpq.hardware.target import Target, substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.lock import hold
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.task import Task
 from hwsmpq.quantize.ranges import calibrate

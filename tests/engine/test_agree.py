@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from hwsmpq.engine.agree import check, locate
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.target import Target, get_target
+from hwsmpq.hardware.target import Target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

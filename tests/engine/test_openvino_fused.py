@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

@@ -16,7 +16,8 @@ from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.target import get_target, substitutes
+from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

@@ -16,7 +16,8 @@ from torchvision.models import resnet18
 from hwsmpq.device.tensorrt import adapter
 from hwsmpq.device.tensorrt.kernels import read_kernels
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.target import get_target, substitutes
+from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

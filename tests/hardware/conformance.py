@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.quantize.scheme import get_scheme
 
 UNIFORM = {name: dict.fromkeys(net.NAMES, name) for name in ("int8", "fp32")}

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, save
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.remote import reach
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 
 
 class TestOpenvinoCpu(RunnableConformance):

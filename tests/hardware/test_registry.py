@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target, targets
+from hwsmpq.hardware.targets import get_target, targets
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Precision
 
@@ -39,7 +39,7 @@ def test_listing_targets_imports_no_runtime():
     import sys
 
     code = (
-        "import sys; from hwsmpq.hardware.target import targets; targets();"
+        "import sys; from hwsmpq.hardware.targets import targets; targets();"
         "print(sorted({'torch', 'openvino', 'onnx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

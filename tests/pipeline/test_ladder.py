@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.values import per_sample
 from hwsmpq.pipeline.evaluate.ladder import BITS, N_RUNGS, propose, sweep, swept
 from hwsmpq.pipeline.run import Run

@@ -1,11 +1,10 @@
-"""What engines need of CUDA: device memory, and one stream with copies and times on it. Two packages offer
-it, and so does the driver by itself."""
+"""What engines need of CUDA: device memory, and one stream with copies and times on it. See
+:mod:`hwsmpq.device.tensorrt.cuda_packages` for what offers it."""
 
 from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq.device.tensorrt.graph import Graph
@@ -65,26 +64,3 @@ class Cuda(ABC):
     @abstractmethod
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total device memory."""
-
-
-@lru_cache(maxsize=None)
-def get_cuda() -> Cuda:
-    """CUDA through what works here: cuda-bindings, pycuda or the driver alone; the same object in all of the process.
-
-    Raises:
-        HwsmpqError: there is no driver or no GPU.
-    """
-    from hwsmpq.device.tensorrt.cuda_bindings import CudaBindings
-    from hwsmpq.device.tensorrt.cuda_driver import CudaDriver
-    from hwsmpq.device.tensorrt.cuda_pycuda import PyCuda
-
-    reasons = []
-    for package in (CudaBindings, PyCuda, CudaDriver):
-        try:
-            return package()
-        except HwsmpqError as error:
-            reasons.append(f"{error.what} ({error.why})")
-    raise HwsmpqError(
-        "engines cannot run here", "; ".join(reasons),
-        "use a machine with an NVIDIA GPU and its driver",
-    )

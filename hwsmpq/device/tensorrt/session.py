@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwsmpq.device.tensorrt.cuda import Buffer, get_cuda
+from hwsmpq.device.tensorrt.cuda import Buffer
+from hwsmpq.device.tensorrt.cuda_packages import get_cuda
 from hwsmpq.device.tensorrt.loaded import LoadedEngine
 from hwsmpq.errors import HwsmpqError
 

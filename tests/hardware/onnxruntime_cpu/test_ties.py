@@ -11,7 +11,7 @@ from separable import images, separable
 
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
-from hwsmpq.hardware.target import get_target, targets
+from hwsmpq.hardware.targets import get_target, targets
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme

@@ -18,7 +18,8 @@ from torchvision.models import mobilenet_v2, resnet18
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target, substitutes
+from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.hardware.torch_cuda import TorchCudaTarget, engine
 from hwsmpq.hardware.torch_cuda.products import _Product
 from hwsmpq.model.capture import Captured, capture

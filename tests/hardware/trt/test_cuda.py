@@ -8,8 +8,9 @@ import importlib
 import numpy as np
 import pytest
 
-from hwsmpq.device.tensorrt.cuda import Cuda, get_cuda
+from hwsmpq.device.tensorrt.cuda import Cuda
 from hwsmpq.device.tensorrt.cuda_bindings import CudaBindings
+from hwsmpq.device.tensorrt.cuda_packages import get_cuda
 from hwsmpq.device.tensorrt.cuda_pycuda import PyCuda
 from hwsmpq.errors import HwsmpqError
 

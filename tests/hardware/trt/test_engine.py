@@ -14,7 +14,7 @@ from hwsmpq.device.nvidia import describe
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.device.tensorrt import session
 from hwsmpq.device.tensorrt.adapter import build_engine
-from hwsmpq.device.tensorrt.cuda import get_cuda
+from hwsmpq.device.tensorrt.cuda_packages import get_cuda
 from hwsmpq.device.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine
 from hwsmpq.device.tensorrt.kernels import Kernel, TensorInfo, write_kernels
 from hwsmpq.device.tensorrt.loaded import LoadedEngine

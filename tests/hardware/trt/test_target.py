@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, save
 
 from hwsmpq.device import nvidia
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.target import get_target, substitutes
+from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.hardware.tensorrt.capability import CAPABILITIES
 from hwsmpq.types import Group, Ladder, Layer, Network
 
