@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +24,8 @@ from hwsmpq.cli.options import (
     SCORING,
     SEARCH,
     ManyValues,
+    absolute,
+    parse_budgets,
     takes,
 )
 from hwsmpq.cli.verdict import show_verdict
@@ -38,12 +42,19 @@ QUICKSTART = "hwsmpq.quickstart.task:task"
 FLEXIBLE_TARGET = "onnx-qdq"
 
 
-def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings:
-    """What the folder remembers, changed by what the command line says."""
+def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool = False) -> Settings:
+    """What the folder remembers, changed by what the command line says. Unless ``quiet``, a target that follows from
+    the ladder is named."""
     from hwsmpq.hardware.targets import get_target
 
     run = Folder(folder)
     changes = {name: value for name, value in given.items() if value is not None}
+    # The folder remembers them, and may be gone on with from anywhere.
+    task = absolute(task) if task else task
+    if "data" in changes:
+        changes["data"] = absolute(changes["data"])
+    if "weights" in changes:
+        changes["weights"] = os.path.abspath(changes["weights"])
     known = run.read(Settings) if run.has(Settings) else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
@@ -51,6 +62,12 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any]) -> Settings
         offered = get_target(Settings.target).native
         if "target" not in changes and by_default and not set(changes["ladder"]) <= set(offered):
             changes["target"] = FLEXIBLE_TARGET
+            foreign = ", ".join(name for name in changes["ladder"] if name not in offered)
+            if not quiet:
+                display.notify(
+                    f"target {FLEXIBLE_TARGET} is taken, since {Settings.target} has no {foreign}: BitOps and sizes are"
+                    " counted, nothing is timed; --target names another"
+                )
     if known is not None:
         return replace(known, **({"task": task} if task else {}), **changes)
     if task is None:
@@ -74,7 +91,7 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
 
     # Torch logs its own view of a failing export; the error that follows says it in one message.
     set_logs(all=logging.ERROR)
-    settings = _settings(values["out"], values["task"], _given(values))
+    settings = _settings(values["out"], values["task"], _given(values), quiet=values["json"])
     with display.progress_bars(not values["json"]) as progress:
         result = work(
             Run(
@@ -191,11 +208,15 @@ def search(values: dict[str, Any]) -> None:
 @takes(*CALIBRATION, "seed", *SCORING, *PROFILING, "points", "measure")
 def pareto(values: dict[str, Any]) -> None:
     """Trace the whole front of latency (or BitOps) against value, and draw it."""
-    from hwsmpq.pipeline.prove.front import CHART_FILE, N_POINTS
+    from hwsmpq.pipeline.prove.front import CHART_FILE, N_POINTS, spread
     from hwsmpq.pipeline.prove.front import pareto as stage
 
     n_points = N_POINTS if values["points"] is None else values["points"]
-    _stage(values, lambda run: stage(run, n_points, values["measure"] or 0), display.show_front)
+    n_built = values["measure"] or 0
+    _stage(
+        values, lambda run: stage(run, n_points, n_built),
+        lambda front: display.show_front(front, spread(front, n_built)),
+    )
     if not values["json"]:
         folder = values["out"]
         display.console.print(
@@ -230,7 +251,15 @@ def verify(values: dict[str, Any]) -> None:
     """Measure the built engine and write the certificate."""
     from hwsmpq.pipeline.prove.verify import verify as stage
 
-    _stage(values, stage, lambda certificate: show_verdict(certificate, values["out"]))
+    def show(certificate: Certificate) -> None:
+        show_verdict(certificate, values["out"])
+        if any(not budget.met for budget in certificate.budgets):
+            display.console.print(
+                "`hwsmpq run` with the same budgets goes on from here: it corrects its model by what was measured, and"
+                " tries again", soft_wrap=True,
+            )
+
+    _stage(values, stage, show)
     _exit_unless_verified(values["out"])
 
 
@@ -301,7 +330,35 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+def _ask_for_budgets(values: dict[str, Any]) -> dict[str, Any]:
+    """Show what can be had, and ask for a budget where somebody can answer.
+
+    Raises:
+        HwsmpqError: nobody can, or the answer is no budget.
+    """
+    from hwsmpq.pipeline.prove.front import uniform_front
+
+    shown: list[Front] = []
+
+    def uniform(run: Any) -> Front:
+        shown.append(uniform_front(run))
+        return shown[0]
+
+    _stage(values, uniform, lambda front: display.show_front(front, title="One precision everywhere"))
+    cost = "--speedup 1.3" if shown[0].cost == "latency_ms" else "--bitops int8"
+    example = f"--max-drop 0.5 (the cheapest plan that loses at most half a point) or {cost} (the most accurate one)"
+    if values["json"] or not sys.stdin.isatty():
+        raise HwsmpqError(
+            "no budget to search for", "the rows above are what one precision everywhere costs and loses",
+            f"say what you want, for example {example}",
+        )
+    return parse_budgets(typer.prompt(f"Which budget? For example {example}"))
+
+
 def _run(values: dict[str, Any]) -> None:
+    if all(values[name] is None for name in BUDGETS):
+        values = {**values, **_ask_for_budgets(values)}
+
     from hwsmpq.pipeline.prove.refine import refine
     from hwsmpq.report.render import render
 

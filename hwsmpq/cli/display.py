@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +28,7 @@ from hwsmpq.cli.tree import network_tree
 from hwsmpq.report.formats import bounded, count, covered, error_over
 from hwsmpq.types import (
     Assignment,
+    Candidate,
     Contributions,
     CostTable,
     Front,
@@ -49,6 +50,11 @@ def _console(stream: TextIO) -> Console:
 
 
 console, errors = _console(sys.stdout), _console(sys.stderr)
+
+
+def notify(message: str) -> None:
+    """A sentence for the user, on the error stream."""
+    errors.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -180,12 +186,13 @@ def show_trained(trained: Trained) -> None:
     )
 
 
-def show_front(front: Front) -> None:
+def show_front(front: Front, measured: Sequence[Candidate] = (), title: str | None = None) -> None:
+    """Print a front, and the engines of the points that were asked to be measured."""
     unit = "latency ms" if front.cost == "latency_ms" else "BitOps"
     n_samples = front.points[0].n_samples
     rows = table(
         unit, "MB", "value", "points lost", "precisions",
-        title=f"Front from {front.n_compared} assignments, on {n_samples} samples of the search part",
+        title=f"{title or f'Front from {front.n_compared} assignments'}, on {n_samples} samples of the search part",
     )
     for point in front.points:
         rows.add_row(
@@ -193,17 +200,18 @@ def show_front(front: Front) -> None:
             f"{point.drop_points:+.2f} +- {point.drop_stderr_points:.2f}", _counts(point.assignment, front.ladder),
         )
     console.print(rows)
-    if front.engines:
-        _show_engines(front)
+    if measured:
+        _show_engines(front, measured)
 
 
-def _show_engines(front: Front) -> None:
+def _show_engines(front: Front, points: Sequence[Candidate]) -> None:
+    engines = [engine for point in points if (engine := front.engine_of(point.assignment))]
     rows = table(
         "predicted ms", "measured ms", "points lost", "KL", "precisions",
-        title=f"Engines, on {front.engines[0].accuracy.n_samples} samples of the report part",
+        title=f"Engines, on {engines[0].accuracy.n_samples} samples of the report part",
     )
-    for engine in front.engines:
-        predicted = next((f"{p.latency_ms:.4g}" for p in front.points if p.assignment == engine.assignment), "")
+    for point, engine in zip(points, engines, strict=True):
+        predicted = f"{point.latency_ms:.4g}"
         accuracy = engine.accuracy
         rows.add_row(
             predicted, f"{engine.latency.median_ms:.4g} +- {engine.latency.spread_ms:.2g}",
@@ -211,7 +219,7 @@ def _show_engines(front: Front) -> None:
             "" if accuracy.kl is None else f"{accuracy.kl:.2g}", _counts(engine.assignment, front.ladder),
         )
     console.print(rows)
-    for engine in front.engines:
+    for engine in engines:
         show_mismatches(engine.audit.mismatches)
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from hwsmpq.errors import HwsmpqError
 
 _OPTIONAL: dict[str, tuple[type, str]] = {
     "data": (str, "imagefolder:DIR for torchvision models, npz:FILE for ONNX files."),
@@ -146,6 +151,36 @@ SCORING = (
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
 SEARCH = ("stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
+
+
+def absolute(named: str) -> str:
+    """A task, data or weights as the user named them, with a path in them made absolute."""
+    kind, _, path = named.partition(":")
+    if kind in ("imagefolder", "npz") and path:
+        return f"{kind}:{os.path.abspath(path)}"
+    return os.path.abspath(named) if named.endswith((".py", ".onnx")) else named
+
+
+def parse_budgets(text: str) -> dict[str, Any]:
+    """Budgets by name, from options as on the command line.
+
+    Raises:
+        HwsmpqError: there is none, or another word.
+    """
+    words = shlex.split(text.replace("=", " "))
+    found: dict[str, Any] = {}
+    for option, value in itertools.zip_longest(words[::2], words[1::2]):
+        name = option.lstrip("-").replace("-", "_")
+        try:
+            found[name] = _OPTIONAL[name][0](value) if name in BUDGETS and value else None
+        except ValueError:
+            found[name] = None
+    if not found or None in found.values():
+        raise HwsmpqError(
+            f"{text!r} is no budget", "a budget is an option and its value",
+            f"one of {', '.join('--' + name.replace('_', '-') for name in BUDGETS)}, for example --max-drop 0.5",
+        )
+    return found
 
 
 class ManyValues(TyperCommand):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.markup import escape
 
 from hwsmpq.cli.display import console, show_mismatches, table
 from hwsmpq.folder import Folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, significant
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, significant, speed
 from hwsmpq.report.verdict import judge
-from hwsmpq.types import CHOSEN, REFERENCE, BudgetKind, Certificate, Network, Plan
+from hwsmpq.types import CHOSEN, REFERENCE, Budget, BudgetKind, BudgetOutcome, Certificate, Network, Plan
 
 
 def show_verdict(certificate: Certificate, folder: Path) -> None:
     """Print the certificate of a run folder."""
     run = Folder(folder)
-    verdict = judge(run.read(Network), run.read(Plan), certificate)
+    plan = run.read(Plan)
+    verdict = judge(run.read(Network), plan, certificate)
     rows = table("", REFERENCE, "predicted", "engine", "budget", "", title=escape(certificate.claim))
-    for row in _rows(certificate):
+    for row in _rows(certificate, {budget.kind: budget for budget in plan.budgets}):
         rows.add_row(*map(escape, row))
     console.print(rows)
     for group, found in certificate.fallbacks.items():
@@ -29,9 +30,11 @@ def show_verdict(certificate: Certificate, folder: Path) -> None:
     if certificate.coverage:
         console.print(covered(certificate.coverage), markup=False, highlight=False, soft_wrap=True)
     console.print(f"[bold]{verdict.badge}:[/] {escape(verdict.text)}", highlight=False, soft_wrap=True)
+    for sentence in verdict.advice:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
-def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
+def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Iterator[tuple[str, ...]]:
     """(what, of the reference, predicted, of the engine, limit, outcome), for what is budgeted or measured."""
     latency, accuracy = certificate.latency_ms, certificate.accuracy
     outcomes = {outcome.kind: outcome for outcome in certificate.budgets}
@@ -48,10 +51,14 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
         if reference.latency_ms is not None:
             top["latency_ms"] = quantity("latency_ms", reference.latency_ms)
     if latency:
-        measured["latency_ms"] = f"{quantity('latency_ms', latency.measured)} +- {significant(latency.spread)}"
+        limit = asked.get("latency_ms")
+        measured["latency_ms"] = (
+            f"{quantity('latency_ms', latency.measured)} +- {significant(latency.spread)}"
+            + speed(limit, latency.measured)
+        )
         predicted["latency_ms"] = quantity("latency_ms", latency.predicted) + (
             f" ({significant(latency.interval[0])} to {significant(latency.interval[1])})" if latency.interval else ""
-        )
+        ) + speed(limit, latency.predicted)
     for kind, label in BUDGET_LABELS.items():
         outcome = outcomes.get(kind)
         if outcome is None and kind not in measured:
@@ -62,7 +69,7 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
             top.get(kind, ""),
             predicted.get(kind) or (quantity(kind, outcome.predicted) if outcome else ""),
             measured.get(kind) or found,
-            f"at most {quantity(kind, outcome.limit)}{', by the bound' * outcome.by_bound}" if outcome else "none",
+            _limit(asked.get(kind), outcome) if outcome else "none",
             "" if outcome is None else "met" if outcome.met else "MISSED",
         )
     if certificate.agreement:
@@ -71,3 +78,9 @@ def _rows(certificate: Certificate) -> Iterator[tuple[str, ...]]:
         yield "Outputs against simulation", f"{engine.error:.1e}", "", f"{chosen.error:.1e}", limit, agrees
     audit = certificate.audit
     yield "Layers as requested", "", str(audit.n_layers), str(audit.n_as_requested), "", ""
+
+
+def _limit(budget: Budget | None, outcome: BudgetOutcome) -> str:
+    if budget is not None and budget.speedup is not None:
+        return f"at least {budget.speedup:.2f}x"
+    return f"at most {quantity(outcome.kind, outcome.limit)}{', by the bound' * outcome.by_bound}"

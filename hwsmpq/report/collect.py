@@ -8,12 +8,12 @@ from pathlib import Path
 
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, milliseconds, quantity
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, limit, milliseconds, stated
 from hwsmpq.report.timings import summaries, timings
 from hwsmpq.report.tradeoff import tradeoff
 from hwsmpq.report.verdict import judge
 from hwsmpq.report.view import BudgetRow, Fact, Fallback, GroupRow, RoundRow, View
-from hwsmpq.types import LayerAudit
+from hwsmpq.types import Budget, LayerAudit
 
 
 def collect(folder: Path) -> View:
@@ -108,25 +108,26 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
 
 def _budgets(run: Artifacts) -> Iterator[BudgetRow]:
     if run.certificate:
+        asked = {budget.kind: budget for budget in run.plan.budgets} if run.plan else {}
         for outcome in run.certificate.budgets:
-            measured = "not measured" if outcome.measured is None else quantity(outcome.kind, outcome.measured)
+            budget = asked.get(outcome.kind, Budget(outcome.kind, outcome.limit))
+            measured = "not measured" if outcome.measured is None else stated(budget, outcome.measured)
             if outcome.kind == "max_drop":
                 said = (f"± {100 * run.certificate.accuracy.paired_stderr:.2f}", bounded(outcome.bound))
                 measured += f" ({', '.join(filter(None, said))})"
             by = ", by the bound" if outcome.by_bound else ""
-            yield BudgetRow(BUDGET_LABELS[outcome.kind], f"≤\u00a0{quantity(outcome.kind, outcome.limit)}{by}",
-                            quantity(outcome.kind, outcome.predicted), measured, outcome.met)
+            yield BudgetRow(BUDGET_LABELS[outcome.kind], f"{limit(budget)}{by}",
+                            stated(budget, outcome.predicted), measured, outcome.met)
     elif run.plan:
         plan = run.plan
         values = {"latency_ms": plan.predicted_latency_ms, "bitops": plan.bitops, "size_mb": plan.size_mb,
                   "max_drop": plan.predicted_drop_points}
         for budget in plan.budgets:
             value = values[budget.kind]
-            predicted = "no prediction" if value is None else quantity(budget.kind, value)
+            predicted = "no prediction" if value is None else stated(budget, value)
             if budget.kind == "max_drop" and plan.drop_bound:
                 predicted += f" ({bounded(plan.drop_bound)})"
-            yield BudgetRow(BUDGET_LABELS[budget.kind], f"≤\u00a0{quantity(budget.kind, budget.limit)}",
-                            predicted, "not verified", None)
+            yield BudgetRow(BUDGET_LABELS[budget.kind], limit(budget), predicted, "not verified", None)
 
 
 def _groups(run: Artifacts) -> Iterator[GroupRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from hwsmpq.types import Bound, BudgetKind, Coverage, Drawn, OtherWeight
+from hwsmpq.types import Bound, Budget, BudgetKind, Coverage, Drawn, OtherWeight
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -88,6 +88,24 @@ def bitops(value: float) -> str:
         if abs(value) >= scale:
             return f"{significant(value / scale)} {unit}"
     return f"{value:.0f}"
+
+
+def stated(budget: Budget, value: float) -> str:
+    """A quantity as its budget was given: a latency under a speedup with its own speedup."""
+    return quantity(budget.kind, value) + speed(budget, value)
+
+
+def speed(budget: Budget | None, latency_ms: float) -> str:
+    """The speedup of a latency, after a comma; empty where the budget was not given as one."""
+    if budget is None or budget.speedup is None:
+        return ""
+    return f", {budget.speedup * budget.limit / latency_ms:.2f}x"
+
+
+def limit(budget: Budget) -> str:
+    """What a budget asks for."""
+    text = quantity(budget.kind, budget.limit)
+    return f"≤\u00a0{text}" if budget.speedup is None else f"≥\u00a0{budget.speedup:.2f}x (≤\u00a0{text})"
 
 
 def quantity(kind: BudgetKind, value: float) -> str:

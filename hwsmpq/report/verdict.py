@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hwsmpq.report.advice import advise
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
 from hwsmpq.types import CHOSEN, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``state`` is verified (all budgets met, audit clean), missed, or pending (nothing measured)."""
+    """``state`` is verified (all budgets met, audit clean), missed, or pending (nothing measured). ``advice`` are
+    sentences that follow."""
 
     state: Literal["verified", "missed", "pending"]
     badge: str
     text: str
+    advice: tuple[str, ...] = ()
 
 
 def judge(network: Network, plan: Plan | None, certificate: Certificate | None) -> Verdict:
@@ -33,13 +36,14 @@ def judge(network: Network, plan: Plan | None, certificate: Certificate | None) 
     parts += [_accuracy(certificate.accuracy), _audit(certificate), _budgets(certificate)]
     if certificate.verified:
         badge = "Verified in simulation" if certificate.accuracy.source == "simulator" else "Verified"
-        return Verdict("verified", badge, ", ".join(parts))
+        return Verdict("verified", badge, ", ".join(parts), advise(plan, certificate))
     if not certificate.agrees:
         found = certificate.agreement.get(CHOSEN)
         parts.append(found.said if found else "the engine was not compared with the simulation")
         return Verdict("missed", "Wrong results" if found else "Not verified", ", ".join(parts))
     missed = any(not budget.met for budget in certificate.budgets)
-    return Verdict("missed", "Budget missed" if missed else "Precision mismatch", ", ".join(parts))
+    return Verdict("missed", "Budget missed" if missed else "Precision mismatch", ", ".join(parts),
+                   advise(plan, certificate))
 
 
 def _prediction(network: Network, plan: Plan) -> str:

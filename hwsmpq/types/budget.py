@@ -29,10 +29,14 @@ def with_slack(limit: float, scale: float = 0.0) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit the chosen assignment must keep. ``max_drop`` is in points (hundredths) of the metric."""
+    """A limit the chosen assignment must keep. ``max_drop`` is in points (hundredths) of the metric.
+
+    ``speedup`` is set where a limit of latency was given as one; the reference then takes ``speedup * limit`` ms.
+    """
 
     kind: BudgetKind
     limit: float
+    speedup: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit) or self.limit < 0 or (self.limit == 0 and self.kind != "max_drop"):

@@ -56,7 +56,7 @@ def test_modules_hold_their_layers_and_groups_are_named() -> None:
 def test_the_verdict_is_that_of_the_report(cli: Cli, finished: str, request: pytest.FixtureRequest) -> None:
     run: Finished = request.getfixturevalue(finished)
     shown, verdict = cli("verify", "-o", run.folder).out, collect(run.folder).verdict
-    assert shown.endswith(f"{verdict.badge}: {verdict.text}\n")
+    assert shown.endswith("\n".join([f"{verdict.badge}: {verdict.text}", *verdict.advice, ""]))
     assert shown.count(" met\n") + shown.count(" met ") >= len(run.budgets)
     accuracy = run.certificate.accuracy
     assert f"metric {100 * accuracy.engine:.2f}" in shown and f"metric {100 * accuracy.reference:.2f}" in shown

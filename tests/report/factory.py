@@ -172,7 +172,7 @@ def make_artifacts(
              if i != j]
     interactions = Interactions(MODEL, "negative cross-entropy", levels[0], levels[-1], 160,
                                 tuple(sorted(pairs, key=lambda pair: -abs(pair[2]))))
-    settings = Settings("my task.py", target=cost.target, ladder=levels, seed=seed + 1, smooth=False)
+    settings = Settings("/tasks/my task.py", target=cost.target, ladder=levels, seed=seed + 1, smooth=False)
 
     def built(assignment: dict[str, str]) -> BuiltEngine:
         accuracy = AccuracyOutcome(0.751, 0.751 - candidate(assignment).drop_points / 100, 325, 0.003)

@@ -49,7 +49,7 @@ def resolve_budgets(
             )
         latency_ms = table.uniform_ms[run.ladder.top].median_ms / speedup
     if latency_ms is not None:
-        budgets.insert(0, Budget("latency_ms", latency_ms))
+        budgets.insert(0, Budget("latency_ms", latency_ms, speedup))
     return tuple(budgets)
 
 

@@ -8,16 +8,20 @@ import numpy as np
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline.decide.costs import costs_of
+from hwsmpq.pipeline.decide.candidates import Measured, as_candidate
+from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
 from hwsmpq.pipeline.decide.solve import enough
 from hwsmpq.pipeline.decide.trace import trace
 from hwsmpq.pipeline.evaluate.contribute import contribute
+from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.profile import profile
 from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.prove.built import build_engines
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.report.front import draw
-from hwsmpq.types import Candidate, CostTable, Front, Plan
+from hwsmpq.search.pool import Proposal, unsolved
+from hwsmpq.search.problem import Problem
+from hwsmpq.types import Candidate, Cost, CostTable, Front, Plan
 
 CHART_FILE = "front.svg"
 N_POINTS = 12
@@ -78,6 +82,30 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
         run.artifacts.write(front, inputs)
     write_bytes(run.folder / CHART_FILE, draw(front))
     return front
+
+
+@holding
+def uniform_front(run: Run) -> Front:
+    """What one precision everywhere costs and loses, for every precision of the ladder, on the whole search part: what
+    a budget can be chosen by before anything is searched. Nothing of it is kept but the measurements."""
+    survey(run)
+    costs = costs_of(run.network, run.ladder, profile(run))
+    problem = Problem(
+        Cost(np.zeros((len(run.network.groups), len(run.ladder.names)))), costs, {},
+        allowed=allowed(run.network, run.ladder),
+    )
+    batches = NestedBatches(run)
+    whole = sum(batches.sizes)
+    choices = choices_of(run.network, run.ladder, [run.network.uniform(name) for name in run.ladder.names])
+    points = [
+        as_candidate(run, None, batches, Measured(Proposal(unsolved(problem, choice), ("uniform",)), whole))
+        for choice in choices if choice is not None
+    ]
+    return Front(
+        target=run.target.name, model_sha256=run.network.model_sha256, ladder=run.ladder.names, seed=run.settings.seed,
+        cost="latency_ms" if "latency_ms" in costs else "bitops", value=run.value,
+        reference_value=float(batches.reference(whole)[0].mean()), n_compared=len(points), points=tuple(points),
+    )
 
 
 def spread(front: Front, n: int) -> list[Candidate]:

@@ -1,0 +1,94 @@
+"""What is said after the verdict, from synthetic certificates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwsmpq.folder import Folder
+from hwsmpq.report.advice import advise
+from hwsmpq.report.collect import collect
+from hwsmpq.stages import ROWS
+from hwsmpq.types import CHOSEN, Budget, BudgetOutcome, Certificate, EngineResult, Manifest, Plan
+from tests.report.factory import make_run
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> tuple[Plan, Certificate]:
+    """A plan of 1.32x under a speedup of 1.3 and a drop of 1 point; int8 everywhere is 1.5x, and loses .2 points."""
+    folder = Folder(make_run(tmp_path))
+    plan, certificate = folder.read(Plan), folder.read(Certificate)
+    latency = certificate.latency_ms
+    assert latency is not None
+    limits = (Budget("latency_ms", 10 / 1.3, 1.3), Budget("max_drop", 1.0))
+    latency = replace(latency, reference=10.0, measured=10 / 1.32, spread=0.05)
+    engines = (
+        EngineResult("int8", 10 / 1.5, certificate.accuracy.reference - 0.002, 1.0, 0.01, 1e9, 0.6),
+        EngineResult("fp32", 10.0, certificate.accuracy.reference, 1.0, 0.0, 4e9, 2.4),
+        EngineResult(CHOSEN, 10 / 1.32, certificate.accuracy.reference, 1.0, 0.0, 2e9, 1.2),
+    )
+    outcomes = tuple(BudgetOutcome(b.kind, b.limit, 0.0, 0.0, True) for b in limits)
+    return replace(plan, budgets=limits), replace(certificate, latency_ms=latency, engines=engines, budgets=outcomes)
+
+
+def test_one_precision_that_is_faster_and_keeps_the_drop(asked: tuple[Plan, Certificate]) -> None:
+    assert advise(*asked) == (
+        "int8 everywhere is faster (1.50x against 1.32x) and keeps your drop (0.2 points lost): leave --speedup out to"
+        " get the fastest plan that keeps it.",
+    )
+
+
+def test_a_latency_budget_is_named_as_it_was_given(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    said, = advise(replace(plan, budgets=(Budget("latency_ms", 10 / 1.3), plan.budgets[1])), certificate)
+    assert "leave --latency-ms out" in said
+
+
+def test_without_a_drop_it_asks_for_one(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    only = replace(certificate, budgets=certificate.budgets[:1])
+    said, = advise(replace(plan, budgets=plan.budgets[:1]), only)
+    assert "give --max-drop with the loss that you can bear, and leave --speedup out" in said
+
+
+@pytest.mark.parametrize("what", ["loses too much", "no faster", "fastest was sought", "nothing timed", "other tool"])
+def test_nothing_is_said_where_it_is_not_so(asked: tuple[Plan, Certificate], what: str) -> None:
+    plan, certificate = asked
+    int8, *others = certificate.engines
+    changed = {
+        "loses too much": replace(int8, metric=int8.metric - 0.01),
+        "no faster": replace(int8, latency_ms=10 / 1.325),
+        "other tool": replace(int8, name="other tool"),
+    }
+    certificate = replace(certificate, engines=(changed.get(what, int8), *others))
+    if what == "fastest was sought":
+        plan = replace(plan, objective="latency")
+    if what == "nothing timed":
+        certificate = replace(certificate, latency_ms=None)
+    assert advise(plan, certificate) == ()
+
+
+def test_a_sample_is_worth_something(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    few = replace(certificate.accuracy, n_samples=75, is_classification=True)
+    said = advise(replace(plan, objective="latency"), replace(certificate, accuracy=few))
+    assert len(said) == 1 and said[0].startswith("One of the 75 samples is worth 1.3 points")
+    regression = replace(few, is_classification=False)
+    assert advise(replace(plan, objective="latency"), replace(certificate, accuracy=regression)) == ()
+
+
+def test_speedups_are_answered_in_speedups(asked: tuple[Plan, Certificate], tmp_path: Path) -> None:
+    plan, certificate = asked
+    folder = Folder(tmp_path)
+    measured = replace(certificate.budgets[0], predicted=10 / 1.4, measured=10 / 1.32)
+    certificate = replace(certificate, budgets=(measured, certificate.budgets[1]))
+    for value in (plan, folder.read(Manifest), certificate):
+        kind = type(value)
+        there = [up for up in ROWS[kind].upstream if folder.has(up)]
+        folder.write(value, {ROWS[up].schema: folder.sha256(up) for up in there})
+    view = collect(tmp_path)
+    assert view.budgets[0].limit.startswith("≥\N{NO-BREAK SPACE}1.30x")
+    assert view.budgets[0].predicted.endswith(", 1.40x") and view.budgets[0].measured.endswith(", 1.32x")
+    assert "--speedup 1.3" in (view.command or "")
