@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from conftest import Finished
 from tiny_task import network, task
 
 import hwsmpq
+from hwsmpq.hardware.targets import target_for
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.types import Options, Settings
 
 SMALL = {"n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
 
@@ -62,6 +66,43 @@ def test_folders_without_an_engine_or_a_task_say_so(folder: Path, qdq_run: Finis
         _ = hwsmpq.Run(folder).task
     with pytest.raises(hwsmpq.HwsmpqError):
         hwsmpq.load(qdq_run.folder)(task().evaluation.inputs[0])  # the target has no runtime
+
+
+PUBLIC = {
+    "Budget", "HwsmpqError", "Recipe", "Run", "Settings", "Task", "__version__", "build", "calibrate", "contribute",
+    "finetune", "inspect", "load", "optimize", "pareto", "profile", "refine", "render", "resolve_budgets", "search",
+    "verify",
+}
+OF_A_RUN = {
+    "artifacts", "captured", "folder", "imported_costs", "inputs", "ladder", "measures_latency", "network", "notify",
+    "parts", "path", "plan", "progress", "read", "scheme", "score_batch", "settings", "sha256", "stage", "status",
+    "target", "task", "value",
+}
+
+
+def test_what_users_build_on_stays(qdq_run: Finished) -> None:
+    assert set(hwsmpq.__all__) == PUBLIC
+    run = qdq_run.open()
+    assert {name for name in OF_A_RUN if not hasattr(run, name)} == set()
+
+
+def test_optimize_takes_every_setting_under_its_type() -> None:
+    """The path itself is checked by mypy against :class:`Options`."""
+    named_otherwise = {"task", "data", "weights", "ladder"}
+    expected = {field.name: field.type for field in fields(Settings) if field.name not in named_otherwise}
+    assert expected == {name: hint.__forward_arg__ for name, hint in Options.__annotations__.items()}
+    parameters = inspect.signature(hwsmpq.optimize).parameters
+    assert {"notify", "status", "workers", "ray_address", "progress", "ladder"} <= set(parameters)
+
+
+def test_a_ladder_beyond_the_usual_target_takes_the_flexible_one(tmp_path: Path, caplog: Any) -> None:
+    hwsmpq.optimize(task(), tmp_path, ladder="w4a4,int8,fp32", max_drop=100, **SMALL)
+    assert hwsmpq.Run(tmp_path, task=task()).target.name == "onnx-qdq"
+    assert target_for(("int8", "fp32")) == Settings.target
+    assert "no contributions are needed" in caplog.text  # what the user should know is told without being asked for
+    heard: list[str] = []
+    hwsmpq.optimize(task(), tmp_path, ladder=("w4a4", "int8"), max_drop=100, notify=heard.append, **SMALL)
+    assert any("no contributions are needed" in one for one in heard) and "openvino-cpu has no w4a4" in heard[0]
 
 
 def test_everything_that_is_offered_is_there_and_typed() -> None:

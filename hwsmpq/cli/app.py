@@ -31,7 +31,7 @@ from hwsmpq.cli.options import (
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.types import Certificate, Front, Ladder, Recipe, Settings
+from hwsmpq.types import FLEXIBLE_TARGET, Certificate, Front, Ladder, Recipe, Settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -39,13 +39,12 @@ app = typer.Typer(
 )
 
 QUICKSTART = "hwsmpq.quickstart.task:task"
-FLEXIBLE_TARGET = "onnx-qdq"
 
 
 def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool = False) -> Settings:
     """What the folder remembers, changed by what the command line says. Unless ``quiet``, a target that follows from
     the ladder is named."""
-    from hwsmpq.hardware.targets import get_target
+    from hwsmpq.hardware.targets import target_for
 
     run = Folder(folder)
     changes = {name: value for name, value in given.items() if value is not None}
@@ -58,16 +57,8 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool
     known = run.read(Settings) if run.has(Settings) else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names
-        by_default = known is None or known.target == Settings.target
-        offered = get_target(Settings.target).native
-        if "target" not in changes and by_default and not set(changes["ladder"]) <= set(offered):
-            changes["target"] = FLEXIBLE_TARGET
-            foreign = ", ".join(name for name in changes["ladder"] if name not in offered)
-            if not quiet:
-                display.notify(
-                    f"target {FLEXIBLE_TARGET} is taken, since {Settings.target} has no {foreign}: BitOps and sizes are"
-                    " counted, nothing is timed; --target names another"
-                )
+        if "target" not in changes and (known is None or known.target == Settings.target):
+            changes["target"] = target_for(changes["ladder"], None if quiet else display.notify)
     if known is not None:
         return replace(known, **({"task": task} if task else {}), **changes)
     if task is None:

@@ -13,10 +13,7 @@ from hwsmpq.hardware.remote import reach
 from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.tensorrt.target import TensorrtRtxTarget, TensorrtTarget
 from hwsmpq.hardware.torch_cuda import TorchCudaTarget
-from hwsmpq.types import Settings
-
-FLEXIBLE_TARGET = "onnx-qdq"
-"""Takes every precision, and makes no latency claim."""
+from hwsmpq.types import FLEXIBLE_TARGET, Settings
 
 Maker = Callable[[str], Target]
 """Makes a target from what stands behind the colon of its name."""
@@ -68,9 +65,19 @@ def get_target(name: str, device: str = "") -> Target:
     return KINDS[kind](options).on(_device(device))
 
 
-def target_for(ladder: Collection[str]) -> str:
-    """The usual target where it offers every precision of a ladder, else the one that offers all there are."""
-    return Settings.target if set(ladder) <= set(get_target(Settings.target).native) else FLEXIBLE_TARGET
+def target_for(ladder: Collection[str], notify: Callable[[str], None] | None = None) -> str:
+    """The usual target where it offers every precision of a ladder, else the one that offers all there are, which
+    ``notify`` is told."""
+    offered = get_target(Settings.target).native
+    foreign = [name for name in ladder if name not in offered]
+    if not foreign:
+        return Settings.target
+    if notify:
+        notify(
+            f"target {FLEXIBLE_TARGET} is taken, since {Settings.target} has no {', '.join(foreign)}: BitOps and sizes"
+            " are counted, nothing is timed; another target can be named"
+        )
+    return FLEXIBLE_TARGET
 
 
 def _device(command: str) -> Device:

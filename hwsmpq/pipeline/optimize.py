@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
+from hwsmpq.hardware.targets import target_for
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.refine import refine
-from hwsmpq.pipeline.run import Progress, Run, silent
+from hwsmpq.pipeline.run import Progress, Run, logged, silent, unseen
 from hwsmpq.report.render import render
-from hwsmpq.types import Certificate, Ladder, Settings
+from hwsmpq.types import Certificate, Ladder, Options, Settings
 
 
 def optimize(
@@ -22,8 +24,13 @@ def optimize(
     bitops: str | float | None = None,
     size_mb: str | float | None = None,
     max_drop: float | None = None,
+    ladder: str | Sequence[str] = Settings.ladder,
     progress: Progress = silent,
-    **settings: Any,
+    notify: Callable[[str], None] = logged,
+    status: Callable[[str, str], None] = unseen,
+    workers: int = 0,
+    ray_address: str | None = None,
+    **settings: Unpack[Options],
 ) -> Certificate:
     """Profile, contribute, search, build and verify until the engine keeps the budgets; write engine and report.
 
@@ -37,8 +44,14 @@ def optimize(
         bitops: most BitOps, a number or a precision whose uniform assignment sets the limit (``"w4a4"``).
         size_mb: most megabytes (10^6 bytes), likewise.
         max_drop: most points (hundredths) of the metric that may be lost.
+        ladder: candidate precisions, by name or as text (``"w3a3..w8a8"``).
         progress: told (stage, done, total).
-        settings: fields of :class:`hwsmpq.Settings`; ``ladder`` may be text, as on the command line.
+        notify: told in a sentence what the user should know of; by default a warning of the logger ``hwsmpq``.
+        status: told (stage, what it has found so far).
+        workers: processes of this machine that evaluate assignments; 0 or 1 evaluates in this process.
+        ray_address: of a Ray cluster that evaluates instead.
+        settings: the other fields of :class:`hwsmpq.Settings`. Where no ``target`` is given and the usual one lacks a
+            precision of the ladder, it is ``onnx-qdq``.
 
     Returns:
         The last certificate, whether or not it meets every budget.
@@ -46,13 +59,11 @@ def optimize(
     Raises:
         HwsmpqError: budgets that cannot be kept, or a model, target or setting that does not work.
     """
-    if isinstance(settings.get("ladder"), str):
-        settings["ladder"] = Ladder.parse(settings["ladder"]).names
-    run = Run(folder, Settings(**settings), task, progress)
-    budgets = resolve_budgets(
-        run, latency_ms, speedup, None if bitops is None else str(bitops), None if size_mb is None else str(size_mb),
-        max_drop,
-    )
-    certificate = refine(run, budgets)
+    names = Ladder.parse(ladder if isinstance(ladder, str) else ",".join(ladder)).names
+    if "target" not in settings:
+        settings["target"] = target_for(names, notify)
+    asked = Settings(ladder=names, **settings)
+    run = Run(folder, asked, task, progress, workers, ray_address, notify, status)
+    certificate = refine(run, resolve_budgets(run, latency_ms, speedup, bitops, size_mb, max_drop))
     render(run.folder)
     return certificate

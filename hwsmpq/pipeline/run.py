@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property, wraps
@@ -45,8 +46,9 @@ def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def unheard(message: str) -> None:
-    """Tell nobody."""
+def logged(message: str) -> None:
+    """Log a warning; Python shows it on the error stream where logging is not set up otherwise."""
+    logging.getLogger("hwsmpq").warning("%s", message)
 
 
 def unseen(stage: str, text: str) -> None:
@@ -78,7 +80,8 @@ class Run:
         workers: processes that evaluate assignments, on a Ray of this machine; 0 or 1 evaluates in this process.
         ray_address: of a Ray cluster that evaluates instead, with one worker a device, or ``workers`` if given. The
             results are the same.
-        notify: told in a sentence what the user should know of, such as a precision that destroys the network.
+        notify: told in a sentence what the user should know of, such as a precision that destroys the network; by
+            default a warning of the logger ``hwsmpq``.
         status: told (stage, what it has found so far).
 
     Raises:
@@ -88,7 +91,7 @@ class Run:
     def __init__(
         self, folder: str | Path, settings: Settings | None = None, task: Task | None = None,
         progress: Progress = silent, workers: int = 0, ray_address: str | None = None,
-        notify: Callable[[str], None] = unheard, status: Callable[[str, str], None] = unseen,
+        notify: Callable[[str], None] = logged, status: Callable[[str, str], None] = unseen,
     ) -> None:
         self.folder = folder = Path(folder)
         self.artifacts = Folder(folder)

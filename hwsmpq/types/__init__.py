@@ -48,12 +48,13 @@ from hwsmpq.types.precision import (
     Ladder,
     Precision,
 )
-from hwsmpq.types.settings import Settings
+from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
 from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
 __all__ = [
     "CHOSEN",
+    "FLEXIBLE_TARGET",
     "HALF_FORMATS",
     "MAX_BITS",
     "MIN_BITS",
@@ -95,6 +96,7 @@ __all__ = [
     "Network",
     "OnnxForm",
     "Operator",
+    "Options",
     "OtherWeight",
     "Plan",
     "Precision",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types.budget import USUAL_CONFIDENCE
@@ -15,6 +15,9 @@ MOST = {
     "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
+
+FLEXIBLE_TARGET = "onnx-qdq"
+"""The target that takes every precision, and makes no latency claim."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,35 @@ class Settings:
             raise HwsmpqError(
                 f"base {self.base} is not in the ladder", f"the ladder is {', '.join(self.ladder)}", "name one of these"
             )
+
+
+class Options(TypedDict, total=False):
+    """Fields of :class:`Settings` as keywords, except the ladder and what names the task."""
+
+    target: str
+    observer: str
+    smooth: bool
+    correct_bias: bool
+    value: str | None
+    seed: int
+    evaluate: Literal["simulator", "engine"]
+    cost: Literal["latency", "bitops"] | None
+    estimator: str
+    base: str | None
+    n_score_samples: int
+    n_pairs: int
+    max_evaluations: int | None
+    max_seconds: float | None
+    target_error: float | None
+    stability: float | None
+    n_mixtures: int
+    n_candidates: int
+    additive: bool
+    search_evaluations: int
+    search_seconds: float | None
+    timing_seconds: float
+    batch: int
+    threads: int
+    device: str
+    confidence: float | None
+    memory_mb: int

@@ -16,8 +16,8 @@ def resolve_budgets(
     run: Run,
     latency_ms: float | None = None,
     speedup: float | None = None,
-    bitops: str | None = None,
-    size_mb: str | None = None,
+    bitops: str | float | None = None,
+    size_mb: str | float | None = None,
     max_drop: float | None = None,
 ) -> tuple[Budget, ...]:
     """Limits in the units of :class:`~hwsmpq.types.Budget`.
@@ -30,17 +30,15 @@ def resolve_budgets(
     """
     if latency_ms is not None and speedup is not None:
         raise HwsmpqError("both --latency-ms and --speedup are given", "they limit the same thing", "give one of them")
-    budgets: list[Budget] = []
-    if bitops is not None:
-        budgets.append(Budget("bitops", _amount(run, "bitops", bitops)))
+    # What may have to measure comes last: a wrong number is refused at once.
+    budgets = [] if max_drop is None else [Budget("max_drop", max_drop)]
+    if speedup is not None and not (math.isfinite(speedup) and speedup > 0):
+        raise HwsmpqError(f"a speedup of {speedup}", "it must be a positive number", "for example --speedup 1.5")
     if size_mb is not None:
-        budgets.append(Budget("size_mb", _amount(run, "size_mb", size_mb)))
-    if max_drop is not None:
-        budgets.append(Budget("max_drop", max_drop))
-    # Last, because it may have to measure first: a wrong number above is refused at once.
+        budgets.insert(0, Budget("size_mb", _amount(run, "size_mb", size_mb)))
+    if bitops is not None:
+        budgets.insert(0, Budget("bitops", _amount(run, "bitops", bitops)))
     if speedup is not None:
-        if not (math.isfinite(speedup) and speedup > 0):
-            raise HwsmpqError(f"a speedup of {speedup}", "it must be a positive number", "for example --speedup 1.5")
         table = profile(run)
         if table is None:
             raise HwsmpqError(
@@ -53,11 +51,11 @@ def resolve_budgets(
     return tuple(budgets)
 
 
-def _amount(run: Run, kind: str, text: str) -> float:
+def _amount(run: Run, kind: str, asked: str | float) -> float:
     try:
-        return float(text)
+        return float(asked)
     except ValueError:
-        precision = Precision.parse(text)
+        precision = Precision.parse(str(asked))
     survey(run)  # a uniform network costs what its layers run in
     bitops, size_mb = counted_costs(run.network, run.network.uniform(precision.name))
     return bitops if kind == "bitops" else size_mb
