@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
-RUN = {"tutorial.md", "commands.md", "search.md"}
+RUN = {"tutorial.md", "commands.md", "search.md", "serving.md"}
 """Pages whose commands are run, here or with the README's."""
 
 

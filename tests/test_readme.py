@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
 GUIDE = "\n".join((ROOT / page).read_text() for page in (
     "README.md", "docs/your-network.md", "docs/commands.md", "docs/search.md", "docs/hardware.md", "docs/run-folder.md",
+    "docs/serving.md",
 ))
 COMMANDS = [line[2:] for block in blocks(GUIDE, "console") for line in block.splitlines() if line.startswith("$ ")]
 TASK_FILE = next(block for block in blocks(GUIDE, "python") if block.startswith("# my_task.py"))

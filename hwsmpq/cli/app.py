@@ -255,6 +255,19 @@ def verify(values: dict[str, Any]) -> None:
 
 
 @app.command()
+@takes("to", "out")
+def export(values: dict[str, Any]) -> None:
+    """Copy what serves the engine without this package: its files, README.md and a script that runs it."""
+    from hwsmpq.engine.handout import export as copy
+
+    reason = Folder(values["out"]).why_not_certified()
+    if reason:
+        display.notify(f"this engine is not verified: {reason}")
+    for path in copy(values["out"], values["to"]):
+        display.console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 @takes("folders", "out")
 def report(values: dict[str, Any]) -> None:
     """Write the HTML report of a run folder, or set the run of a second folder against the first."""

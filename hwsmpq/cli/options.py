@@ -68,6 +68,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "to": (Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not hold anything.")], ...),
     "folder": (Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)], None),
     "out": (
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],

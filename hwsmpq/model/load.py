@@ -169,6 +169,7 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
         calibration=inputs[:n_calibration],
         evaluation=(inputs[n_calibration:], targets[n_calibration:]),
         name=name,
+        preprocessing=str(default.transforms()),
     )
 
 

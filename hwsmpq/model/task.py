@@ -80,6 +80,8 @@ class Task:
             by default their code, what they close over and the globals that they name stand for it.
         classification: whether outputs are logits of classes in dimension 1, which KL divergences compare; by default
             they are unless both metric and loss are the task's own.
+        preprocessing: what was done to the samples before they got here, in words: it is written beside the engine for
+            whoever serves it.
 
     Raises:
         HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
@@ -98,11 +100,13 @@ class Task:
         version: str | None = None,
         higher_is_better: bool = True,
         classification: bool | None = None,
+        preprocessing: str = "",
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
         self.version = version
         self.name = name
+        self.preprocessing = preprocessing
         judge = metric or top1
         self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
         self.loss = loss or cross_entropy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwsmpq.engine.handout import write_handout
 from hwsmpq.pipeline.prepare.survey import survey
 from hwsmpq.pipeline.prove.finetune import builder_of, trained
 from hwsmpq.pipeline.run import Run, holding
@@ -31,4 +32,6 @@ def build(run: Run) -> Manifest:
         return manifest
 
     run.stage(Manifest, make, () if of_trained else (Trained,))
-    return run.artifacts.check_engine()
+    manifest = run.artifacts.check_engine()
+    write_handout(folder, manifest, run.task)
+    return manifest

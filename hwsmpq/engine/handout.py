@@ -1,0 +1,182 @@
+"""What goes with an engine to whoever serves it without this package: README.md, a script, and which files to ship."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from hwsmpq._version import __version__
+from hwsmpq.artifacts import write_bytes
+from hwsmpq.engine.build import ONNX_FILE
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.folder import Folder
+from hwsmpq.model.task import Task
+from hwsmpq.types import Manifest
+
+README, SCRIPT = "README.md", "run_engine.py"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How engines of a target are served.
+
+    Attributes:
+        ships: files that the runtime loads.
+        package: the Python package that loads them; empty where any runtime for ONNX files may.
+        script: template of the script in ``scripts/``; empty where there is none.
+        settings: what the certificate's latency holds for, by name, besides the number of threads.
+    """
+
+    ships: tuple[str, ...]
+    package: str = ""
+    script: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+PORTABLE = Serving(("model.onnx",))
+PLAN = {
+    "version and GPU": "an engine loads only with the version that built it, on the kind of GPU that it was built for",
+}
+SERVED = {
+    "openvino-cpu": Serving(
+        ("model.xml", "model.bin"), "openvino", "openvino.py.in",
+        {
+            "INFERENCE_PRECISION_HINT": "`f32`, or what `model.xml` says under `hwsmpq`: else processors with bf16"
+            " compute in bf16 what is fp32 here",
+            "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY",
+        },
+    ),
+    "onnxruntime-cpu": Serving(
+        ("model.onnx",), "onnxruntime", "onnxruntime.py.in",
+        {
+            "execution_mode": "ORT_SEQUENTIAL",
+            "disabled_optimizers": "`WeightBiasQuantization`, which would turn fp32 layers into int8",
+        },
+    ),
+    "tensorrt": Serving(("engine.plan",), "tensorrt", "tensorrt.py.in", PLAN),
+    "tensorrt-rtx": Serving(("engine.plan",), "tensorrt_rtx", "tensorrt.py.in", PLAN),
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: numpy's name of its type, and its shape, batch first."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
+    """Write README.md, and the script where the target has one, beside an engine."""
+    inputs, outputs = ports(folder / ONNX_FILE)
+    serving = serving_of(manifest, folder)
+    if serving.script:
+        template = (files("hwsmpq.engine") / "scripts" / serving.script).read_text(encoding="utf-8")
+        script = Template(template).substitute(
+            inputs=[port.name for port in inputs], outputs=[port.name for port in outputs],
+            threads=manifest.threads, package=serving.package,
+        )
+        write_bytes(folder / SCRIPT, script.encode())
+    write_bytes(folder / README, _readme(manifest, task, serving, inputs, outputs).encode())
+
+
+def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
+    """Copy what serves the engine of a run folder: the files that the runtime loads, README.md and the script.
+
+    Returns:
+        The files in ``to``.
+
+    Raises:
+        HwsmpqError: there is no engine, a file of it is not as it was built, or ``to`` holds something else.
+    """
+    run = Folder(run_folder)
+    manifest = run.check_engine()
+    engine = run.path(Manifest).parent
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise HwsmpqError(f"{to} is not an empty folder", "what lies there would be mixed with the engine",
+                          "name another folder, or empty that one")
+    names = (*serving_of(manifest, engine).ships, README, SCRIPT)
+    if not (engine / README).is_file():
+        raise HwsmpqError(f"{engine} has no {README}", "an earlier version built it", "run `hwsmpq build` again")
+    to.mkdir(parents=True, exist_ok=True)
+    return tuple(Path(shutil.copy2(engine / name, to / name)) for name in names if (engine / name).is_file())
+
+
+def serving_of(manifest: Manifest, folder: Path) -> Serving:
+    """How the engine in a folder is served. Where it is a file for a device elsewhere, it still has to be built."""
+    serving = SERVED.get(manifest.target.partition(":")[0], PORTABLE)
+    return serving if all((folder / name).is_file() for name in serving.ships) else PORTABLE
+
+
+def ports(onnx_file: Path) -> tuple[list[Port], list[Port]]:
+    """Inputs and outputs of an ONNX file, in order."""
+    import onnx
+
+    graph = onnx.load(onnx_file, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+
+    def port(value: Any) -> Port:
+        kind = value.type.tensor_type
+        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim)
+        return Port(value.name, str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))), shape)
+
+    return [port(v) for v in graph.input if v.name not in stored], [port(v) for v in graph.output]
+
+
+def _readme(
+    manifest: Manifest, task: Task, serving: Serving, inputs: Sequence[Port], outputs: Sequence[Port]
+) -> str:
+    precisions = list(dict.fromkeys(layer.realised for layer in manifest.layers))
+    counts = ", ".join(f"{sum(x.realised == p for x in manifest.layers)} in {p}" for p in precisions)
+    shipped = ", ".join(f"`{name}`" for name in serving.ships)
+    lines = [
+        f"# {task.name} for {manifest.target}", "",
+        f"Built by hwsmpq {__version__}. {len(manifest.layers)} quantizable layers: {counts}.", "",
+        "## Files to ship", "",
+        f"{shipped}" + (f". `{SCRIPT}` shows how to run them." if serving.script else "."),
+        "`hwsmpq export` copies just these. Nothing else of the run folder is needed to serve the engine.", "",
+        "## Inputs, in this order", "", *_table(inputs),
+        f"The first dimension is the batch: {manifest.batch} sample{'s' * (manifest.batch > 1)} at once.", "",
+        *_preprocessing(task, inputs),
+        "## Outputs, in this order", "", *_table(outputs),
+        "## Settings", "",
+    ]
+    if serving.package:
+        lines += ["The latency in `certificate.json` holds for these settings alone:", ""]
+        lines += ["| setting | value |", "|---|---|"]
+        if not serving.package.startswith("tensorrt"):
+            lines.append(f"| threads | {manifest.threads} |")
+        lines += [f"| {name} | {value} |" for name, value in serving.settings.items()]
+        lines += ["", "## Run it", "", "```sh", f"python {SCRIPT} inputs.npz outputs.npz", "```", "",
+                  f"needs numpy and {serving.package}, and not hwsmpq."]
+    else:
+        lines.append(
+            "This is an ONNX file with QuantizeLinear and DequantizeLinear. A runtime that knows its types builds an"
+            " engine from it; for TensorRT, `trtexec --onnx=model.onnx --stronglyTyped --saveEngine=engine.plan` does."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _table(found: Sequence[Port]) -> list[str]:
+    rows = [f"| {i} | `{p.name}` | {p.dtype} | {' x '.join(map(str, p.shape))} |" for i, p in enumerate(found, 1)]
+    return ["| # | name | type | shape |", "|---|---|---|---|", *rows, ""]
+
+
+def _preprocessing(task: Task, inputs: Sequence[Port]) -> list[str]:
+    """As the task states it, and where the calibration samples lie."""
+    stated = ["```text", task.preprocessing, "```"] if task.preprocessing else [
+        "The task does not state it (`hwsmpq.Task(preprocessing=...)` does). Prepare inputs as for training."
+    ]
+    lines = ["### Preprocessing", "", *stated, ""]
+    for port, samples in zip(inputs, task.calibration, strict=False):
+        low, high = float(samples.min()), float(samples.max())
+        lines.append(f"Calibration samples of `{port.name}` lie between {low:.4g} and {high:.4g}.")
+    return [*lines, ""]
