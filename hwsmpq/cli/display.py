@@ -240,6 +240,6 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def show_mismatches(layers: Iterable[LayerAudit]) -> None:
-    """Layers that run in another precision than they were asked to."""
+    """Layers that run otherwise than they were asked to."""
     for layer in layers:
-        console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.realised} runs", markup=False)
+        console.print(f"  {layer.layer}: {layer.requested} asked for, {layer.found} runs", markup=False)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hwsmpq.artifacts import file_digest
 from hwsmpq.device.runtime import Engine
+from hwsmpq.engine.structure import differences
+from hwsmpq.hardware.stored import stored_in_onnx
 from hwsmpq.hardware.target import Target
 from hwsmpq.lock import BUILDING
 from hwsmpq.model.capture import Captured
@@ -71,7 +73,7 @@ class Builder:
             start = time.perf_counter()
             self.write(assignment, fresh)
             seconds = time.perf_counter() - start
-            layers = self.audit(assignment, self._target.load(fresh))
+            layers = self.audit(assignment, self._target.load(fresh), fresh)
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
         return Manifest(
@@ -85,14 +87,25 @@ class Builder:
             threads=self._threads,
         )
 
-    def audit(self, assignment: Assignment, engine: Engine) -> tuple[LayerAudit, ...]:
-        """What every layer was meant to run in and what it runs in, read back from the engine of an assignment."""
+    def audit(self, assignment: Assignment, engine: Engine, folder: Path | None = None) -> tuple[LayerAudit, ...]:
+        """What every layer was meant to run in and what it runs in, read back from the engine of an assignment, and
+        what its files in ``folder`` hold otherwise than they should."""
         network = self._captured.network
         realised = engine.realised([layer.name for layer in network.layers])
+        differs = {} if folder is None else self._differences(assignment, folder)
         return tuple(
-            LayerAudit(layer.name, assignment[network.group_of(layer.name)], realised[layer.name])
+            LayerAudit(
+                layer.name, assignment[network.group_of(layer.name)], realised[layer.name], differs.get(layer.name, "")
+            )
             for layer in network.layers
         )
+
+    def _differences(self, assignment: Assignment, folder: Path) -> dict[str, str]:
+        """Of the engine's files, and of the one that they were made from, which any target leaves readable."""
+        layers, found = self._captured.network.layers, dict[str, str]()
+        for stored in (stored_in_onnx(folder / ONNX_FILE, layers), self._target.stored(folder, layers)):
+            found |= differences(self._captured, self._ranges, self._scheme, assignment, stored)
+        return found
 
 
 def _existing(folder: Path) -> Path:

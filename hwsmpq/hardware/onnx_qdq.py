@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.stored import Stored, stored_in_onnx
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import MAX_BITS, MIN_BITS, Precision
+from hwsmpq.types import MAX_BITS, MIN_BITS, Layer, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -57,6 +58,9 @@ class OnnxQdqTarget(Target):
 
     def build(self, onnx: Path, folder: Path) -> None:
         write_bytes(folder / FILE, _checked(onnx).SerializeToString())
+
+    def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
+        return stored_in_onnx(folder / FILE, layers)
 
     def load(self, folder: Path) -> Engine:
         if not (folder / FILE).is_file():

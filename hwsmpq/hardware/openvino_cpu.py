@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
+from hwsmpq.hardware.openvino_ir import stored_in_ir
+from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import ONNX_LAYERS, Layer
 
@@ -81,6 +84,9 @@ class OpenvinoCpuTarget(Target):
 
     def build(self, onnx: Path, folder: Path) -> None:
         self._runtime.build(onnx, folder, {"layers": _layers(onnx)})
+
+    def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
+        return stored_in_ir(folder, layers)
 
     def load(self, folder: Path) -> Engine:
         return self._runtime.load(folder, {"n_threads": self._n_threads})

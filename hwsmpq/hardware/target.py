@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
+from hwsmpq.hardware.stored import Stored
 from hwsmpq.types import REFERENCE, Ladder, Layer, Network, OnnxForm
 
 if TYPE_CHECKING:
@@ -102,6 +104,10 @@ class Target(ABC):
         Raises:
             HwsmpqError: the runtime refuses the network (names the operation) or the files cannot be written.
         """
+
+    def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
+        """What the files of :meth:`build` hold of layers: of those that can be read in them."""
+        return {}
 
     @abstractmethod
     def load(self, folder: Path) -> Engine:

@@ -157,5 +157,7 @@ def _fallbacks(run: Artifacts) -> Iterator[Fallback]:
 
 def _audit(run: Artifacts) -> tuple[LayerAudit, ...]:
     rows = run.manifest.layers if run.manifest else run.certificate.audit.mismatches if run.certificate else ()
-    cleaned = (LayerAudit(clean(row.layer), clean(row.requested), clean(row.realised)) for row in rows)
+    cleaned = (
+        LayerAudit(clean(row.layer), clean(row.requested), clean(row.realised), clean(row.differs)) for row in rows
+    )
     return tuple(sorted(cleaned, key=lambda row: row.as_requested))

@@ -16,15 +16,22 @@ CHOSEN = "chosen"
 
 @dataclass(frozen=True)
 class LayerAudit:
-    """Requested against realised precision of one layer in a built engine."""
+    """Requested against realised precision of one layer in a built engine. ``differs`` says what its files hold other
+    than was prepared: a weight, or the scale or zero point of its input."""
 
     layer: str
     requested: str
     realised: str
+    differs: str = ""
 
     @property
     def as_requested(self) -> bool:
-        return self.requested == self.realised
+        return self.requested == self.realised and not self.differs
+
+    @property
+    def found(self) -> str:
+        """What runs, in words."""
+        return f"{self.realised} with {self.differs}" if self.differs else self.realised
 
 
 @dataclass(frozen=True)

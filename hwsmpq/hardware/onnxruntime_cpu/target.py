@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from hwsmpq.device import cpu
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnxruntime_cpu import session
+from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
@@ -68,6 +70,11 @@ class OnnxruntimeCpuTarget(Target):
                 "replace the operation it names in the model, or use another target",
             ) from error
         write_bytes(folder / FILE, data)
+
+    def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
+        from hwsmpq.hardware.onnxruntime_cpu.stored import stored_in_lowered
+
+        return stored_in_lowered(folder / FILE, layers)
 
     def load(self, folder: Path) -> Engine:
         from hwsmpq.hardware.onnxruntime_cpu.engine import OnnxruntimeEngine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.device import nvidia
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.stored import Stored, stored_in_onnx
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
@@ -90,6 +92,9 @@ class TorchCudaTarget(Target):
 
         Program(onnx, "cpu", ())
         write_bytes(folder / FILE, onnx.read_bytes())
+
+    def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
+        return stored_in_onnx(folder / FILE, layers)
 
     def load(self, folder: Path) -> Engine:
         from hwsmpq.hardware.torch_cuda.engine import TorchEngine
