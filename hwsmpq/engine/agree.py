@@ -41,9 +41,13 @@ def agreement(
         return simulator.scores([assignment], rows, lambda out, rows: out)[0]
 
     expected = outputs(simulator) if expected is None else expected[:n]
-    error, limit = relative_error([expected], [found[:n]]), FLOOR
+
+    def error_of(outputs: Tensor) -> float:
+        return relative_error(*([tensor for _, tensor in simulator.form.floats(x)] for x in (expected, outputs)))
+
+    error, limit = error_of(found[:n]), FLOOR
     if error > limit:
-        limit = max(limit, AMPLITUDE * relative_error([expected], [outputs(simulator.disturbed(Disturbance()))]))
+        limit = max(limit, AMPLITUDE * error_of(outputs(simulator.disturbed(Disturbance()))))
     return Agreement(error, limit, n)
 
 

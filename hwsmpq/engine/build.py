@@ -85,6 +85,7 @@ class Builder:
             layers=layers,
             batch=self.batch,
             threads=self._threads,
+            outputs=self._captured.form.names,
         )
 
     def audit(self, assignment: Assignment, engine: Engine, folder: Path | None = None) -> tuple[LayerAudit, ...]:

@@ -7,25 +7,27 @@ from pathlib import Path
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.engine.verify import engine_tensors
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.types import Manifest, Settings
 
 
 class LoadedEngine:
-    """Called with the model's inputs, tensors with any number of rows, it returns the model's output."""
+    """Called with the model's inputs, tensors with any number of rows, it returns the model's output, or its outputs by
+    name where there are several."""
 
-    def __init__(self, engine: Engine, batch: int) -> None:
-        self._engine, self._batch = engine, batch
+    def __init__(self, engine: Engine, batch: int, names: tuple[str, ...]) -> None:
+        self._engine, self._batch, self._names = engine, batch, names
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Output (n, ...) of inputs (n, ...), one tensor an argument of the model.
 
         Raises:
             HwsmpqError: the inputs do not fit the engine, or its target has no runtime here.
         """
-        return engine_outputs(self._engine, inputs, self._batch)
+        outputs = engine_tensors(self._engine, inputs, self._batch)
+        return outputs[0] if len(outputs) == 1 else dict(zip(self._names, outputs, strict=True))
 
 
 def load(folder: str | Path) -> LoadedEngine:
@@ -37,4 +39,4 @@ def load(folder: str | Path) -> LoadedEngine:
     run = Folder(folder)
     manifest = run.check_engine()
     target = get_target(manifest.target, run.read(Settings).device).with_threads(manifest.threads)
-    return LoadedEngine(target.load(run.path(Manifest).parent), manifest.batch)
+    return LoadedEngine(target.load(run.path(Manifest).parent), manifest.batch, manifest.outputs)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.outputs import pack
 from hwsmpq.model.task import Samples, Task
-from hwsmpq.model.values import kl_divergence, per_sample
+from hwsmpq.model.values import outputs_kl, per_sample
 from hwsmpq.search.paired import drop
 from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound
 
@@ -20,16 +21,23 @@ from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound
 def engine_outputs(
     engine: Engine, inputs: tuple[Tensor, ...], batch: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Outputs of an engine that takes ``batch`` samples for every row of ``inputs``, (n, ...). What is missing in the
-    last batch is filled with first rows, whose outputs are left out."""
+    """What an engine gives, as one tensor (see :mod:`hwsmpq.model.outputs`); arguments as of :func:`engine_tensors`."""
+    return pack(engine_tensors(engine, inputs, batch, progress))
+
+
+def engine_tensors(
+    engine: Engine, inputs: tuple[Tensor, ...], batch: int = 1, progress: Callable[[int, int], None] | None = None
+) -> list[Tensor]:
+    """Outputs of an engine that takes ``batch`` samples for every row of ``inputs``, (n, ...) each. What is missing in
+    the last batch is filled with first rows, whose outputs are left out."""
     rows, n = [], len(inputs[0])
     for start in range(0, n, batch):
         index = np.arange(start, start + batch) % n
         outputs = engine.infer([x[index].numpy() for x in inputs])
-        rows.append(torch.from_numpy(np.array(outputs[0])))
+        rows.append([torch.from_numpy(np.array(output)) for output in outputs])
         if progress:
             progress(min(start + batch, n), n)
-    return torch.cat(rows)[:n]
+    return [torch.cat(parts)[:n] for parts in zip(*rows, strict=True)]
 
 
 def compare(
@@ -40,7 +48,7 @@ def compare(
     lies below with ``confidence``."""
     scores = [_scores(task, samples, x) for x in (reference, outputs)]
     lost = drop(*scores, confidence)
-    kl = kl_divergence(reference.float(), outputs.float()).mean().item() if task.is_classification else None
+    kl = outputs_kl(task, reference, outputs).mean().item() if task.is_classification else None
     return AccuracyOutcome(
         reference=float(scores[0].mean()),
         engine=float(scores[1].mean()),

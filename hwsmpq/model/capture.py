@@ -19,6 +19,8 @@ from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.coverage import Parameters
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
+from hwsmpq.model.inputs import call
+from hwsmpq.model.outputs import OutputForm, register, take_flat_outputs
 from hwsmpq.model.products import write_as_linear
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.task import tensors_sha256
@@ -42,10 +44,12 @@ class Captured:
 
     Attributes:
         network: layers, groups and reads (plain data).
-        graph: functional aten graph with batch norm folded; one placeholder an input of the model.
+        graph: functional aten graph with batch norm folded; one placeholder an input of the model, all positional. It
+            gives the tensors that hold a row a sample, one by itself.
         layer_nodes: layer name -> its node in ``graph``.
         example: one row of every input.
         activation_bytes: bytes that all intermediate tensors of one sample take together.
+        form: how the model arranges the tensors that ``graph`` gives.
     """
 
     network: Network
@@ -53,6 +57,7 @@ class Captured:
     layer_nodes: dict[str, fx.Node]
     example: tuple[Tensor, ...]
     activation_bytes: int
+    form: OutputForm
 
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
@@ -91,12 +96,13 @@ class Captured:
         )
 
 
-def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
+def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Captured:
     """Capture a model.
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
         example: input tensors with at least one row; the graph is compared with the model on the first of them.
+        names: of the arguments that they are; positional where there are none.
 
     Raises:
         HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
@@ -105,14 +111,18 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
     _check_dtype(model)
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     with _evaluating(model):
-        graph = _export(model, rows)
+        outputs = _run_once(model, rows, names)
+        graph = _export(model, rows, names)
         parameters = Parameters.of(model, graph)
         write_as_linear(graph)
         sources = fold_constants(graph)
         fold_batch_norm(graph)
         model_sha256 = _hash(graph)
         _take_layout_free(graph)
-        check_faithful(model, graph, example)
+        form = take_flat_outputs(graph, outputs)
+        check_faithful(
+            type(model).__name__, lambda inputs: form.batched(call(model, inputs, names)), graph, example
+        )
     values = _ValueShapes()
     with torch.no_grad():
         GraphRunner(graph, values.see).run(*rows)
@@ -133,7 +143,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...]) -> Captured:
         coverage=parameters.coverage([layer.weight_name for layer in layers], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH)
+    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH, form)
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -157,12 +167,35 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _export(model: nn.Module, rows: tuple[Tensor, ...]) -> fx.GraphModule:
+def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> Any:
+    """What the model gives.
+
+    Raises:
+        HwsmpqError: it does not run on these inputs.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = call(model, tuple(x.clone() for x in rows), names)
+    except Exception as error:
+        given = ", ".join(f"{name} " * bool(name) + f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+                          for name, x in zip(names or [""] * len(rows), rows, strict=True))
+        raise HwsmpqError(
+            f"{type(model).__name__} does not run on its inputs: {type(error).__name__}: {str(error).strip()[:300]}",
+            f"it was called with {given}", "give inputs as the model takes them: one tensor an argument, float32 or"
+            " integers, n rows each, or a dict of them by the names of the arguments",
+        ) from error
+    register(outputs)
+    return outputs
+
+
+def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> fx.GraphModule:
     batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
+    args, kwargs = ((), dict(zip(names, rows, strict=True))) if names else (rows, {})
+    shapes = dict(zip(names, batch, strict=True)) if names else _as_taken(model, batch)
     try:
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
-            exported = torch.export.export(model, rows, dynamic_shapes=_as_taken(model, batch))
+            exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
         _take_out_of_place(exported.graph)
         graph = exported.run_decompositions({}).module(check_guards=False)
     except Exception as error:
@@ -206,10 +239,10 @@ def _take_out_of_place(graph: fx.Graph) -> None:
 
 
 def _as_taken(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One a parameter of ``forward``; what ``*inputs`` takes is together."""
+    """One a parameter of ``forward``; what ``*inputs`` takes is together, if it takes any."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    n = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), None)
-    return shapes if n is None else (*shapes[:n], shapes[n:])
+    n = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), len(shapes))
+    return (*shapes[:n], shapes[n:]) if n < len(shapes) else shapes
 
 
 def _take_layout_free(graph: fx.GraphModule) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.agreement import FLOOR, allowed, relative_error, tensors_of
@@ -16,11 +16,14 @@ SHOWN = 3
 """Places that a message names at most."""
 
 
-def check_faithful(model: nn.Module, graph: fx.GraphModule, samples: tuple[Tensor, ...]) -> None:
+def check_faithful(
+    name: str, model: Callable[[tuple[Tensor, ...]], list[Tensor]], graph: fx.GraphModule, samples: tuple[Tensor, ...]
+) -> None:
     """Compare a graph with the model that it was captured from, on a few samples in a batch and one by one.
 
     Args:
-        model: in eval mode.
+        name: of the model.
+        model: inputs -> the outputs that ``graph`` gives too, in eval mode.
         samples: inputs with at least one row, of which :data:`N_SAMPLES` are used.
 
     Raises:
@@ -28,12 +31,13 @@ def check_faithful(model: nn.Module, graph: fx.GraphModule, samples: tuple[Tenso
             something else. Names what and by how much.
     """
     rows = tuple(x[:N_SAMPLES] for x in samples)
-    name = type(model).__name__
 
-    def run(module: Callable[..., object]) -> Callable[[tuple[Tensor, ...]], list[Tensor]]:
-        return lambda inputs: tensors_of(module(*(x.clone() for x in inputs)))
+    def network(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return model(tuple(x.clone() for x in inputs))
 
-    network, captured = run(model), run(graph)
+    def captured(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return tensors_of(graph(*(x.clone() for x in inputs)))
+
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = network(rows)
         tolerance = _Tolerance(network, rows)

@@ -51,7 +51,7 @@ class OnnxModule(nn.Module):
             if name in needed:
                 self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True)) | self._constants | {"": None}
         values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
         for step in self._steps:
@@ -63,7 +63,7 @@ class OnnxModule(nn.Module):
             results = result if isinstance(result, tuple) else (result,)
             values |= dict(zip(step.outputs, results, strict=False))
         outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
-        return outputs if len(outputs) > 1 else outputs[0]
+        return dict(zip(self._outputs, outputs, strict=True)) if len(outputs) > 1 else outputs[0]
 
     def _step(self, node: ir.Node, index: int, opset: int) -> _Step:
         inputs = [str(value.name) if value is not None else "" for value in node.inputs]
@@ -114,7 +114,7 @@ class OnnxModule(nn.Module):
 
 
 def read_onnx(path: Path) -> nn.Module:
-    """The network of an ONNX file, opset 7 or newer, in float32. Several outputs come as a tuple, in the file's order.
+    """The network of an ONNX file, opset 7 or newer, in float32. Several outputs come as a dict by their names.
 
     Raises:
         HwsmpqError: no such file, not ONNX, an older opset, weights that are missing, or an operator that is not read

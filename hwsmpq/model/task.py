@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.inputs import Inputs, names_in, tensors_in
 from hwsmpq.model.onnx_import import read_onnx
+from hwsmpq.model.outputs import OutputForm
 
-PerSample = Callable[[Tensor, Tensor], Tensor]
-"""(outputs (n, ...), targets (n, ...)) -> one number a sample, float (n,)."""
+PerSample = Callable[[Any, Tensor], Tensor]
+"""(outputs of n samples as the model gives them, targets (n, ...)) -> one number a sample, float (n,)."""
 
 MIN_EVALUATION = 20
 
@@ -27,10 +31,6 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, shape (n,)."""
     return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
-
-
-def _tensors(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,8 @@ class Task:
     Args:
         model: a trained network whose inputs and outputs carry the batch in dimension 0, or the path of an ONNX file
             that holds one (opset 7 or newer).
-        calibration: unlabelled input samples, (n, ...) or one such tensor an argument.
+        calibration: unlabelled input samples, (n, ...), or one such tensor an argument; those of a dict are passed by
+            keyword.
         evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
             (default: top-1 correctness).
@@ -82,6 +83,13 @@ class Task:
             they are unless both metric and loss are the task's own.
         preprocessing: what was done to the samples before they got here, in words: it is written beside the engine for
             whoever serves it.
+        outputs: names of the outputs that ``kl`` and ``mse`` compare, with their weights if it is a dict; by default
+            all floats, by 1. Outputs have the names of keys and fields, else the number of their place, joined by dots.
+            A metric or loss of the task's own gets all outputs as the model gives them; the defaults judge the first
+            of these outputs, or ``logits`` where none are named.
+
+    Attributes:
+        form: how the model arranges its outputs; None where they are one tensor, or not known yet.
 
     Raises:
         HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
@@ -91,16 +99,17 @@ class Task:
     def __init__(
         self,
         model: nn.Module | str | Path,
-        calibration: Tensor | tuple[Tensor, ...],
-        evaluation: tuple[Tensor | tuple[Tensor, ...], Tensor],
+        calibration: Inputs,
+        evaluation: tuple[Inputs, Tensor],
         metric: PerSample | None = None,
         loss: PerSample | None = None,
         name: str = "task",
-        training: tuple[Tensor | tuple[Tensor, ...], Tensor] | None = None,
+        training: tuple[Inputs, Tensor] | None = None,
         version: str | None = None,
         higher_is_better: bool = True,
         classification: bool | None = None,
         preprocessing: str = "",
+        outputs: Mapping[str, float] | Sequence[str] | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
@@ -110,12 +119,72 @@ class Task:
         judge = metric or top1
         self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
         self.loss = loss or cross_entropy
+        self._own = {"metric": metric is not None, "loss": loss is not None}
         self._has_defaults = metric is None or loss is None
+        self.outputs = dict(outputs) if isinstance(outputs, Mapping) else outputs and dict.fromkeys(outputs, 1.0)
+        self.form: OutputForm | None = None
         self.is_classification = self._has_defaults if classification is None else classification
-        self.calibration = _tensors(calibration)
-        self.evaluation = Samples(_tensors(evaluation[0]), evaluation[1])
-        self.training = None if training is None else Samples(_tensors(training[0]), training[1])
+        self.input_names = names_in(calibration)
+        self.calibration = tensors_in(calibration)
+        self.evaluation = Samples(self._inputs("evaluation", evaluation[0]), evaluation[1])
+        self.training = None if training is None else Samples(self._inputs("training", training[0]), training[1])
         self._check()
+
+    def _inputs(self, role: str, inputs: Inputs) -> tuple[Tensor, ...]:
+        """In the order of the calibration inputs."""
+        names = names_in(inputs)
+        if sorted(names) != sorted(self.input_names):
+            said = [", ".join(n) or "inputs without names" for n in (names, self.input_names)]
+            raise HwsmpqError(
+                f"the {role} data has {said[0]}, the calibration data {said[1]}", "both are inputs of the same model",
+                "give both as dicts with the same keys, or both as tensors",
+            )
+        return tuple(inputs[n] for n in self.input_names) if isinstance(inputs, Mapping) else tensors_in(inputs)
+
+    def judging(self, form: OutputForm) -> Task:
+        """The same, to judge outputs that come as one tensor for ``form``.
+
+        Raises:
+            HwsmpqError: the network has no output that the task names, or none in floats.
+        """
+        judged = copy.copy(self)
+        judged.form, name = form, form.judged(self.outputs)
+
+        def as_seen(function: PerSample, is_own: bool) -> PerSample:
+            return lambda packed, targets: function(
+                form.rebuild(packed) if is_own else judged.judged_output(packed), targets
+            )
+
+        if form.names != (name,) or not form.spec.is_leaf():
+            judged.metric = as_seen(self.metric, self._own["metric"])
+            judged.loss = as_seen(self.loss, self._own["loss"])
+        return judged
+
+    def judged_output(self, packed: Tensor) -> Tensor:
+        """The output that the default metric and loss look at."""
+        if self.form is None:
+            return packed
+        return self.form.split(packed)[self.form.names.index(self.form.judged(self.outputs))]
+
+    def compared(self, packed: Tensor, with_classes: bool = False) -> list[tuple[float, Tensor]]:
+        """The outputs that values without labels compare, with their weights.
+
+        Args:
+            with_classes: leave out those without classes in dimension 1.
+
+        Raises:
+            HwsmpqError: none of them has classes.
+        """
+        found = [(1.0, packed)] if self.form is None else self.form.floats(packed, self.outputs)
+        if with_classes:
+            shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in found)
+            found = [(weight, tensor) for weight, tensor in found if tensor.ndim > 1 and tensor.shape[1] > 1]
+            if not found:
+                raise HwsmpqError(
+                    f"the value kl cannot judge outputs of shape {shapes}",
+                    "it compares distributions over classes in dimension 1", "take the value loss, metric or mse",
+                )
+        return found
 
     def _check(self) -> None:
         parts = {"calibration": self.calibration, "evaluation": self.evaluation.inputs}
@@ -183,7 +252,7 @@ class Task:
             raise HwsmpqError(
                 "the model's own outputs hold NaN or infinity", fix="check the weights and the preprocessing"
             )
-        targets = self.evaluation.targets
+        targets, outputs = self.evaluation.targets, self.judged_output(outputs)
         if self._has_defaults and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
             raise HwsmpqError(
                 f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",

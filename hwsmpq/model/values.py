@@ -31,12 +31,29 @@ def mean_squared_distance(reference: Tensor, outputs: Tensor) -> Tensor:
     return (outputs - reference).square().reshape(len(outputs), -1).mean(1)
 
 
+def outputs_kl(task: Task, reference: Tensor, outputs: Tensor) -> Tensor:
+    """The KL divergences of all outputs that the task compares, by their weights, shape (n,).
+
+    Raises:
+        HwsmpqError: none of them has classes in dimension 1.
+    """
+    pairs = zip(task.compared(reference, True), task.compared(outputs, True), strict=True)
+    return torch.stack([weight * kl_divergence(p.float(), q.float()) for (weight, p), (_, q) in pairs]).sum(0)
+
+
+def outputs_distance(task: Task, reference: Tensor, outputs: Tensor) -> Tensor:
+    """The mean squared distances of all outputs that the task compares, by their weights, shape (n,)."""
+    pairs = zip(task.compared(reference), task.compared(outputs), strict=True)
+    return torch.stack([weight * mean_squared_distance(x, y) for (weight, x), (_, y) in pairs]).sum(0)
+
+
 def value_function(name: str, task: Task, samples: Samples, reference: Callable[[], Tensor]) -> Value:
     """The value function by name.
 
     Args:
         name: ``loss`` (negative loss of the task), ``metric``, ``kl`` (negative KL to the reference outputs) or ``mse``
-            (negative mean squared distance to them, for outputs without classes); the last two need no labels.
+            (negative mean squared distance to them, for outputs without classes); the last two need no labels, and
+            add up over all outputs that the task compares.
             ``soft`` is the mean of ``loss`` and ``kl``: half of every label's weight goes to what the reference
             answers, which is less noisy than the label and, unlike ``kl`` alone, still knows what is right.
         reference: gives the outputs of the reference network for all of ``samples``; called only if needed.
@@ -50,22 +67,16 @@ def value_function(name: str, task: Task, samples: Samples, reference: Callable[
     if name == "soft":
         loss, kl = (value_function(part, task, samples, reference) for part in ("loss", "kl"))
         return lambda outputs, rows: (loss(outputs, rows) + kl(outputs, rows)) / 2
-    if name == "kl":
-        if not task.is_classification:
+    if name in ("kl", "mse"):
+        distance = outputs_kl if name == "kl" else outputs_distance
+        if name == "kl" and not task.is_classification:
             raise HwsmpqError(
                 "the value kl cannot judge this task", "its outputs are not taken for logits of classes",
                 "take the value loss, metric or mse, or give the task classification=True",
             )
-        outputs_of_reference = reference()
-        if outputs_of_reference.ndim < 2 or outputs_of_reference.shape[1] < 2:
-            raise HwsmpqError(
-                f"the value kl cannot judge outputs of shape {tuple(outputs_of_reference.shape)}",
-                "it compares distributions over classes in dimension 1", "take the value loss, metric or mse",
-            )
-        return lambda outputs, rows: -kl_divergence(outputs_of_reference[rows].to(outputs.device), outputs)
-    if name == "mse":
         expected = reference()
-        return lambda outputs, rows: -mean_squared_distance(expected[rows].to(outputs.device), outputs)
+        task.compared(expected, with_classes=name == "kl")  # refuses now what it would refuse later
+        return lambda outputs, rows: -distance(task, expected[rows].to(outputs.device), outputs)
     if name == "metric":
         return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows].to(outputs.device), "metric")
     return lambda outputs, rows: -per_sample(task.loss, outputs, targets[rows].to(outputs.device), "loss")

@@ -41,12 +41,12 @@ class Roles(Mapping[str, str]):
                 f"what {role}= computes cannot be told from process to process ({why_new}): another process measures"
                 f" again what it enters; give the task a version= to count instead"
             )
-        return sha256
+        return sha256 if task.outputs is None else digest([sha256, list(task.outputs.items())])
 
 
 def _value(run: Run) -> list[str]:
     by_outputs = run.value in ("kl", "mse")
-    return [run.value] if by_outputs else [run.value, run.roles["loss"]]
+    return [run.value, *(run.task.outputs or {}).items()] if by_outputs else [run.value, run.roles["loss"]]
 
 
 def _runner(run: Run) -> list[Any]:

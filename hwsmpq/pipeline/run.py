@@ -19,8 +19,10 @@ from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.lock import hold
+from hwsmpq.model.agreement import tensors_of
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
+from hwsmpq.model.outputs import pack
 from hwsmpq.model.task import Samples, Task, tensors_sha256
 from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.evaluate.job import Job
@@ -144,12 +146,13 @@ class Run:
         """
         task = self.task  # a task that cannot be loaded makes no folder
         lock = hold(self.folder)
-        captured = capture(task.model, task.calibration)
+        captured = capture(task.model, task.calibration, task.input_names)
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
         if known is None:
-            self.task.check_outputs(captured.graph(*(x[:8] for x in self.task.evaluation.inputs)).detach())
+            outputs = captured.graph(*(x[:8] for x in task.evaluation.inputs))
+            task.judging(captured.form).check_outputs(pack(tensors_of(outputs)).detach())
             file = self.task.onnx_file
             if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):
                 self.notify(f"{file} was not compared with another reading of it: {reason}")
@@ -167,6 +170,11 @@ class Run:
             self.artifacts.write(self.settings, {})
         del lock
         return captured.with_substitutes(runs)
+
+    @property
+    def judge(self) -> Task:
+        """The task, to judge what the simulator and engines give."""
+        return self.task.judging(self.captured.form)
 
     @property
     def network(self) -> Network:

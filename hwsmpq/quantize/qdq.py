@@ -35,12 +35,14 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
     Raises:
         HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
     """
+    names = captured.form.names
     rows = tuple(x.expand(batch_size, *x.shape[1:]).contiguous() for x in captured.example)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False
+                captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+                output_names=names if len(names) > 1 else None,
             )
     except Exception as error:
         cause = str(error.__cause__ or error).strip().splitlines()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.model.outputs import pack
 from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last
 from hwsmpq.quantize.residual import Residual
@@ -38,6 +39,7 @@ class Simulator:
 
     Attributes:
         chunk_size: samples run together, from ``memory_mb`` and, on a CPU, the size of its cache.
+        form: how the network arranges its outputs, which are one tensor here.
     """
 
     _disturbance: Disturbance | None = None
@@ -49,6 +51,7 @@ class Simulator:
         self._layers, self._device = QuantizedLayers(ranges, scheme), torch.device(device or _best_device())
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # on by default, and coarser than what is simulated
+        self.form = captured.form
         graph = captured.graph
         self._inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
         self._output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
@@ -84,7 +87,7 @@ class Simulator:
             with torch.inference_mode():
                 self._run(env, assignment, previous)
                 result = _resolve(self._output, env)
-                result = (result[0] if isinstance(result, tuple | list) else result).clone()
+                result = pack(result) if isinstance(result, tuple) else result.clone()
             yield row, result
             previous = assignment
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hwsmpq.contribution.table import Table, sampled
+from hwsmpq.model.agreement import tensors_of
+from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.quantize.layer import QuantizedLayers
-from hwsmpq.sensitivity.request import Request, contributions, first_output
+from hwsmpq.sensitivity.request import Request, contributions
 from hwsmpq.types import REFERENCE
 
 
@@ -40,7 +42,7 @@ def fisher(request: Request) -> Table:
     for rows in request.batches():
         recorder = _Recorder(request)
         runner = GraphRunner(request.captured.graph, recorder.see)
-        outputs = first_output(runner.run(*(x[rows] for x in request.samples.inputs)))
+        outputs = pack(tensors_of(runner.run(*(x[rows] for x in request.samples.inputs))))
         gradients = torch.autograd.grad(loss(outputs, rows).sum(), recorder.outputs, allow_unused=True)
         with torch.no_grad():
             draws[rows] = _squared_derivatives(request, layers, recorder, gradients, rows.stop - rows.start)

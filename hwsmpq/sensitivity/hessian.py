@@ -10,10 +10,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hwsmpq.contribution.table import Table, sampled
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.agreement import tensors_of
+from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.tensors import get_tensor
 from hwsmpq.quantize.layer import QuantizedLayer
-from hwsmpq.sensitivity.request import Request, contributions, first_output
+from hwsmpq.sensitivity.request import Request, contributions
 from hwsmpq.types import Layer
 
 N_PRODUCTS = 12
@@ -54,7 +56,7 @@ def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.
         runner, weights = GraphRunner(request.captured.graph, tensors=leaves), list(leaves.values())
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            outputs = first_output(runner.run(*(x[rows] for x in request.samples.inputs)))
+            outputs = pack(tensors_of(runner.run(*(x[rows] for x in request.samples.inputs))))
             gradients = torch.autograd.grad(
                 loss(outputs, rows).sum() / n, weights, create_graph=True, materialize_grads=True
             )

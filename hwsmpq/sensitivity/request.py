@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,14 +86,22 @@ class Request:
         def drawn(rows: slice) -> torch.Generator:
             return torch.Generator().manual_seed((self.seed << 32) + rows.start)
 
-        def kl(outputs: Tensor, rows: slice) -> Tensor:
+        def of_outputs(one: Callable[[Tensor, torch.Generator], Tensor], with_classes: bool) -> Loss:
+            def total(outputs: Tensor, rows: slice) -> Tensor:
+                generator = drawn(rows)
+                compared = self.task.compared(outputs, with_classes)
+                return torch.stack([weight**0.5 * one(tensor, generator) for weight, tensor in compared]).sum(0)
+
+            return total
+
+        def kl(outputs: Tensor, generator: torch.Generator) -> Tensor:
             p = outputs.detach().softmax(1).movedim(1, -1)
-            labels = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=drawn(rows)).reshape(p.shape[:-1])
+            labels = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(p.shape[:-1])
             losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
             return losses.reshape(len(outputs), -1).sum(1)
 
-        def mse(outputs: Tensor, rows: slice) -> Tensor:
-            noise = torch.randn(outputs.shape, generator=drawn(rows))
+        def mse(outputs: Tensor, generator: torch.Generator) -> Tensor:
+            noise = torch.randn(outputs.shape, generator=generator)
             n_elements = outputs[0].numel()
             return (outputs * noise).reshape(len(outputs), -1).sum(1) * (2 / n_elements) ** 0.5
 
@@ -107,15 +114,11 @@ class Request:
                 )
             return losses
 
-        return {"kl": kl, "mse": mse}.get(self.value, of_task)
+        label_free = {"kl": of_outputs(kl, True), "mse": of_outputs(mse, False)}
+        return label_free.get(self.value, of_task)
 
 
 def contributions(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores (..., n_levels) of the damage done as gains over the floor: half the difference, as in a second-order
     expansion of the loss."""
     return (scores[..., :1] - scores) / 2
-
-
-def first_output(outputs: Any) -> Tensor:
-    """The tensor that is judged, of a network with one output or several."""
-    return outputs[0] if isinstance(outputs, tuple | list) else outputs

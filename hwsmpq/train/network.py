@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hwsmpq.model.agreement import tensors_of
 from hwsmpq.model.capture import Captured
+from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.model.tensors import get_tensor
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last
@@ -99,8 +101,7 @@ class QuantizedNetwork(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Outputs (n, ...) of inputs (n, ...)."""
         output = GraphRunner(self.graph, compute=_Pass(self).compute).run(*(channels_last(x) for x in inputs))
-        result: Tensor = output[0] if isinstance(output, tuple | list) else output
-        return result
+        return pack(tensors_of(output))
 
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""

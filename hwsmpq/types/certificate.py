@@ -44,7 +44,7 @@ class Fallbacks:
 @dataclass(frozen=True)
 class Manifest:
     """What was built: files with their hashes, the audit of every layer, and what the build took. Its engine takes
-    ``batch`` samples at once and computes with ``threads`` threads."""
+    ``batch`` samples at once and computes with ``threads`` threads; ``outputs`` are the names of what it gives."""
 
     target: str
     assignment: Assignment
@@ -54,6 +54,7 @@ class Manifest:
     n_bytes: int = 0
     batch: int = 1
     threads: int = 1
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_operators_compute_what_onnx_runtime_computes(name: str, tmp_path: Path)
     x = RNG.normal(size=shape).astype(np.float32)
     expected = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     found = read_onnx(path)(torch.from_numpy(x))
-    for one, other in zip(found if isinstance(found, tuple) else (found,), expected, strict=True):
+    for one, other in zip(found.values() if isinstance(found, dict) else (found,), expected, strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other, rtol=1e-4, atol=1e-5)
 
 

@@ -28,7 +28,7 @@ def tell_doubts(run: Run) -> None:
     outputs = run.simulator.scores([run.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out)[0]
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(run.settings.seed))
     right, shuffled = (
-        per_sample(run.task.metric, outputs, targets, "metric").double().numpy()
+        per_sample(run.judge.metric, outputs, targets, "metric").double().numpy()
         for targets in (batch.targets, batch.targets[order])
     )
     reference, chance = float(right.mean()), float(shuffled.mean())

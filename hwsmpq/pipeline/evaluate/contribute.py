@@ -144,7 +144,7 @@ def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Tab
     if name in ESTIMATORS:
         return ESTIMATORS[name](game, stop, settings.seed)
     request = Request(
-        run.captured, run.read(Ranges), run.scheme, run.task, batch, run.ladder, run.value, settings.seed,
+        run.captured, run.read(Ranges), run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
         settings.memory_mb,
     )
     table = SENSITIVITIES[name](request)

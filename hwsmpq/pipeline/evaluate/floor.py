@@ -69,8 +69,8 @@ def shares_kept(
     )[0]
     generator = torch.Generator().manual_seed(run.settings.seed)
     shuffled = batch.targets[torch.randperm(len(batch), generator=generator)]
-    reference = float(per_sample(run.task.metric, outputs, batch.targets, "metric").mean())
-    chance = float(per_sample(run.task.metric, outputs, shuffled, "metric").mean())
+    reference = float(per_sample(run.judge.metric, outputs, batch.targets, "metric").mean())
+    chance = float(per_sample(run.judge.metric, outputs, shuffled, "metric").mean())
     distance = reference - chance
     # A metric that cannot tell the reference from chance cannot tell what is alive either.
     shares = (metrics - chance) / distance if distance > 0 else np.ones(n_levels)

@@ -24,7 +24,7 @@ def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], N
     if workers is None:
         reference = run.network.uniform(REFERENCE)
         execute = Serial(
-            lambda tell: Evaluator(run.runner, run.task, samples, run.value, reference, tell), progress
+            lambda tell: Evaluator(run.runner, run.judge, samples, run.value, reference, tell), progress
         )
     else:
         execute = partial(workers.evaluate, samples, progress)

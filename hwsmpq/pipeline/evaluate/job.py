@@ -38,7 +38,7 @@ class Job:
         settings = self.settings
         weights = Path(settings.weights) if settings.weights else None
         task = self.task or load_task(settings.task, settings.data, weights)
-        captured = capture(task.model, task.calibration)
+        captured = capture(task.model, task.calibration, task.input_names)
         network = self.network
         if captured.network.model_sha256 != network.model_sha256:
             raise HwsmpqError(
@@ -51,4 +51,5 @@ class Job:
         captured = replace(captured, network=network)
         simulator = Simulator(captured, self.ranges, get_scheme(self.scheme), settings.memory_mb)
         reference = network.uniform(REFERENCE)
-        return lambda samples: Evaluator(simulator, task, samples, value, reference)
+        judge = task.judging(captured.form)
+        return lambda samples: Evaluator(simulator, judge, samples, value, reference)

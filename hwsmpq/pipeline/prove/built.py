@@ -32,7 +32,7 @@ def build_engines(run: Run, assignments: Sequence[Assignment]) -> list[BuiltEngi
         BuiltEngine(
             assignment=assignment,
             latency=latency[name],
-            accuracy=compare(run.task, report_part, outputs[REFERENCE], outputs[name], "engine"),
+            accuracy=compare(run.judge, report_part, outputs[REFERENCE], outputs[name], "engine"),
             audit=Audit.of(run.builder.audit(assignment, engines[name])),
         )
         for name, assignment in named.items()

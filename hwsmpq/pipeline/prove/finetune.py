@@ -61,7 +61,7 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
         reference = quantized(run.captured, run.read(Ranges), run.scheme, run.network.uniform(REFERENCE)).to(device)
         folder = run.path(Trained).parent
         losses = fit(
-            network, samples, negative_value(objective, run.task, reference), recipe, device, folder / CHECKPOINT_FILE,
+            network, samples, negative_value(objective, run.judge, reference), recipe, device, folder / CHECKPOINT_FILE,
             digest(run.inputs(Trained, **asked)), lambda done, n: run.progress("finetune", done, n),
         )
         artifacts.write_bytes(folder / WEIGHTS_FILE, save(network.weights()))
@@ -125,8 +125,8 @@ def _training_samples(run: Run) -> tuple[Samples, str]:
     search_part = run.parts[0]
     if not task.is_classification:
         return search_part, FALLBACK
-    uniform = run.network.uniform(REFERENCE)
-    answers = run.simulator.scores([uniform], task.calibration, lambda out, rows: out.argmax(1))[0]
+    uniform, judge = run.network.uniform(REFERENCE), run.judge
+    answers = run.simulator.scores([uniform], task.calibration, lambda out, rows: judge.judged_output(out).argmax(1))[0]
     return Samples(
         tuple(torch.cat(pair) for pair in zip(search_part.inputs, task.calibration, strict=True)),
         torch.cat((search_part.targets, answers.to(search_part.targets.dtype))),

@@ -103,7 +103,7 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     } or _simulated(run, assignments, plan)
     network = _network(run) if engines else outputs[REFERENCE]
     accuracy = compare(
-        run.task, report_part, network, outputs[CHOSEN],
+        run.judge, report_part, network, outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
     )
     by_bound = run.settings.confidence is not None
@@ -115,11 +115,11 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     results = []
     for name, out in outputs.items():
         bitops, size_mb = counted_costs(run.network, assignments[name])
-        judged = compare(run.task, report_part, network, out, accuracy.source)
+        judged = compare(run.judge, report_part, network, out, accuracy.source)
         results.append(
             EngineResult(
                 name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
-                loss=mean_loss(run.task, report_part, out), kl=judged.kl,
+                loss=mean_loss(run.judge, report_part, out), kl=judged.kl,
                 bitops=bitops, size_mb=size_mb,
             )
         )
