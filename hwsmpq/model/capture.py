@@ -6,8 +6,8 @@ import copy
 import hashlib
 import inspect
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from hwsmpq.model.inputs import call
 from hwsmpq.model.outputs import OutputForm, register, take_flat_outputs
 from hwsmpq.model.products import write_as_linear
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.model.state import State, evaluating
 from hwsmpq.model.task import tensors_sha256
 from hwsmpq.model.tensors import get_tensor, set_parameter
 from hwsmpq.types import OPERATORS, Group, Layer, Network, Read
@@ -110,9 +111,10 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
     """
     _check_dtype(model)
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
-    with _evaluating(model):
-        outputs = _run_once(model, rows, names)
+    with evaluating(model) as state:
+        outputs = _run_once(model, rows, names, state)
         graph = _export(model, rows, names)
+        state.restore()  # an export leaves its own tensors behind
         parameters = Parameters.of(model, graph)
         write_as_linear(graph)
         sources = fold_constants(graph)
@@ -155,28 +157,26 @@ def _check_dtype(model: nn.Module) -> None:
             )
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, as every module of it was before afterwards."""
-    was_training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
-
-
-def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> Any:
-    """What the model gives.
+def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], state: State) -> Any:
+    """What the model gives. It is left as it was in ``state``, but for what it kept of calls with other inputs.
 
     Raises:
-        HwsmpqError: it does not run on these inputs.
+        HwsmpqError: it does not run on these inputs, or on a single sample only.
     """
-    try:
+
+    def run(n: int) -> Any:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = call(model, tuple(x.clone() for x in rows), names)
+            return call(model, tuple(x[:n].clone() for x in rows), names)
+
+    try:
+        outputs = run(EXPORT_BATCH)
     except Exception as error:
+        try:
+            run(1)
+        except Exception:
+            pass
+        else:
+            raise _fixed_batch(model, f"it runs on one sample, and not on two: {str(error).strip()[:300]}") from error
         given = ", ".join(f"{name} " * bool(name) + f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
                           for name, x in zip(names or [""] * len(rows), rows, strict=True))
         raise HwsmpqError(
@@ -184,8 +184,21 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
             f"it was called with {given}", "give inputs as the model takes them: one tensor an argument, float32 or"
             " integers, n rows each, or a dict of them by the names of the arguments",
         ) from error
+    caches = state.changed()
+    with suppress(Exception):  # the check of the graph says what is wrong with a sample alone
+        run(1)
+    caches += state.changed()
+    state.forget(caches)
+    state.restore()
     register(outputs)
     return outputs
+
+
+def _fixed_batch(model: nn.Module, why: str) -> HwsmpqError:
+    return HwsmpqError(
+        f"{type(model).__name__} fixes the batch size", why,
+        "keep dimension 0 of inputs and outputs free: take sizes from x.shape[0], not from a constant",
+    )
 
 
 def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> fx.GraphModule:
@@ -202,10 +215,7 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
         text = str(error).strip()
         if "Constraints violated" in text:
             reasons = [line.strip(" -") for line in text.splitlines() if "batch" in line and "violated" not in line]
-            raise HwsmpqError(
-                f"{type(model).__name__} fixes the batch size", reasons[0].split(". ")[0] if reasons else text[:300],
-                "keep dimension 0 of inputs and outputs free: take sizes from x.shape[0], not from a constant",
-            ) from error
+            raise _fixed_batch(model, reasons[0].split(". ")[0] if reasons else text[:300]) from error
         summary = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
         where = next((line.strip() for line in reversed(text.splitlines()) if "File " in line or "aten." in line), "")
         raise HwsmpqError(

@@ -371,3 +371,41 @@ def test_attention_behind_a_view_is_captured_and_written(frozen: bool) -> None:
     captured = capture(model, (x,))
     torch.testing.assert_close(captured.graph(x), model(x), rtol=1e-5, atol=1e-5)
     assert export_onnx(captured)
+
+
+class Anchored(nn.Module):
+    """Keeps places for the size of its last input, as ultralytics' heads do."""
+
+    shape: torch.Size | None = None
+    places = torch.empty(0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        y = self.conv(x)
+        if self.shape != y.shape:
+            self.places, self.shape = torch.arange(y.shape[-1]).float() + y.new_zeros(y.shape), y.shape
+        return y + self.places
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 2, 5])
+def test_what_a_module_keeps_of_earlier_calls_is_not_captured(n_before: int) -> None:
+    model, x = Anchored().eval(), torch.randn(4, 1, 6, 6)
+    if n_before:
+        model(x[:1].expand(n_before, 1, 6, 6))
+    before = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+    captured = capture(model, (x,))
+    after = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+    assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
+    torch.testing.assert_close(captured.graph(x).detach(), model(x).detach())
+
+
+def test_a_network_that_does_not_run_says_how_it_was_called() -> None:
+    with pytest.raises(HwsmpqError, match=r"(?s)does not run on its inputs: RuntimeError.*called with \(2, 1, 2, 2\)"):
+        capture(nn.Sequential(nn.Conv2d(1, 2, 3)), (torch.randn(4, 1, 2, 2),))
+    with pytest.raises(HwsmpqError, match=r"(?s)missing 1 required positional argument.*one tensor an argument"):
+        capture(nn.Bilinear(2, 2, 3), (torch.randn(4, 2),))
+    with pytest.raises(HwsmpqError, match=r"(?s)does not run.*called with \(2, 2\) float64"):
+        capture(nn.Sequential(nn.Linear(2, 2)), (torch.randn(4, 2).double(),))
