@@ -124,14 +124,30 @@ def inspect(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes(*CALIBRATION)
+@takes(*CALIBRATION, "from_ranges", "from_cache", "export_cache")
 def calibrate(values: dict[str, Any]) -> None:
-    """Take activation ranges from the calibration samples."""
+    """Take activation ranges from the calibration samples; or take what was calibrated elsewhere."""
+    from hwsmpq.pipeline.prepare import ranges_elsewhere as elsewhere
     from hwsmpq.pipeline.prepare.calibrate import calibrate as stage
 
+    stages = {
+        "from_ranges": elsewhere.import_ranges, "from_cache": elsewhere.import_cache,
+        "export_cache": elsewhere.export_cache,
+    }
+    asked = [name for name in stages if values[name]]
+    if {"from_ranges", "from_cache"} <= set(asked):
+        raise HwsmpqError("both --from-ranges and --from-cache are given", "each gives all ranges", "give one of them")
+
+    def work(run: Any) -> Any:
+        ranges = [stages[name](run, values[name]) for name in asked]
+        return ranges[-1] if ranges else stage(run)
+
     _stage(
-        values, stage,
-        lambda r: display.console.print(f"ranges of {len(r.layers)} layers from {r.n_samples} samples ({r.observer})"),
+        values, work,
+        lambda r: display.console.print(
+            f"ranges of {len(r.layers)} layers from {r.n_samples} samples ({r.observer})"
+            if r.n_samples else f"ranges of {len(r.layers)} layers from a {r.observer}"
+        ),
     )
 
 

@@ -74,6 +74,29 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],
         Path("runs/default"),
     ),
+    "from_ranges": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Ranges of this network (ranges.json) that another run calibrated.", metavar="FILE",
+                         show_default=False),
+        ],
+        None,
+    ),
+    "from_cache": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Calibration cache of TensorRT to take ranges from.", metavar="FILE", show_default=False),
+        ],
+        None,
+    ),
+    "export_cache": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Write the ranges as a calibration cache of TensorRT.", metavar="FILE",
+                         show_default=False),
+        ],
+        None,
+    ),
     "from_table": (
         Annotated[
             Path | None,

@@ -65,6 +65,12 @@ class OnnxModule(nn.Module):
         outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
         return dict(zip(self._outputs, outputs, strict=True)) if len(outputs) > 1 else outputs[0]
 
+    @property
+    def inputs_by_weight(self) -> dict[str, str]:
+        """Parameter -> name of the tensor in the file that it is applied to, of operations with a stored weight."""
+        weighted = [step for step in self._steps if len(step.inputs) > 1 and step.inputs[1] in self._tensors]
+        return {self._tensors[step.inputs[1]]: step.inputs[0] for step in weighted}
+
     def _step(self, node: ir.Node, index: int, opset: int) -> _Step:
         inputs = [str(value.name) if value is not None else "" for value in node.inputs]
         attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from hwsmpq import artifacts
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.ranges import calibrate as take_ranges
 from hwsmpq.types import Network, Ranges
+
+
+def mismatch(run: Run, ranges: Ranges) -> str | None:
+    """Why ranges cannot serve a run; None where they can."""
+    if ranges.model_sha256 != run.network.model_sha256:
+        return "they are of another network, or of other weights"
+    if ranges.scheme != run.scheme.name:
+        return f"they are for the scheme {ranges.scheme}, target {run.target.name} has {run.scheme.name}"
+    missing = sorted({bits for one in ranges.layers.values() for bits in set(run.integer_bits) - one.clip.keys()})
+    return f"they lack {', '.join(map(str, missing))} bits" if missing else None
 
 
 @holding
@@ -15,7 +26,14 @@ def inspect(run: Run) -> Network:
 
 @holding
 def calibrate(run: Run) -> Ranges:
-    """Activation ranges of every layer from the calibration samples."""
+    """Activation ranges of every layer from the calibration samples, or those that were imported."""
+    imported = run.artifacts.made_from(Ranges).keys() == {artifacts.IMPORTED}
+    if imported:
+        ranges = run.read(Ranges)
+        reason = mismatch(run, ranges)
+        if reason is None:
+            return ranges
+        run.notify(f"the imported ranges do not fit any more ({reason}): ranges are taken from the calibration samples")
     return run.stage(
         Ranges,
         lambda: take_ranges(
