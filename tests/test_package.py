@@ -47,7 +47,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         console = archive.read(f"hwsmpq-{__version__}.dist-info/entry_points.txt").decode()
         assert f"hwsmpq-{__version__}.dist-info/licenses/LICENSE" in archive.namelist()
     files = {path.relative_to(ROOT) for path in (ROOT / "hwsmpq").rglob("*") if path.is_file()}
-    assert names == {path.as_posix() for path in files if "__pycache__" not in path.parts}
+    made_here = ("__pycache__", ".")
+    assert names == {path.as_posix() for path in files if not any(part.startswith(made_here) for part in path.parts)}
     assert "hwsmpq/py.typed" in names
     assert console.split() == ["[console_scripts]", "hwsmpq", "=", "hwsmpq.cli:main"]
 
