@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,16 @@ def test_bitops_and_bytes_by_hand(network: Network) -> None:
     # Half a byte a weight, four bytes a channel's scale, four bytes a bias.
     assert network.size_bytes("a", w4a8) == 108 / 2 + 4 * 12 + 4 * 12
     assert network.size_bytes("b", fp32) == 60 * 4
+
+
+def test_what_is_asked_for_is_substituted_once(network: Network) -> None:
+    """An engine's float16 layers may fall back where they are asked for, and still run where int8 was."""
+    network = replace(network, substitutes={"a": {"int8": "fp16", "fp16": "fp32"}})
+    assert network.realise({"a": "int8", "b": "int8"}) == {"a": "fp16", "b": "int8"}
+    assert network.uniform("fp16") == {"a": "fp32", "b": "fp16"}
+    assert network.levels(("int8", "fp16", "fp32")) == {
+        "a": ("fp16", "fp32", "fp32"), "b": ("int8", "fp16", "fp32"),
+    }
 
 
 def test_groups(network: Network) -> None:

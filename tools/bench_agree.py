@@ -128,7 +128,7 @@ def measure(captured: Captured, x: Tensor, name: str, seed: int) -> Iterator[dic
     for mixture in range(N_MIXTURES):
         share = rng.random()
         drawn = {g: LADDER.names[rng.random() > share] for g in network.group_names}
-        assignments[f"mixture {mixture}"] = network.canonical(drawn)
+        assignments[f"mixture {mixture}"] = network.realise(drawn)
     for what, assignment in assignments.items():
 
         def simulated(simulator: Simulator, assignment: dict[str, str] = assignment) -> Tensor:

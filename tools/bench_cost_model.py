@@ -185,7 +185,8 @@ def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
     network, names = run.network, run.ladder.names
     modules = _modules(run, [layer.name for layer in network.layers])
     keys = {name: f"{module} {tuple(x.shape)}" for name, (module, x) in modules.items()}
-    realised = {name: {asked: network.runs(network.group_of(name), asked) for asked in names} for name in modules}
+    levels = network.levels(names)
+    realised = {name: dict(zip(names, levels[network.group_of(name)], strict=True)) for name in modules}
     engines: dict[str, Engine] = {}
     builders = []  # engines are loaded again from their files, which live as long as these
     for name, key in keys.items():

@@ -179,7 +179,7 @@ class Score:
             lambda done, n: None,
         )
         memo = Memo(self.study.folder / f"memo-{self.name}.sqlite")
-        return ValueGame(MemoizedGame(execute, memo, "study", network.group_names, NAMES), 0)
+        return ValueGame(MemoizedGame(execute, memo, "study", network.levels(NAMES)), 0)
 
     def _smpq_paper_like(self) -> tuple[Any, int]:
         from hwsmpq.contribution.paper_like import PaperLike

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -75,30 +75,28 @@ class MemoizedGame:
         execute: evaluates tasks of assignments that the memo lacks, each assignment once.
         memo: where every vector is stored, as float32, before anything is computed from it.
         context: SHA-256 of everything besides the assignment that a value depends on.
-        groups: names of the players.
-        precisions: names of the levels, floor first.
-        canonical: what an assignment comes to, where several mean the same.
+        levels: by name of the player, the precision that it runs at each level, floor first.
         n_workers: tasks that ``execute`` works on at once.
         base: the level that groups rest at.
     """
 
     def __init__(
-        self, execute: Executor, memo: Memo, context: str, groups: Sequence[str], precisions: Sequence[str],
-        canonical: Callable[[Assignment], Assignment] = dict, n_workers: int = 1, base: int = 0,
+        self, execute: Executor, memo: Memo, context: str, levels: Mapping[str, Sequence[str]],
+        n_workers: int = 1, base: int = 0,
     ) -> None:
         self.memo, self.context = memo, context
-        self.groups, self.precisions, self.base = tuple(groups), tuple(precisions), base
-        self._execute, self._canonical, self._n_workers = execute, canonical, n_workers
+        self._levels, self.base = {player: tuple(names) for player, names in levels.items()}, base
+        self._execute, self._n_workers = execute, n_workers
         self.n_evaluations = 0
         """Assignments measured by this object, as opposed to found in the memo."""
 
     @property
     def n_players(self) -> int:
-        return len(self.groups)
+        return len(self._levels)
 
     @property
     def n_levels(self) -> int:
-        return len(self.precisions)
+        return len(next(iter(self._levels.values())))
 
     def __call__(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean values (n_assignments,) of ``levels`` (n_assignments, n_players)."""
@@ -107,7 +105,8 @@ class MemoizedGame:
     def samples(self, levels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Per-sample values (n_assignments, n_samples) of ``levels`` (n_assignments, n_players)."""
         return self.samples_of([
-            {group: self.precisions[level] for group, level in zip(self.groups, row, strict=True)} for row in levels
+            {player: names[level] for (player, names), level in zip(self._levels.items(), row, strict=True)}
+            for row in levels
         ])
 
     def samples_of(self, assignments: Sequence[Assignment]) -> NDArray[np.float32]:
@@ -116,7 +115,6 @@ class MemoizedGame:
         Raises:
             ValueError: the executor returned another number of rows than it was asked for, or left a task out.
         """
-        assignments = [self._canonical(assignment) for assignment in assignments]
         keys = [assignment_key(assignment) for assignment in assignments]
         known = self.memo.get_many(self.context, list(dict.fromkeys(keys)))
         missing = {k: a for k, a in zip(keys, assignments, strict=True) if k not in known}

@@ -14,7 +14,7 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.model.fold import BATCH_NORM
 from hwsmpq.quantize.layer import QuantizedLayer
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, Precision, Ranges
+from hwsmpq.types import PRECISIONS, Assignment, Ranges
 
 TOLERANCE = 1e-6
 """Of a channel's largest weight, and of a scale: a float rounded at another place."""
@@ -36,8 +36,8 @@ def differences(
         one = stored.get(layer.name)
         if one is None:
             continue
-        group = network.group_of(layer.name)
-        quantized = QuantizedLayer.of(layer, Precision.parse(network.runs(group, assignment[group])), ranges, scheme)
+        precision = PRECISIONS[assignment[network.group_of(layer.name)]]
+        quantized = QuantizedLayer.of(layer, precision, ranges, scheme)
         weight = quantized.weight(captured.weight_of(layer)).float().cpu().numpy()
         said = list(_differences(quantized, weight, one, _is_scaled(captured.layer_nodes[layer.name])))
         if said:

@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network, Precision
+from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
 
 PRIOR_RELATIVE_STD = 0.05
 """How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
@@ -110,8 +110,8 @@ def fit(
 def fit_again(table: CostTable, network: Network) -> CostTable:
     """The table for ``network``, with the coefficients that the engines stored in it give."""
     return fit(
-        network, Ladder(tuple(map(Precision.parse, table.ladder))), table.group_ms, table.uniform_ms, table.engines,
-        target=table.target, machine=table.machine, conditions=table.conditions, noise=table.noise,
+        network, Ladder(tuple(PRECISIONS[name] for name in table.ladder)), table.group_ms, table.uniform_ms,
+        table.engines, target=table.target, machine=table.machine, conditions=table.conditions, noise=table.noise,
     )
 
 
@@ -159,7 +159,7 @@ def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:
         )
     row = {group: i for i, group in enumerate(network.group_names)}
     unary = np.array([[table.scale * table.group_ms[g][name] for name in ladder.names] for g in network.group_names])
-    formats = [[network.format_of(group, name) for name in ladder.names] for group in network.group_names]
+    formats = [[PRECISIONS[name].activations for name in row] for row in network.levels(ladder.names).values()]
     pair_ms: dict[tuple[int, int], float] = {}
     for edge in network.edges:
         i, j = sorted((row[edge.source], row[edge.target]))
@@ -237,7 +237,7 @@ def _stretched(
 ) -> dict[str, float]:
     """A group's times by precision of the ladder, by what it runs instead of one, and what else was known."""
     stretched = {name: float(ms[name] * factor) for name, factor in factors.items()}
-    return {**ms, **{network.runs(group, name): t for name, t in stretched.items()}, **stretched}
+    return {**ms, **dict(zip(network.levels(tuple(factors))[group], stretched.values(), strict=True)), **stretched}
 
 
 def _switched(network: Network, assignment: Assignment) -> tuple[float, float]:

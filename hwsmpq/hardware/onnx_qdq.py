@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,14 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.stored import Stored, stored_in_onnx
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import MAX_BITS, MIN_BITS, Layer, Precision
+from hwsmpq.types import MAX_BITS, MIN_BITS, PRECISIONS, Layer, Precision
 
 if TYPE_CHECKING:
     import onnx
 
 FILE = "model.onnx"
-WIDTHS = range(MIN_BITS, MAX_BITS + 1)
 NARROW_TYPES = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
-PRECISIONS = {
+BY_TYPES = {
     # (type of the activation, type of the weight) -> precision
     ("FLOAT", "FLOAT"): "fp32",
     ("FLOAT16", "FLOAT16"): "fp16",
@@ -38,7 +36,7 @@ class OnnxQdqTarget(Target):
     """The Q/DQ file itself. Accuracy is the simulator's, cost is counted in BitOps and bytes."""
 
     name = "onnx-qdq"
-    native = (*(Precision.parse(f"w{w}a{a}").name for w, a in product(WIDTHS, WIDTHS)), "fp32")
+    native = (*(p.name for p in PRECISIONS.values() if p.has_integer_operands), "fp32")
     has_latency = False
     claim = "simulated accuracy of a Q/DQ model; no latency claim"
 
@@ -107,11 +105,11 @@ class OnnxQdqEngine(Engine):
             fewest, most = self._weight_bits(weight)
             stated = self._stated(node)
             weight_bits = min(max(stated.weight_bits, fewest), most) if stated else fewest
-            return Precision.parse(f"w{max(weight_bits, MIN_BITS)}a{self._activation_bits(activation)}").name
+            return Precision.integer(max(weight_bits, MIN_BITS), self._activation_bits(activation)).name
         if types == ("FLOAT16", "INT"):
             assert weight is not None
             return "w4a16" if self._weight_bits(weight)[1] == 4 else "w8a16"
-        return PRECISIONS.get(types, " x ".join(types))
+        return BY_TYPES.get(types, " x ".join(types))
 
     def _type(self, name: str) -> str:
         """Type that an operand has before it is dequantized, or is computed in."""
@@ -132,8 +130,7 @@ class OnnxQdqEngine(Engine):
 
     def _stated(self, node: onnx.NodeProto) -> Precision | None:
         metadata = {entry.key: entry.value for entry in node.metadata_props}
-        name = metadata.get("hwsmpq.precision")
-        precision = None if name is None else Precision.parse(name)
+        precision = PRECISIONS.get(metadata.get("hwsmpq.precision", ""))
         return None if precision is None or precision.is_float else precision
 
     def _weight_bits(self, dequantize: onnx.NodeProto) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def _counters(
 def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) -> list[Assignment]:
     """Random assignments whose shares of the floor precision spread evenly over (0, 1); the rest is uniform."""
     rng = np.random.default_rng(seed)
-    groups = network.group_names
+    groups, levels = network.group_names, network.levels(ladder.names)
     drawn = []
     for i in range(n_mixtures):
         share = (i + 0.5) / n_mixtures
@@ -116,6 +116,6 @@ def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) 
         at_floor = set(rng.permutation(len(groups))[:n_floor].tolist())
         others = rng.integers(1, len(ladder.names), size=len(groups))
         drawn.append({
-            g: network.runs(g, ladder.names[0 if j in at_floor else others[j]]) for j, g in enumerate(groups)
+            g: levels[g][0 if j in at_floor else others[j]] for j, g in enumerate(groups)
         })
     return drawn

@@ -22,7 +22,7 @@ from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
-from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, Assignment, Layer, OnnxForm, Precision, Ranges
+from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, Assignment, Layer, OnnxForm, Ranges
 
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
@@ -126,8 +126,7 @@ class _Writer:
         self._nodes = {node.name: node for node in model.graph}
         self._layers: dict[str, QuantizedLayer] = {}
         for layer in captured.network.layers:
-            group = captured.network.group_of(layer.name)
-            precision = Precision.parse(captured.network.runs(group, assignment[group]))
+            precision = PRECISIONS[assignment[captured.network.group_of(layer.name)]]
             self._layers[layer.name] = QuantizedLayer.of(layer, precision, ranges, scheme)
         self._activations: dict[tuple[str, str], ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}

@@ -18,7 +18,7 @@ from hwsmpq.quantize.layer import inverse_of
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.smooth import N_ROWS, Smoother
 from hwsmpq.quantize.watch import See, watch
-from hwsmpq.types import Precision, Ranges, TensorRange
+from hwsmpq.types import PRECISIONS, Precision, Ranges, TensorRange
 
 BATCH_SIZE = 8
 """Large tensors are given back to the system one by one, and getting them anew takes longer than computing them
@@ -114,7 +114,7 @@ def calibrate(
         layers={layer.name: plain[layer.input_tensor].range(bits, scheme, observer) for layer in layers},
         smoothed={
             name: {
-                tensor: smoothed[tensor, factors].range([Precision.parse(name).activation_bits], scheme, observer)
+                tensor: smoothed[tensor, factors].range([PRECISIONS[name].activation_bits], scheme, observer)
                 for tensor, factors in found.items()
             }
             for name, found in smoothing.items()

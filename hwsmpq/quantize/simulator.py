@@ -21,7 +21,7 @@ from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, Layer, Precision, Ranges
+from hwsmpq.types import PRECISIONS, Assignment, Layer, Ranges
 
 CACHED_TENSOR_BYTES = 10 * 2**20
 """Largest tensor of a chunk on a CPU: measured best between small batches and tensors that leave the cache."""
@@ -63,7 +63,6 @@ class Simulator:
         self._steps = schedule(captured, self._device, scheme.quantizes_residuals)
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
-        self._precisions: dict[tuple[str, str], Precision] = {}
         n_bytes, n_largest = sample_bytes(self._steps, captured)
         self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
         if self._device.type == "cpu":
@@ -139,11 +138,7 @@ class Simulator:
                 del env[node]
 
     def _layer(self, layer: Layer, assignment: Assignment) -> QuantizedLayer:
-        group = self._group_of[layer.name]
-        key = (group, assignment[group])
-        if key not in self._precisions:
-            self._precisions[key] = Precision.parse(self._network.runs(*key))
-        return self._layers.at(layer, self._precisions[key])
+        return self._layers.at(layer, PRECISIONS[assignment[self._group_of[layer.name]]])
 
     def _input_of(
         self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor]

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hwsmpq.report.view import Point, Tradeoff, View, in_order
-from hwsmpq.types import Assignment, Precision
+from hwsmpq.types import PRECISIONS, Assignment
 
 FIRST_LEVEL = ord("0")
 UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
@@ -75,7 +75,7 @@ def _levels(assignment: Assignment | None, view: View, precisions: Sequence[str]
 
 def _run(view: View, precisions: Sequence[str]) -> dict[str, Any]:
     position = {name: i for i, name in enumerate(view.network.group_names)}
-    parsed = [Precision.parse(name) for name in precisions]
+    parsed = [PRECISIONS[name] for name in precisions]
     formats = [precision.activations for precision in parsed]
     groups = []
     for name, row in zip(position, view.groups, strict=True):

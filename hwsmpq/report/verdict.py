@@ -7,7 +7,7 @@ from typing import Literal
 
 from hwsmpq.report.advice import advise
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
-from hwsmpq.types import CHOSEN, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, Precision
+from hwsmpq.types import CHOSEN, PRECISIONS, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _speed(latency: LatencyOutcome, reference: str) -> str:
 
 
 def _bitops_ratio(network: Network, plan: Plan) -> str:
-    reference = Precision.parse(plan.ladder[-1])
+    reference = PRECISIONS[plan.ladder[-1]]
     total = sum(network.bitops(group, reference) for group in network.group_names)
     ratio = f"{total / plan.bitops:.1f}"
     return f"as many BitOps as {reference.name}" if ratio == "1.0" else f"{ratio}x fewer BitOps than {reference.name}"

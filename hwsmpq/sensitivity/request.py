@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from hwsmpq.model.values import per_sample
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Assignment, Ladder, Layer, Precision, Ranges
+from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Ladder, Layer, Precision, Ranges
 
 GRADIENT_COPIES = 4
 """Tensors that gradients of gradients keep for each one of the forward pass, about."""
@@ -49,8 +50,11 @@ class Request:
 
     def precisions_of(self, layer: Layer) -> tuple[Precision, ...]:
         """What a layer runs in at every precision of the ladder."""
-        network = self.captured.network
-        return tuple(Precision.parse(network.runs(network.group_of(layer.name), name)) for name in self.ladder.names)
+        return tuple(PRECISIONS[name] for name in self._levels[self.captured.network.group_of(layer.name)])
+
+    @cached_property
+    def _levels(self) -> dict[str, tuple[str, ...]]:
+        return self.captured.network.levels(self.ladder.names)
 
     def evaluator(self, value: str) -> Evaluator:
         simulator = Simulator(self.captured, self.ranges, self.scheme, self.memory_mb)

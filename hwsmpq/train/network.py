@@ -19,7 +19,7 @@ from hwsmpq.quantize.layer import QuantizedLayer, channels_last
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.train.lsq import Quantizer, straight_through
-from hwsmpq.types import REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
+from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
 
 
 class QuantizedNetwork(nn.Module):
@@ -202,9 +202,8 @@ class _Pass:
 
 
 def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:
-    """The network under one assignment, as the target runs it."""
-    realised = captured.network.canonical(assignment)
-    precisions = {group: (Precision.parse(name),) for group, name in realised.items()}
+    """The network under one assignment."""
+    precisions = {group: (PRECISIONS[name],) for group, name in assignment.items()}
     return QuantizedNetwork(captured, ranges, scheme, precisions)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.operators import Kind
-from hwsmpq.types.precision import HALF_FORMATS, Assignment, Precision
+from hwsmpq.types.precision import HALF_FORMATS, PRECISIONS, Assignment, Precision
 
 BLOCK_SIZES = (128, 64)
 """Blocks that TensorRT's kernels for weight-only matrix products take, largest first."""
@@ -103,13 +104,9 @@ class Network:
         ends = [(group_of[r.writer], readers[r.tensor], r.n_elements) for r in self.reads if r.writer is not None]
         return tuple(Edge(*end) for end in ends if end[0] != end[1])
 
-    def format_of(self, group: str, precision: str) -> tuple[str, int]:
-        """Format and bits of what a group reads and writes when ``precision`` is asked for."""
-        return Precision.parse(self.runs(group, precision)).activations
-
     def switches(self, assignment: Assignment) -> tuple[Edge, ...]:
         """Tensors that are read in another format than that of the layer that wrote them: what is converted."""
-        formats = {group: self.format_of(group, precision) for group, precision in assignment.items()}
+        formats = {group: PRECISIONS[name].activations for group, name in assignment.items()}
         return tuple(edge for edge in self.edges if formats[edge.source] != formats[edge.target])
 
     def layers_of(self, group: str) -> tuple[Layer, ...]:
@@ -119,17 +116,21 @@ class Network:
     def group_of(self, layer: str) -> str:
         return next(g.name for g in self.groups if layer in g.layers)
 
-    def runs(self, group: str, precision: str) -> str:
-        """The precision that a group runs in when ``precision`` is asked for: another one where it is substituted."""
-        return self.substitutes.get(group, {}).get(precision, precision)
+    def realise(self, asked: Assignment) -> Assignment:
+        """What the target runs where an assignment is asked for: the one place where precisions are substituted.
 
-    def canonical(self, assignment: Assignment) -> Assignment:
-        """What an assignment comes to on the target."""
-        return {group: self.runs(group, precision) for group, precision in assignment.items()}
+        Whatever else takes an assignment (simulator, writer, costs, plans) takes one that was realised.
+        """
+        return {group: self.substitutes.get(group, {}).get(name, name) for group, name in asked.items()}
 
     def uniform(self, precision: str) -> Assignment:
-        """Every group at ``precision``, or at what it runs instead."""
-        return {group: self.runs(group, precision) for group in self.group_names}
+        """Every group at ``precision``, realised."""
+        return self.realise(dict.fromkeys(self.group_names, precision))
+
+    def levels(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """By group, what it runs at each of the precisions of a ladder."""
+        uniform = [self.uniform(name) for name in names]
+        return {group: tuple(one[group] for one in uniform) for group in self.group_names}
 
     def bitops(self, group: str, precision: Precision) -> int:
         """BitOps of one group: MACs times weight bits times activation bits."""

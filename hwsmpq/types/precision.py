@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,32 +68,34 @@ class Precision:
             HwsmpqError: the name is not a known precision or its bits are outside 2..8.
         """
         name = name.strip().lower()
-        if name in NAMED:
-            return NAMED[name]
-        match = re.fullmatch(r"w([0-9]+)a([0-9]+)", "w8a8" if name == "int8" else name)
-        if match:
-            weight, activation = int(match[1]), int(match[2])
-            if all(MIN_BITS <= bits <= MAX_BITS for bits in (weight, activation)):
-                canonical = "int8" if weight == activation == 8 else f"w{weight}a{activation}"
-                return Precision(canonical, "int", weight, "int", activation)
-        raise HwsmpqError(
-            f"unknown precision {name!r}",
-            f"a precision is wXaY with {MIN_BITS} to {MAX_BITS} bits, int8, or one of {', '.join(NAMED)}",
-            "for example --ladder w4a4,w8a8,fp32",
-        )
+        known = PRECISIONS.get("int8" if name == "w8a8" else name)
+        if known is None:
+            raise HwsmpqError(
+                f"unknown precision {name!r}",
+                f"a precision is wXaY with {MIN_BITS} to {MAX_BITS} bits, int8, or one of"
+                f" {', '.join(p.name for p in OTHERS)}",
+                "for example --ladder w4a4,w8a8,fp32",
+            )
+        return known
+
+    @staticmethod
+    def integer(weight_bits: int, activation_bits: int) -> Precision:
+        """Integer weights and activations of these bits."""
+        name = "int8" if weight_bits == activation_bits == 8 else f"w{weight_bits}a{activation_bits}"
+        return Precision(name, "int", weight_bits, "int", activation_bits)
 
 
-NAMED = {
-    precision.name: precision
-    for precision in (
-        Precision("w4a16", "int", 4, "fp16", 16),
-        Precision("w8a16", "int", 8, "fp16", 16),
-        Precision("fp8", "fp8", 8, "fp8", 8),
-        Precision("bf16", "bf16", 16, "bf16", 16),
-        Precision("fp16", "fp16", 16, "fp16", 16),
-        Precision("fp32", "fp32", 32, "fp32", 32),
-    )
-}
+OTHERS = (
+    Precision("w4a16", "int", 4, "fp16", 16),
+    Precision("w8a16", "int", 8, "fp16", 16),
+    Precision("fp8", "fp8", 8, "fp8", 8),
+    Precision("bf16", "bf16", 16, "bf16", 16),
+    Precision("fp16", "fp16", 16, "fp16", 16),
+    Precision("fp32", "fp32", 32, "fp32", 32),
+)
+WIDTHS = range(MIN_BITS, MAX_BITS + 1)
+PRECISIONS = {p.name: p for p in (*(Precision.integer(w, a) for w in WIDTHS for a in WIDTHS), *OTHERS)}
+"""All there are, by the name that assignments and artifacts have them under."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Ladder:
                 precision = Precision.parse(name)
                 found[precision.name] = precision
         # Of equal cost: fewer bits of weight, then what is less exact (int8 before fp8, bf16 before fp16).
-        rank = ["int8", *NAMED]
+        rank = ["int8", *(p.name for p in OTHERS)]
         ordered = sorted(
             found.values(),
             key=lambda p: (p.bitops_per_mac, p.weight_bits, rank.index(p.name) if p.name in rank else -1),

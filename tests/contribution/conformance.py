@@ -229,7 +229,7 @@ class EstimatorConformance:
             return execute
 
         def game(path, die_after=None):
-            return MemoizedGame(executor(die_after), Memo(path), "context", ["g", "h", "i", "j"], ["a", "b", "c"])
+            return MemoizedGame(executor(die_after), Memo(path), "context", dict.fromkeys("ghij", "abc"))
 
         measured: dict[tuple[int, ...], int] = {}
         whole = self.estimate(game(tmp_path / "whole.sqlite"), 3, seed=0)

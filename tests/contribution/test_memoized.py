@@ -39,7 +39,7 @@ def memo(tmp_path):
 
 def make(memo, context="context", execute=None):
     recorder = execute or Recorder()
-    return MemoizedGame(recorder, memo, context, ["g", "h"], NAMES), recorder
+    return MemoizedGame(recorder, memo, context, dict.fromkeys(("g", "h"), NAMES)), recorder
 
 
 def test_evaluates_each_missing_assignment_once_in_order(memo):
@@ -156,3 +156,12 @@ def test_unrelated_assignments_are_spread():
     unrelated = [{"g": str(i), "h": str(i)} for i in range(24)]
     assert [len(task) for task in cut(unrelated, 2)] == [3] * 8
     assert cut([], 2) == []
+
+
+def test_players_may_run_other_precisions_at_a_level(memo):
+    """The game is played on what runs: levels of a player that run alike are one assignment."""
+    recorder = Recorder()
+    game = MemoizedGame(recorder, memo, "context", {"g": ("int8", "fp32"), "h": ("fp32", "fp32")})
+    values = game(np.array([[0, 0], [0, 1], [1, 1]]))
+    assert values[0] == values[1] and game.n_evaluations == 2
+    assert recorder.asked == [[{"g": "int8", "h": "fp32"}, {"g": "fp32", "h": "fp32"}]]

@@ -55,7 +55,7 @@ class Case:
         return [layer.name for layer in self.network.layers]
 
     def assigned(self, *names: str) -> Assignment:
-        return self.network.canonical(dict(zip(self.network.group_names, names, strict=True)))
+        return self.network.realise(dict(zip(self.network.group_names, names, strict=True)))
 
     def expected(self, assignment: Assignment) -> dict[str, str]:
         return {layer: assignment[self.network.group_of(layer)] for layer in self.layers}

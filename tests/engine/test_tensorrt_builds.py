@@ -92,7 +92,7 @@ def test_every_layer_runs_as_planned_or_is_known_not_to(
     mixture = [p for p in native if p not in ("w8a16", "fp32")]
     assignment = (
         network.uniform(precision) if precision != "mixed"
-        else network.canonical({g: mixture[i % len(mixture)] for i, g in enumerate(network.group_names)})
+        else network.realise({g: mixture[i % len(mixture)] for i, g in enumerate(network.group_names)})
     )
     manifest = build.deliver(assignment, tmp_path / "engine")
     print(f"{name} {precision} {device}: {manifest.build_seconds:.2f} s, {manifest.n_bytes / 1e6:.1f} MB")

@@ -326,7 +326,10 @@ def test_engines_measure_what_they_say(
     for name, assignment in uniform.items():
         engine = found.engine_of(assignment)
         assert engine is not None and engine.accuracy.n_samples == len(run.parts[1])
-        assert (engine.accuracy.engine, engine.accuracy.kl) == (certified[name].metric, certified[name].kl)
+        # Another build of the same file may choose other kernels, which round otherwise.
+        assert (engine.accuracy.engine, engine.accuracy.kl) == pytest.approx(
+            (certified[name].metric, certified[name].kl), rel=1e-3, abs=1e-5
+        )
     mixed = next(e for e in found.engines if e.assignment not in uniform.values())
     outputs = engine_outputs(run.builder.engine(mixed.assignment), run.parts[1].inputs)
     assert mixed.accuracy.engine == pytest.approx(float((outputs.argmax(1) == run.parts[1].targets).double().mean()))

@@ -213,8 +213,9 @@ def _mixture(
 ) -> Assignment:
     """Precision of every group of an engine."""
     assignment: Assignment = {}
+    levels = network.levels(ladder.names)
     for group in network.groups:
-        allowed = {network.runs(group.name, name) for name in ladder.names}
+        allowed = levels[group.name]
         first = precisions[group.layers[0]]
         odd = [layer for layer in group.layers if precisions[layer] not in allowed or precisions[layer] != first]
         if odd:

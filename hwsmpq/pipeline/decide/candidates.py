@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.pipeline.decide.costs import assignment_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.frontier import frontier
@@ -183,10 +184,7 @@ def as_candidate(run: Run, value: Cost | None, batches: NestedBatches, one: Meas
     values, reference_values = batches.up_to(solution.choice, n)[0], batches.reference(n)[0]
     drop = batches.drop(solution.choice, n)
     return Candidate(
-        assignment={
-            g: run.network.runs(g, run.ladder.names[level])
-            for g, level in zip(run.network.group_names, solution.choice, strict=True)
-        },
+        assignment=assignment_of(run.network, run.ladder, solution.choice),
         predicted_value=None if value is None else value(solution.choice),
         value=float(values.mean()),
         stderr=paired_stderr(values - reference_values),

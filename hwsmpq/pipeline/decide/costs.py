@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.hardware.cost_model import latency_cost
 from hwsmpq.search.problem import Choice
-from hwsmpq.types import Assignment, Cost, CostTable, Ladder, Network, Precision
+from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, Ladder, Network
 
 
 def costs_of(network: Network, ladder: Ladder, table: CostTable | None) -> dict[str, Cost]:
     """What the solver adds up, by budget kind; columns follow the ladder."""
-    costs = _counted(network, ladder.precisions)
+    costs = _counted(network, network.levels(ladder.names))
     if table is not None:
         costs["latency_ms"] = latency_cost(table, network, ladder)
     return costs
@@ -22,17 +22,15 @@ def costs_of(network: Network, ladder: Ladder, table: CostTable | None) -> dict[
 
 def counted_costs(network: Network, assignment: Assignment) -> tuple[float, float]:
     """BitOps and size in MB of any assignment, also one outside the ladder."""
-    names = sorted(set(assignment.values()))
-    costs = _counted(network, [Precision.parse(name) for name in names])
-    choice = np.array([names.index(assignment[group]) for group in network.group_names])
+    costs = _counted(network, {group: (assignment[group],) for group in network.group_names})
+    choice = np.zeros(len(network.groups), dtype=np.int64)
     return costs["bitops"](choice), costs["size_mb"](choice)
 
 
 def allowed(network: Network, ladder: Ladder) -> NDArray[np.bool_]:
     """Which levels each group may take, (n_groups, n_precisions): one for every precision that it really runs in."""
     mask = np.zeros((len(network.groups), len(ladder.names)), dtype=bool)
-    for row, group in zip(mask, network.group_names, strict=True):
-        realised = [network.runs(group, name) for name in ladder.names]
+    for row, realised in zip(mask, network.levels(ladder.names).values(), strict=True):
         for name in set(realised):
             row[ladder.names.index(name) if name in ladder.names else realised.index(name)] = True
     return mask
@@ -40,14 +38,20 @@ def allowed(network: Network, ladder: Ladder) -> NDArray[np.bool_]:
 
 def choices_of(network: Network, ladder: Ladder, assignments: Iterable[Assignment]) -> list[Choice | None]:
     """Assignments as levels that their groups may take, (n_groups,); None where the ladder lacks a precision of one."""
-    may = zip(network.group_names, allowed(network, ladder), strict=True)
-    levels = {g: {network.runs(g, ladder.names[i]): i for i in np.flatnonzero(row)[::-1]} for g, row in may}
+    rows = zip(network.levels(ladder.names).items(), allowed(network, ladder), strict=True)
+    levels = {group: {realised[i]: i for i in np.flatnonzero(row)[::-1]} for (group, realised), row in rows}
     found = [[levels[g].get(assignment[g]) for g in network.group_names] for assignment in assignments]
     return [None if None in row else np.array(row, dtype=np.int64) for row in found]
 
 
-def _counted(network: Network, precisions: Sequence[Precision]) -> dict[str, Cost]:
-    realised = {g: [Precision.parse(network.runs(g, p.name)) for p in precisions] for g in network.group_names}
+def assignment_of(network: Network, ladder: Ladder, choice: Choice) -> Assignment:
+    """What a target runs at the levels (n_groups,) of a choice."""
+    rows = network.levels(ladder.names).items()
+    return {group: realised[level] for (group, realised), level in zip(rows, choice, strict=True)}
+
+
+def _counted(network: Network, levels: Mapping[str, Sequence[str]]) -> dict[str, Cost]:
+    realised = {group: [PRECISIONS[name] for name in names] for group, names in levels.items()}
     bitops = np.array([[float(network.bitops(g, p)) for p in row] for g, row in realised.items()])
     size = np.array([[network.size_bytes(g, p) / 1e6 for p in row] for g, row in realised.items()])
     return {"bitops": Cost(bitops), "size_mb": Cost(size, constant=4 * network.n_other_params / 1e6)}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, surrogate
-from hwsmpq.pipeline.decide.costs import allowed, choices_of
+from hwsmpq.pipeline.decide.costs import allowed, assignment_of, choices_of
 from hwsmpq.pipeline.decide.solve import value_tables
 from hwsmpq.pipeline.evaluate.contribute import observed
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
@@ -92,9 +92,8 @@ def _limits(problem: Problem, kind: CostKind, n: int) -> list[float]:
 
 def _walked(run: Run, problem: Problem, walks: NDArray[np.int64]) -> Found:
     """What the contributions were estimated from, as levels that groups may take."""
-    names, groups = run.ladder.names, run.network.group_names
-    asked = [{group: names[level] for group, level in zip(groups, levels, strict=True)} for levels in walks]
-    choices = choices_of(run.network, run.ladder, [run.network.canonical(assignment) for assignment in asked])
+    assignments = [assignment_of(run.network, run.ladder, levels) for levels in walks]
+    choices = choices_of(run.network, run.ladder, assignments)
     found: Found = []
     for choice in choices:
         assert choice is not None

@@ -29,6 +29,6 @@ def evaluation_game(run: Run, samples: Samples, progress: Callable[[int, int], N
     else:
         execute = partial(workers.evaluate, samples, progress)
     return MemoizedGame(
-        execute, Memo(run.folder / MEMO_FILE, run.notify), context, run.network.group_names, run.ladder.names,
-        canonical=run.network.canonical, n_workers=workers.n_workers if workers else 1,
+        execute, Memo(run.folder / MEMO_FILE, run.notify), context, run.network.levels(run.ladder.names),
+        n_workers=workers.n_workers if workers else 1,
     )

@@ -31,8 +31,8 @@ def swept(native: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         HwsmpqError: the target has no choice of bits.
     """
-    names = dict.fromkeys(Precision.parse(f"w{b}a8").name for b in BITS)
-    names |= dict.fromkeys(Precision.parse(f"w8a{b}").name for b in BITS)
+    names = dict.fromkeys(Precision.integer(b, 8).name for b in BITS)
+    names |= dict.fromkeys(Precision.integer(8, b).name for b in BITS)
     missing = [name for name in names if name not in native]
     if missing:
         raise HwsmpqError(
@@ -84,7 +84,7 @@ def propose(points: Mapping[str, SweepPoint]) -> tuple[str, ...]:
     rungs = []
     while True:
         now = {side: bits[side][at[side]] for side in bits}
-        rungs.append(Precision.parse(f"w{now['weight']}a{now['activation']}").name)
+        rungs.append(Precision.integer(now["weight"], now["activation"]).name)
         able = [side for side in bits if at[side] + 1 < len(bits[side])]
         if not able:
             break
@@ -96,4 +96,4 @@ def propose(points: Mapping[str, SweepPoint]) -> tuple[str, ...]:
 
 
 def _name(side: str, bits: int) -> str:
-    return Precision.parse(f"w{bits}a8" if side == "weight" else f"w8a{bits}").name
+    return Precision.integer(*((bits, 8) if side == "weight" else (8, bits))).name

@@ -46,14 +46,14 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
     samples, data = _training_samples(run)
     objective = "loss" if run.value == "metric" else run.value  # counting right answers has no gradient
     asked = {
-        "assignment": run.network.canonical(plan.assignment), "samples": samples.sha256(), "recipe": recipe,
+        "assignment": run.network.realise(plan.assignment), "samples": samples.sha256(), "recipe": recipe,
         "objective": (objective, torch.device(device).type),
     }
 
     def make() -> Trained:
         if data != ALL_TRAINING:
             run.notify(f"the task has no training samples: training on {data}; the report part stays unseen")
-        network = quantized(run.captured, run.read(Ranges), run.scheme, plan.assignment)
+        network = quantized(run.captured, run.read(Ranges), run.scheme, run.network.realise(plan.assignment))
         if not network.is_quantized:
             raise HwsmpqError(
                 "nothing is quantized in this plan", "every group runs in fp32", "search with a tighter budget first"
@@ -68,7 +68,7 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(
             model_sha256=run.network.model_sha256,
-            assignment=run.network.canonical(plan.assignment),
+            assignment=run.network.realise(plan.assignment),
             recipe=recipe,
             objective=objective,
             data=data,
@@ -84,7 +84,7 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
 def trained(run: Run, plan: Plan) -> Trained | None:
     """What was trained for a plan; None if nothing was, or only for another plan."""
     of_others = dict.fromkeys(OF_A_TRAINING)
-    wanted = run.inputs(Trained, assignment=run.network.canonical(plan.assignment), **of_others)
+    wanted = run.inputs(Trained, assignment=run.network.realise(plan.assignment), **of_others)
     recorded = run.artifacts.made_from(Trained)
     if any(recorded.get(name) != wanted[name] for name in wanted.keys() - of_others):
         return None
