@@ -31,7 +31,7 @@ from hwsmpq.cli.options import (
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.types import FLEXIBLE_TARGET, Certificate, Front, Ladder, Recipe, Settings
+from hwsmpq.types import FLEXIBLE_TARGET, Certificate, Front, Ladder, Network, Recipe, Settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -103,7 +103,9 @@ def inspect(values: dict[str, Any]) -> None:
 
     A torchvision model is inspected without data and weights too; then no run folder is made.
     """
+    from hwsmpq.artifacts import write_bytes
     from hwsmpq.pipeline.prepare.calibrate import inspect as stage
+    from hwsmpq.report.network import PICTURE_FILE, draw
 
     task, ladder, out = values["task"], values["ladder"], values["out"]
     if task and task.startswith("torchvision:") and not values["data"]:
@@ -117,10 +119,17 @@ def inspect(values: dict[str, Any]) -> None:
         names = Ladder.parse(ladder).names if ladder else Settings(task).ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)
         return
-    _stage(
-        values, stage,
-        lambda network: display.show_network(network, Folder(out).read(Settings).ladder),
-    )
+
+    def work(run: Any) -> Network:
+        network = stage(run)
+        write_bytes(out / PICTURE_FILE, draw(network))
+        return network
+
+    def show(network: Network) -> None:
+        display.show_network(network, Folder(out).read(Settings).ladder)
+        display.console.print(f"picture: {out / PICTURE_FILE}", markup=False, soft_wrap=True)
+
+    _stage(values, work, show)
 
 
 @app.command()

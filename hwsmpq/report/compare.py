@@ -49,7 +49,7 @@ class Comparison:
     def has_chart(self) -> bool:
         """Whether the engines of both runs fit on one chart."""
         found = [view.tradeoff for view in self.views]
-        return all(found) and len({t.has_latency for t in found if t}) == 1
+        return all(found) and len({t.cost for t in found if t}) == 1
 
 
 def compare(first: View, second: View) -> Comparison:

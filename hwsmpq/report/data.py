@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hwsmpq.report.formats import COST_LABELS
 from hwsmpq.report.view import Point, Tradeoff, View, in_order
 from hwsmpq.types import PRECISIONS, Assignment
 
@@ -18,7 +19,7 @@ UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 def page_data(views: Sequence[View]) -> dict[str, Any]:
     """One or more runs: their networks, engines and interactions.
 
-    Of several runs, only engines that were measured are shown, where latency is. Assignments are strings with one
+    Of several runs, only engines on the report part are shown. Assignments are strings with one
     character a group, in order: the index of its precision, counted from ``0``.
     """
     precisions = in_order(p for view in views for p in view.precisions)
@@ -26,9 +27,9 @@ def page_data(views: Sequence[View]) -> dict[str, Any]:
     return {
         "precisions": precisions,
         "runs": [_run(view, precisions) for view in views],
-        "axes": _axes(tradeoffs[0][2], views[0].value) if tradeoffs else None,
+        "axes": _axes(tradeoffs[0][2]) if tradeoffs else None,
         "points": [_point(p, n, view, precisions) for n, view, found in tradeoffs for p in found.points
-                   if len(views) == 1 or not found.has_latency or p.kind != "candidate"],
+                   if len(views) == 1 or p.kind != "candidate"],
         "timings": [
             {"run": n, "kind": t.kind, "label": t.label, "x": _short(t.predicted_ms), "y": _short(t.measured_ms),
              "dy": _short(t.spread_ms), "levels": _levels(t.assignment, view, precisions)}
@@ -47,13 +48,9 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _axes(tradeoff: Tradeoff, value: str | None) -> dict[str, Any]:
-    of_value = f" ({value})" if value else ""
+def _axes(tradeoff: Tradeoff) -> dict[str, Any]:
     return {
-        "latency": tradeoff.has_latency,
-        "x": "latency (ms)" if tradeoff.has_latency else "BitOps",
-        "y": "metric against the reference (points)" if tradeoff.has_latency
-        else f"value on the search part{of_value}",
+        "cost": tradeoff.cost, "x": COST_LABELS[tradeoff.cost], "y": "metric against the reference (points)",
         "xLimit": _short(tradeoff.x_limit), "yLimit": _short(tradeoff.y_limit),
     }
 

@@ -15,6 +15,8 @@ BUDGET_LABELS: dict[BudgetKind, str] = {
 }
 MOST_NAMED = 5
 """Weights outside layers that are listed by name."""
+COST_LABELS = {"latency_ms": "latency (ms)", "bitops": "BitOps", "size_mb": "weight size (MB)"}
+"""Of the axis that assignments are drawn over."""
 NOT_A_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from hwsmpq.report.folder import Artifacts
 from hwsmpq.report.formats import clean
-from hwsmpq.report.view import Point, PointKind, Tradeoff
-from hwsmpq.types import REFERENCE, Assignment, Candidate, Certificate, Plan
+from hwsmpq.report.view import CostKind, CostSource, Point, PointKind, Tradeoff
+from hwsmpq.types import CHOSEN, REFERENCE, Assignment, Candidate, Certificate, Plan
 
 
 def tradeoff(run: Artifacts) -> Tradeoff | None:
-    """Engines over latency where the run times any, else assignments over BitOps; None where there is neither."""
-    has_latency = _has_latency(run)
-    points = tuple(_distinct(_latency_points(run) if has_latency else _bitops_points(run)))
+    """Assignments over latency where the run times any, else over BitOps, or over size where that alone is budgeted.
+    None where there are none."""
+    cost = _cost(run)
+    points = tuple(_distinct(_points(run, cost)))
     if not points:
         return None
     limits = {budget.kind: budget.limit for budget in run.plan.budgets} if run.plan else {}
     drop = limits.get("max_drop")
-    return Tradeoff(has_latency, points, limits.get("latency_ms" if has_latency else "bitops"),
-                    -drop if has_latency and drop is not None else None)
+    return Tradeoff(cost, points, limits.get(cost), None if drop is None else -drop)
 
 
 def finalists(plan: Plan) -> list[Candidate]:
@@ -29,12 +28,17 @@ def finalists(plan: Plan) -> list[Candidate]:
     return [c for c in plan.candidates if c.n_samples == largest]
 
 
-def _has_latency(run: Artifacts) -> bool:
+def _cost(run: Artifacts) -> CostKind:
     if run.certificate:
-        return run.certificate.latency_ms is not None
-    if run.plan:
-        return run.plan.predicted_latency_ms is not None
-    return run.front is not None and run.front.cost == "latency_ms"
+        has_latency = run.certificate.latency_ms is not None
+    elif run.plan:
+        has_latency = run.plan.predicted_latency_ms is not None
+    else:
+        has_latency = run.front is not None and run.front.cost == "latency_ms"
+    if has_latency:
+        return "latency_ms"
+    budgeted = {budget.kind for budget in run.plan.budgets} if run.plan else set()
+    return "size_mb" if "size_mb" in budgeted and "bitops" not in budgeted else "bitops"
 
 
 def _uniform_precision(assignment: Assignment) -> str | None:
@@ -52,53 +56,57 @@ def _distinct(points: Iterator[Point]) -> Iterator[Point]:
             yield point
 
 
-def _latency_points(run: Artifacts) -> Iterator[Point]:
-    """Change of the metric in points (up is better) over latency; measured latency where that engine was built."""
+def _points(run: Artifacts, cost: CostKind) -> Iterator[Point]:
+    """Change of the metric in points (up is better) over cost; measured latency where that engine was built."""
     if run.certificate and run.plan:
-        yield from _certified(run, run.certificate, run.plan)
-    for number, engine in enumerate(run.front.engines if run.front else (), 1):
+        yield from _certified(run, run.certificate, run.plan, cost)
+    for number, engine in enumerate(run.front.engines if run.front and cost == "latency_ms" else (), 1):
         uniform = _uniform_precision(engine.assignment)
         kind: PointKind = "reference" if uniform == REFERENCE else "uniform" if uniform else "built"
         yield Point(kind, uniform or f"engine {number} of the front", engine.latency.median_ms, -engine.drop_points,
                     "measured", engine.latency.spread_ms, 100 * engine.accuracy.paired_stderr, engine.assignment)
-    if run.cost and REFERENCE in run.cost.uniform_ms:
+    if cost == "latency_ms" and run.cost and REFERENCE in run.cost.uniform_ms:
         measured = run.cost.uniform_ms[REFERENCE]
         yield Point("reference", REFERENCE, measured.median_ms, 0.0, "measured", measured.spread_ms, None,
                     run.network.uniform(REFERENCE))
-    if run.plan and run.plan.predicted_latency_ms is not None and not run.certificate:
-        yield Point("chosen", "chosen", run.plan.predicted_latency_ms, -run.plan.predicted_drop_points, "predicted",
-                    assignment=run.plan.assignment)
+    if run.plan and not run.certificate:
+        x = getattr(run.plan, "predicted_latency_ms" if cost == "latency_ms" else cost)
+        if x is not None:
+            source: CostSource = "predicted" if cost == "latency_ms" else "counted"
+            yield Point("chosen", "chosen", x, -run.plan.predicted_drop_points, source, assignment=run.plan.assignment)
     for name, candidate in _candidates(run):
-        found = _candidate_latency(run, candidate)
+        found = _candidate_cost(run, candidate, cost)
         if found is not None:
             x, source, spread = found
             yield Point("candidate", _uniform_precision(candidate.assignment) or name, x, -candidate.drop_points,
                         source, spread, candidate.drop_stderr_points, candidate.assignment)
 
 
-def _certified(run: Artifacts, certificate: Certificate, plan: Plan) -> Iterator[Point]:
+def _certified(run: Artifacts, certificate: Certificate, plan: Plan, cost: CostKind) -> Iterator[Point]:
     """The chosen engine and those it was compared with, on the report part."""
     latency, accuracy = certificate.latency_ms, certificate.accuracy
-    if latency is None:
-        return
-    yield Point("chosen", "chosen", latency.measured, 100 * (accuracy.engine - accuracy.reference), "measured",
-                latency.spread, 100 * accuracy.paired_stderr, plan.assignment)
-    if plan.ladder[-1] == REFERENCE:
+    source: CostSource = "measured" if latency else "counted"
+    yield Point("chosen", "chosen", latency.measured if latency else getattr(plan, cost),
+                100 * (accuracy.engine - accuracy.reference), source, latency.spread if latency else None,
+                100 * accuracy.paired_stderr, plan.assignment)
+    if latency and plan.ladder[-1] == REFERENCE:
         yield Point("reference", REFERENCE, latency.reference, 0.0, "measured",
                     assignment=run.network.uniform(REFERENCE))
     for engine in certificate.engines:
-        name = clean(engine.name).removeprefix("uniform ")
-        if engine.latency_ms is None or name == "chosen":
+        name, x = clean(engine.name).removeprefix("uniform "), getattr(engine, cost)
+        if x is None or name == CHOSEN:
             continue
         known = name in plan.ladder or name == REFERENCE
         kind: PointKind = "reference" if name == REFERENCE else "uniform" if known else "compared"
-        yield Point(kind, name, engine.latency_ms, 100 * (engine.metric - accuracy.reference), "measured",
+        yield Point(kind, name, x, 100 * (engine.metric - accuracy.reference), source,
                     assignment=run.network.uniform(name) if known else None)
 
 
-def _candidate_latency(
-    run: Artifacts, candidate: Candidate
-) -> tuple[float, Literal["measured", "predicted"], float | None] | None:
+def _candidate_cost(
+    run: Artifacts, candidate: Candidate, cost: CostKind
+) -> tuple[float, CostSource, float | None] | None:
+    if cost != "latency_ms":
+        return getattr(candidate, cost), "counted", None
     uniform = _uniform_precision(candidate.assignment)
     if uniform and run.cost and uniform in run.cost.uniform_ms:
         measurement = run.cost.uniform_ms[uniform]
@@ -107,19 +115,6 @@ def _candidate_latency(
         if built.assignment == candidate.assignment and built.measured_ms is not None:
             return built.measured_ms, "measured", None
     return None if candidate.latency_ms is None else (candidate.latency_ms, "predicted", None)
-
-
-def _bitops_points(run: Artifacts) -> Iterator[Point]:
-    """Value on the search part over BitOps; certificates use other samples, so they have no place here."""
-    for name, candidate in _candidates(run):
-        uniform = _uniform_precision(candidate.assignment)
-        kind: PointKind = "uniform" if uniform else "candidate"
-        if uniform == REFERENCE or (run.ladder and uniform == run.ladder[-1]):
-            kind = "reference"
-        if run.plan and candidate.assignment == run.plan.assignment:
-            kind = "chosen"
-        yield Point(kind, uniform or name, candidate.bitops, candidate.value, "counted", None, candidate.stderr,
-                    candidate.assignment)
 
 
 def _candidates(run: Artifacts) -> Iterator[tuple[str, Candidate]]:

@@ -21,6 +21,8 @@ from hwsmpq.types import (
     Stability,
 )
 
+CostKind = Literal["latency_ms", "bitops", "size_mb"]
+CostSource = Literal["measured", "predicted", "counted"]
 PointKind = Literal["reference", "uniform", "built", "compared", "chosen", "candidate"]
 """All but candidates were measured on the report part, where the run measures latency."""
 TimingKind = Literal["uniform", "mixture", "round", "front"]
@@ -37,13 +39,13 @@ class BudgetRow:
 
 @dataclass(frozen=True)
 class Point:
-    """One assignment: ``x`` in ms or BitOps, ``y`` in points against the reference or in units of the value."""
+    """One assignment: ``x`` in the unit of the cost, ``y`` in points of the metric against the reference."""
 
     kind: PointKind
     label: str
     x: float
     y: float
-    x_source: Literal["measured", "predicted", "counted"]
+    x_source: CostSource
     x_spread: float | None = None
     y_stderr: float | None = None
     assignment: Assignment | None = None
@@ -51,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    has_latency: bool
+    cost: CostKind
     points: tuple[Point, ...]
     x_limit: float | None
     y_limit: float | None

@@ -162,7 +162,9 @@ def make_artifacts(
         Audit(len(audits), len(audits) - mismatches, tuple(a for a in audits if not a.as_requested)),
         (Round(pool[-1].assignment, measured * 1.06, measured * 1.10, False),
          Round(chosen, plan_point.latency_ms, measured, met)) if latency else (),
-        (EngineResult(levels[0], uniform_ms[levels[0]].median_ms if latency else None, 0.715, 1.2, 0.08, 1e9, 0.6),
+        (*(EngineResult(b, uniform_ms[b].median_ms if latency else None, 0.751 if b == "fp32" else 0.715, 1.2, 0.08,
+                        sum(bitops[g][b] for g in names), sum(n_bytes[g][b] for g in names) / 1e6)
+           for b in (levels[:1] if latency else levels)),
          EngineResult("other tool", 1.2 * measured if latency else None, 0.742, 1.1, None, 2e9, 0.7)),
         agreement={CHOSEN: Agreement(0.004, 0.009, 32), REFERENCE: Agreement(1e-6, 1e-4, 32)} if latency else {},
     )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwsmpq.folder import Folder
 from hwsmpq.report.collect import collect
 from hwsmpq.report.render import render, render_comparison
+from hwsmpq.stages import ROWS
+from hwsmpq.types import Budget, BudgetOutcome, Certificate, Manifest, Plan
 from tests.report.factory import FILES, make_run
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -263,3 +269,70 @@ def test_comparison(browser: Any, tmp_path: Path, second: dict[str, Any]) -> Non
         pointer_at(browser, "front", index).click().perform()
         assert engine(browser)["Run"] == data["runs"][run]["name"]
         assert shown_precisions(browser) == decoded(data, data["points"][index])
+
+
+def ticks(browser: Any) -> list[str]:
+    script = "return [...document.querySelectorAll('#front .x-tick')].map(t => t.textContent)"
+    return list(browser.execute_script(script))
+
+
+@pytest.mark.parametrize("cost", ["bitops", "size_mb"])
+def test_a_run_without_latency_shows_what_it_was_chosen_from(browser: Any, tmp_path: Path, cost: str) -> None:
+    """The uniform networks, fp32 and the plan with the candidates; on a logarithmic axis, since costs span decades."""
+    folder = make_run(tmp_path / "run", latency=False, ladder="w3a3,w4a4,int8,fp32")
+    if cost == "size_mb":
+        ask_for_size(folder)
+    show(browser, render(folder))
+    data = page_data(browser)
+    kinds = {point["label"]: point["kind"] for point in data["points"]}
+    assert {
+        name: kinds[name] for name in ("w3a3", "w4a4", "int8", "fp32", "chosen")
+    } == {"w3a3": "uniform", "w4a4": "uniform", "int8": "uniform", "fp32": "reference", "chosen": "chosen"}
+    assert "candidate" in kinds.values()
+    xs = sorted({point["x"] for point in data["points"]})
+    shown = ticks(browser)
+    assert len(shown) >= 3 and len(set(shown)) == len(shown)
+    places = {p["label"]: p["x"] for p in data["points"]}
+    assert engine(browser)["BitOps" if cost == "bitops" else "Weight size"]
+    # Equal ratios take equal room exactly where the axis is logarithmic.
+    marks = browser.execute_script(
+        "return [...document.querySelectorAll('#front .point')].map(p => [p.getAttribute('aria-label'),"
+        " +p.getAttribute('transform').match(/translate\\(([^ ]+)/)[1]])"
+    )
+    at = {label.split(":")[0]: x for label, x in marks}
+    ratio = (at["fp32"] - at["int8"]) / (at["fp32"] - at["w4a4"])
+    expected = math.log(places["fp32"] / places["int8"]) / math.log(places["fp32"] / places["w4a4"])
+    linear = (places["fp32"] - places["int8"]) / (places["fp32"] - places["w4a4"])
+    is_log = xs[-1] > 10 * xs[0]
+    assert is_log or cost == "size_mb"
+    assert ratio == pytest.approx(expected if is_log else linear, rel=1e-3)
+
+
+def ask_for_size(folder: Path) -> None:
+    """Change the budget of a run to one of size."""
+    run = Folder(folder)
+    plan, certificate = run.read(Plan), run.read(Certificate)
+    limits = (Budget("size_mb", plan.size_mb * 1.05),)
+    outcomes = (BudgetOutcome("size_mb", limits[0].limit, plan.size_mb, plan.size_mb, True),)
+    for value in (replace(plan, budgets=limits), run.read(Manifest), replace(certificate, budgets=outcomes)):
+        there = [kind for kind in ROWS[type(value)].upstream if run.has(kind)]
+        run.write(value, {ROWS[kind].schema: run.sha256(kind) for kind in there})
+
+
+def test_ticks_of_a_narrow_range_differ(browser: Any, tmp_path: Path) -> None:
+    """Five times "2.01 G" says nothing."""
+    show(browser, render(make_run(tmp_path / "run", latency=False)))
+    script = "return labels([2.0101e9, 2.0102e9, 2.0103e9, 2.0104e9], 'BitOps')"
+    assert browser.execute_script(script) == ["2.0101 G", "2.0102 G", "2.0103 G", "2.0104 G"]
+    assert browser.execute_script("return labels([1, 2, 5], 'ms')") == ["1", "2", "5"]
+
+
+def test_switches_of_a_deep_network_run_along_lanes(browser: Any, tmp_path: Path) -> None:
+    """No line crosses the map: each follows a lane, and changes it just before its reader."""
+    show(browser, render(make_run(tmp_path / "run", n_groups=100, ladder="w4a4,int8,fp32")))
+    script = "return [...document.querySelectorAll('#strip path.switch')].map(p => p.getAttribute('d'))"
+    paths = browser.execute_script(script)
+    assert len(paths) > 20
+    lanes = {path.split("H")[0].split()[1] for path in paths}
+    assert len(lanes) <= 3
+    assert all(re.fullmatch(r"M[\d.]+ [\d.]+H[\d.]+V[\d.]+H[\d.]+", path) for path in paths)

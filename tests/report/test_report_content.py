@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hwsmpq import artifacts
@@ -418,3 +419,16 @@ def test_only_candidates_of_the_largest_batch_are_compared(tmp_path: Path) -> No
     view = collect(folder)
     assert view.tradeoff is not None
     assert len(view.tradeoff.points) <= 5 < len(plan.candidates)
+
+
+def test_the_picture_of_a_network_shows_every_group() -> None:
+    from hwsmpq.report.network import draw
+    from tests.report.factory import make_network
+
+    few, many = (make_network(n, "stem $x$ <b>", np.random.default_rng(0)) for n in (8, 90))
+    for network, named in ((few, True), (many, False)):
+        svg = draw(network).decode()
+        assert svg.startswith("<?xml") and draw(network).decode() == svg
+        assert ("stem $x$ &lt;b&gt;" in svg or "stem" in svg) == named
+        assert svg.count('id="patch_') >= 2 * len(network.groups)
+        assert "groups in execution order" in svg or named

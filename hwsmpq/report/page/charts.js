@@ -13,10 +13,21 @@ function significant(value) {
   return Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
-function quantity(value, unit) {
-  if (unit === "ms") return `${significant(value)} ms`;
+const UNITS = { latency_ms: "ms", bitops: "BitOps", size_mb: "MB" };
+
+function quantity(value, unit, digits = 3) {
+  const text = (x) => (digits > 3 ? String(Number(x.toPrecision(digits))) : significant(x));
+  if (unit === "ms" || unit === "MB") return `${text(value)} ${unit}`;
   const [scale, prefix] = [[1e12, " T"], [1e9, " G"], [1e6, " M"], [1e3, " k"], [1, ""]].find(([s]) => value >= s) || [1, ""];
-  return significant(value / scale) + prefix;
+  return text(value / scale) + prefix;
+}
+
+// Labels of ticks, with as many digits as tell them apart.
+function labels(values, unit) {
+  for (let digits = 3; ; digits++) {
+    const found = values.map((value) => (unit === "BitOps" ? quantity(value, unit, digits) : String(Number(value.toPrecision(digits)))));
+    if (new Set(found).size === values.length || digits === 12) return found;
+  }
 }
 
 function shorten(name, length) {
@@ -31,6 +42,15 @@ function ticks(low, high, n) {
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step);
   return found;
+}
+
+// 1, 2 and 5 times powers of ten; every second power alone where these would be many.
+function decades(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) {
+    for (const k of [1, 2, 5]) if (k * 10 ** power >= low && k * 10 ** power <= high) found.push(k * 10 ** power);
+  }
+  return found.length > 10 ? found.filter((value) => Number.isInteger(Math.round(1e6 * Math.log10(value)) / 1e6)) : found;
 }
 
 // Kind -> shape, colour, whether it is filled, and what it is called. Shapes differ, so colours need not be seen.
@@ -79,7 +99,10 @@ class Scatter {
     host.setAttribute("viewBox", `0 0 ${FRAME.width} ${FRAME.height}`);
     const xs = items.flatMap((i) => [i.x - (i.dx || 0), i.x + (i.dx || 0)]);
     const ys = items.flatMap((i) => [i.y - (i.dy || 0), i.y + (i.dy || 0)]);
-    this.xRange = spread(xs.concat(options.lines.flatMap((l) => (l.x === undefined ? [] : [l.x]))), 0.06);
+    const across = xs.concat(options.lines.flatMap((l) => (l.x === undefined ? [] : [l.x])));
+    // Costs that span a decade and more lie on a logarithmic axis.
+    this.log = !options.diagonal && Math.min(...across) > 0 && Math.max(...across) > 10 * Math.min(...across);
+    this.xRange = spread(across.map((x) => this.along(x)), 0.06);
     this.yRange = spread(ys.concat(options.lines.flatMap((l) => (l.y === undefined ? [] : [l.y]))), 0.09);
     if (options.diagonal) this.xRange = this.yRange = spread(xs.concat(ys), 0.06);
     this.axes();
@@ -88,20 +111,24 @@ class Scatter {
     this.listen(onPreview, onSelect);
   }
 
-  px(x) { return FRAME.left + ((x - this.xRange[0]) / (this.xRange[1] - this.xRange[0])) * (FRAME.right - FRAME.left); }
+  along(x) { return this.log ? Math.log10(x) : x; }
+
+  px(x) { return FRAME.left + ((this.along(x) - this.xRange[0]) / (this.xRange[1] - this.xRange[0])) * (FRAME.right - FRAME.left); }
   py(y) { return FRAME.bottom - ((y - this.yRange[0]) / (this.yRange[1] - this.yRange[0])) * (FRAME.bottom - FRAME.top); }
 
   axes() {
     const { host, options } = this, { left, right, top, bottom } = FRAME;
     const grid = draw(host, "g", { class: "axes" });
-    for (const x of ticks(...this.xRange, 7)) {
+    const xs = this.log ? decades(...this.xRange.map((x) => 10 ** x)) : ticks(...this.xRange, 7), xNames = labels(xs, options.unit);
+    xs.forEach((x, i) => {
       draw(grid, "line", { x1: this.px(x), x2: this.px(x), y1: top, y2: bottom, class: "grid" });
-      draw(grid, "text", { x: this.px(x), y: bottom + 18, "text-anchor": "middle" }, options.unit === "ms" ? Number(x.toPrecision(6)) : quantity(x));
-    }
-    for (const y of ticks(...this.yRange, 6)) {
+      draw(grid, "text", { x: this.px(x), y: bottom + 18, "text-anchor": "middle", class: "x-tick" }, xNames[i]);
+    });
+    const ys = ticks(...this.yRange, 6), yNames = labels(ys, "");
+    ys.forEach((y, i) => {
       draw(grid, "line", { x1: left, x2: right, y1: this.py(y), y2: this.py(y), class: "grid" });
-      draw(grid, "text", { x: left - 8, y: this.py(y) + 4, "text-anchor": "end" }, Number(y.toPrecision(6)));
-    }
+      draw(grid, "text", { x: left - 8, y: this.py(y) + 4, "text-anchor": "end" }, yNames[i]);
+    });
     draw(grid, "text", { x: (left + right) / 2, y: FRAME.height - 8, "text-anchor": "middle" }, options.x);
     draw(grid, "text", { transform: `translate(16 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, options.y);
     if (options.diagonal) {

@@ -55,7 +55,8 @@ function drawStrip(host, run, precisions, levels) {
   });
   for (const [from, to] of switches(run, levels)) {
     const a = { x: x(from), y: y(levelOf(levels, from)) }, b = { x: x(to), y: y(levelOf(levels, to)) };
-    const line = draw(host, "path", { d: `M${a.x} ${a.y}C${(a.x + b.x) / 2} ${a.y} ${(a.x + b.x) / 2} ${b.y} ${b.x} ${b.y}`, class: "switch" });
+    // Along the writer's lane, then down or up just before the reader: however long, lines of one lane lie on each other.
+    const line = draw(host, "path", { d: `M${a.x} ${a.y}H${b.x - step / 2}V${b.y}H${b.x}`, class: "switch" });
     draw(line, "title", {}, `switch: ${run.groups[from].name} to ${run.groups[to].name}`);
     draw(host, "circle", { cx: b.x, cy: b.y, r: 3, class: "switch-end" });
   }

@@ -15,14 +15,14 @@
     const found = data.runs.length > 1 ? [["Run", run.name]] : [];
     const within = (value, error, unit) => quantity(value, unit) + (error ? ` ± ${significant(error)}` : "");
     found.push(["Engine", (point || item).label]);
-    if (point && data.axes.latency) found.push([`Latency (${point.source})`, within(point.x, point.dx, "ms")]);
+    const timed = data.axes?.cost === "latency_ms";
+    if (point && timed) found.push([`Latency (${point.source})`, within(point.x, point.dx, "ms")]);
     else if (timing) found.push(["Latency (measured)", within(timing.y, timing.dy, "ms")]);
     if (timing) found.push(["Latency predicted", quantity(timing.x, "ms")]);
-    if (point && !data.axes.latency) found.push(["BitOps", quantity(point.x)]);
+    if (point && !timed) found.push([data.axes.cost === "bitops" ? "BitOps" : "Weight size", quantity(point.x, UNITS[data.axes.cost])]);
     if (point) {
-      const digits = data.axes.latency ? 2 : 4, sign = data.axes.latency && point.y > 0 ? "+" : "";
-      found.push([data.axes.latency ? `Metric, points (${point.kind === "candidate" ? "search" : "report"} part)` : "Value",
-        sign + point.y.toFixed(digits) + (point.dy ? ` ± ${point.dy.toFixed(digits)}` : "")]);
+      found.push([`Metric, points (${point.kind === "candidate" ? "search" : "report"} part)`,
+        (point.y > 0 ? "+" : "") + point.y.toFixed(2) + (point.dy ? ` ± ${point.dy.toFixed(2)}` : "")]);
     }
     if (item.levels === null) return [...found, ["Precisions", "not known"]];
     const counts = data.precisions.map((name, level) => [[...item.levels].filter((c) => c.charCodeAt(0) - 48 === level).length, name]);
@@ -60,7 +60,7 @@
 
   function frontOf(items) {
     const steps = [];
-    const candidates = items.filter((i) => !data.axes.latency || (i.source === "measured" && i.kind !== "candidate"));
+    const candidates = items.filter((i) => i.source !== "predicted" && i.kind !== "candidate");
     for (const item of [...candidates].sort((a, b) => a.x - b.x || b.y - a.y)) {
       if (!steps.length || item.y > steps[steps.length - 1].y) steps.push(item);
     }
@@ -78,7 +78,7 @@
     const lines = [];
     if (data.axes.xLimit !== null && data.runs.length === 1) lines.push({ x: data.axes.xLimit });
     if (data.axes.yLimit !== null && data.runs.length === 1) lines.push({ y: data.axes.yLimit });
-    chart("front", data.points, { ...data.axes, lines, unit: data.axes.latency ? "ms" : "BitOps",
+    chart("front", data.points, { ...data.axes, lines, unit: UNITS[data.axes.cost],
       front: data.runs.map((_, n) => frontOf(data.points.filter((point) => point.run === n))) });
   }
   chart("timings", data.timings, { x: "predicted latency (ms)", y: "measured latency (ms)", unit: "ms", diagonal: true });
