@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.attention import write_as_products
 from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.coverage import Parameters
 from hwsmpq.model.faithful import check_faithful
@@ -116,6 +117,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
         graph = _export(model, rows, names)
         state.restore()  # an export leaves its own tensors behind
         parameters = Parameters.of(model, graph)
+        write_as_products(graph)
         write_as_linear(graph)
         sources = fold_constants(graph)
         fold_batch_norm(graph)

@@ -17,10 +17,12 @@ def set_parameter(graph: fx.GraphModule, target: str, value: Tensor) -> None:
     """Put a tensor, of which no gradient is taken, in the place of a parameter or buffer."""
     owner, _, name = target.rpartition(".")
     module = graph.get_submodule(owner)
-    if name in dict(module.named_parameters(recurse=False)) or not hasattr(module, name):
-        setattr(module, name, nn.Parameter(value, requires_grad=False))
-    else:
+    if name in dict(module.named_buffers(recurse=False)):
         module.register_buffer(name, value)
+        return
+    if name not in dict(module.named_parameters(recurse=False)) and hasattr(module, name):
+        delattr(module, name)  # a tensor of the code, which is an attribute like any other
+    setattr(module, name, nn.Parameter(value, requires_grad=False))
 
 
 def drop_unused(graph: fx.GraphModule) -> None:
