@@ -55,6 +55,7 @@ from hwsmpq.types import (
     Ranges,
     Trained,
 )
+from tests.margins import within_answers
 
 
 def payload(path: Path) -> dict:
@@ -117,7 +118,8 @@ def test_batches_and_threads_are_part_of_what_is_measured(tmp_path: Path, openvi
     accuracy = {r.name: r.metric for r in found.certificate.engines}
     alone = {r.name: r.metric for r in openvino_run.certificate.engines}
     assert found.certificate.accuracy.n_samples == N_EVALUATION // 2
-    assert accuracy["fp32"] == alone["fp32"] and abs(accuracy["int8"] - alone["int8"]) < 0.05
+    for name, n_answers in (("fp32", 1), ("int8", 3)):  # batches and threads take other kernels
+        assert accuracy[name] == within_answers(alone[name], N_EVALUATION // 2, n_answers)
 
 
 def test_threads_need_a_target_that_has_them(tmp_path: Path) -> None:
@@ -323,9 +325,10 @@ def test_max_drop_alone_takes_the_cheapest_that_keeps_it(qdq_copy: Path, qdq_run
 def test_a_drop_that_could_be_chance_is_met_unless_a_confidence_is_asked_for(
     openvino_run: Finished, tmp_path: Path
 ) -> None:
-    """Every answer of the engine is the network's, so that 48 samples bound the drop to 6.05 points."""
+    """The plan is the reference, so that no sample changes, and 48 of these bound the drop to 6.05 points."""
     accuracy = openvino_run.certificate.accuracy
-    assert accuracy.engine == accuracy.reference == 1 and accuracy.n_samples == 48
+    assert set(openvino_run.open().read(Plan).assignment.values()) == {"fp32"}
+    assert accuracy.engine == accuracy.reference and accuracy.n_samples == 48
     assert accuracy.drop_bound == Bound(pytest.approx(100 * (1 - 0.05 ** (1 / 48))), 0.95)
     folder, wide = shutil.copytree(openvino_run.folder, tmp_path / "run"), openvino_run.budgets
     narrow = tuple(replace(b, limit=6.0) if b.kind == "max_drop" else b for b in wide)
@@ -384,7 +387,7 @@ def test_a_flattened_feature_map_goes_through(tmp_path: Path) -> None:
     with torch.no_grad():
         labels = net(inputs).argmax(1)
     run = Run(tmp_path / "run", QDQ_SETTINGS, Task(net, images(8, seed=2), (inputs, labels)))
-    assert refine(run, resolve_budgets(run, bitops="int8")).accuracy.reference == 1.0
+    assert refine(run, resolve_budgets(run, bitops="int8")).accuracy.reference == within_answers(1.0, 20)
 
 
 def slow_down_the_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
