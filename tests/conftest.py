@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 TASK_FILE = str(Path(__file__).with_name("tiny_task.py"))
 SMALL = {"task": TASK_FILE, "n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
-OPENVINO_SETTINGS = Settings(**SMALL, target="openvino-cpu", timing_seconds=0.5)
+OPENVINO_SETTINGS = Settings(**SMALL, target="openvino-cpu", ladder=("int8", "fp32"), timing_seconds=0.5)
 QDQ_SETTINGS = Settings(**SMALL, target="onnx-qdq", ladder=("w4a4", "int8", "fp32"))
 
 

@@ -116,7 +116,7 @@ def inspect(values: dict[str, Any]) -> None:
         captured = capture(*torchvision_architecture(task.partition(":")[2]))
         target = get_target(values["target"] or Settings(task).target, values["device"] or "")
         network = captured.with_ties(target.ties(captured)).network
-        names = Ladder.parse(ladder).names if ladder else Settings(task).ladder
+        names = Ladder.parse(ladder).names if ladder else target.default_ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)
         return
 

@@ -19,7 +19,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "data": (str, "imagefolder:DIR for torchvision models, npz:FILE for ONNX files."),
     "weights": (str, "State dict of a torchvision model (loaded with weights_only)."),
     "target": (str, "Hardware target; see `hwsmpq targets`."),
-    "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8."),
+    "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8; by default the target's own."),
     "observer": (str, "Range observer: mse, minmax or percentile."),
     "value": (str, "What scores an assignment: soft (default for classification), loss, metric, kl or mse."),
     "seed": (int, "Seed of everything random."),

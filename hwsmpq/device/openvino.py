@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwsmpq.device import cpu
+from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, store_in_bf16
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
 
@@ -33,11 +34,15 @@ WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
 CONFIG = {
     "PERFORMANCE_HINT": "LATENCY",
     "NUM_STREAMS": 1,
-    "INFERENCE_PRECISION_HINT": "f32",
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
 }
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+HINT = "INFERENCE_PRECISION_HINT"
+COMPUTES_IN = ["hwsmpq", HINT.lower()]
+"""Where a file says which hint its engine is compiled with: bf16 if any of its layers is, else f32."""
+BF16 = "BF16"
+"""The capability of a processor that computes in it."""
 FILE = "model.xml"
 LAYER = "/layer"
 """Ends the name of a layer's operation; a number behind it counts the operations behind that one."""
@@ -53,7 +58,7 @@ class OpenvinoRuntime(Runtime):
     """OpenVINO's CPU plugin.
 
     Options of a build: ``layers``: of every layer the tensors of the ONNX file that it and what follows it with
-    constants alone write, and its stored weight. Of a load: ``n_threads``.
+    constants alone write, and its stored weight; ``bf16``: the layers that run in it. Of a load: ``n_threads``.
     """
 
     def unavailable(self) -> str | None:
@@ -74,7 +79,7 @@ class OpenvinoRuntime(Runtime):
         }
 
     def capabilities(self) -> dict[str, Any]:
-        return {"int8_saturates": cpu.int8_saturates()}
+        return {"int8_saturates": cpu.int8_saturates(), "bf16": self.unavailable() is None and _computes_in_bf16()}
 
     def build(self, onnx: Path, folder: Path, options: Mapping[str, Any]) -> None:
         self._require()
@@ -91,10 +96,15 @@ class OpenvinoRuntime(Runtime):
         # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
         # every inference, as they do by default where the processor has dot products of integers.
         model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
+        reduced = {f"{layer}{LAYER}" for layer in options["bf16"]}
+        model.set_rt_info("bf16" if reduced else "f32", COMPUTES_IN)
+        store_in_bf16(openvino, model, reduced)
+        kept = kept_in_fp32(openvino, model, {f"{layer}{LAYER}" for layer in options["layers"]}, reduced)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 openvino.save_model(model, Path(temporary) / FILE, compress_to_fp16=False)
+                keep_in_fp32(Path(temporary) / FILE, kept)
                 # The xml goes last: its presence says that the weights beside it are complete.
                 for suffix in (".bin", ".xml"):
                     os.replace((Path(temporary) / FILE).with_suffix(suffix), (folder / FILE).with_suffix(suffix))
@@ -107,7 +117,12 @@ class OpenvinoRuntime(Runtime):
         self._require()
         if not (folder / FILE).is_file():
             raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
-        return OpenvinoEngine(folder / FILE, options["n_threads"])
+        engine = OpenvinoEngine(folder / FILE, options["n_threads"])
+        if engine.hint == "bf16" and not _computes_in_bf16():
+            raise HwsmpqError(
+                f"the engine in {folder} computes in bf16", "this processor does not", "search again on this machine",
+            )
+        return engine
 
     def _require(self) -> None:
         reason = self.unavailable()
@@ -116,7 +131,8 @@ class OpenvinoRuntime(Runtime):
 
 
 class OpenvinoEngine(Engine):
-    """A compiled OpenVINO model and its one inference request."""
+    """A compiled OpenVINO model and its one inference request; ``hint`` is what its floats are computed in, unless the
+    file says otherwise."""
 
     def __init__(self, path: Path, n_threads: int = 1) -> None:
         self._path, self._n_threads = path, n_threads
@@ -144,7 +160,7 @@ class OpenvinoEngine(Engine):
 
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
         kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
-        return {layer: _precision(kernels[layer], layer) for layer in layers}
+        return {layer: _precision(kernels[layer], layer, self.hint) for layer in layers}
 
     def layer_ms(
         self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
@@ -170,8 +186,11 @@ class OpenvinoEngine(Engine):
         import openvino
 
         try:
-            config = {**CONFIG, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
-            return openvino.Core().compile_model(self._path, "CPU", config)
+            core = openvino.Core()
+            model = core.read_model(self._path)
+            self.hint = str(model.get_rt_info(COMPUTES_IN).value) if model.has_rt_info(COMPUTES_IN) else "f32"
+            config = {**CONFIG, HINT: self.hint, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
+            return core.compile_model(model, "CPU", config)
         except Exception as error:
             raise HwsmpqError(
                 f"OpenVINO cannot compile {self._path}", _refusal(error), "build the engine again",
@@ -218,13 +237,21 @@ class OpenvinoEngine(Engine):
         return owners
 
 
-def _precision(kernel: Mapping[str, Any], layer: str) -> str:
-    """What a kernel computes a layer in."""
+def _computes_in_bf16() -> bool:
+    import openvino
+
+    return BF16 in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _precision(kernel: Mapping[str, Any], layer: str, hint: str) -> str:
+    """What a kernel computes a layer in, in an engine that is compiled with ``hint``."""
     own: str = kernel["runtimePrecision"]
     constants: list[tuple[str, str]] = kernel["constants"]
     if kernel["layerType"] == SUBGRAPH:
-        # One kernel for a chain of products says what it starts with; each product computes as its weight.
-        own = next((precision for name, precision in constants if name.startswith(f"{layer}.")), own)
+        # One kernel for a chain of products says what it starts with; each product computes as its weight, or if that
+        # is no integer, by the hint, whatever its attributes and the kernel's name say.
+        weight = next((precision for name, precision in constants if name.startswith(f"{layer}.")), own)
+        own = weight if weight in INTEGERS else hint
     elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
         # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.
         _, weight = constants[0]

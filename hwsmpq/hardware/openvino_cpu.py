@@ -1,9 +1,10 @@
-"""The target ``openvino-cpu``: OpenVINO on a processor, with engines of int8, fp32 and weight-only layers."""
+"""The target ``openvino-cpu``: OpenVINO on a processor, with engines of int8, bf16, fp32 and weight-only layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
@@ -11,7 +12,10 @@ from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.openvino_ir import stored_in_ir
 from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import ONNX_LAYERS, Layer
+from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, REFERENCE, Layer, OnnxForm
+
+if TYPE_CHECKING:
+    import onnx
 
 FUSED_OPS = {"Add", "BatchNormalization", "Cast", "Div", "Mul", "Reshape", "Sub"}
 """What OpenVINO may make a part of the layer before it, where all else that it reads are constants."""
@@ -19,6 +23,7 @@ WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
 PER_TENSOR = "per-tensor"
+NO_BF16 = "the processor has neither avx512_bf16 nor AMX, or OpenVINO does not name bf16 among its capabilities"
 
 
 class OpenvinoCpuTarget(Target):
@@ -26,7 +31,8 @@ class OpenvinoCpuTarget(Target):
     floats with a dequantized weight become kernels that read integers and dequantize them as they compute.
 
     All that is no integer is computed in fp32, also the fp16 side of weight-only layers: where the simulator rounds to
-    fp16, the engine does not.
+    fp16, the engine does not. Except, where the processor computes in it, layers in ``bf16`` and what is made of their
+    results alone.
 
     Args:
         options: ``per-tensor`` gives all channels of a weight one scale, as some exporters and tools do.
@@ -35,7 +41,7 @@ class OpenvinoCpuTarget(Target):
         HwsmpqError: unknown options.
     """
 
-    native = ("w4a16", "int8", "w8a16", "fp32")
+    form = OnnxForm(casts=False)
     has_latency = True
     anywhere = True
     claim = "latency and accuracy measured on the built engine"
@@ -52,6 +58,18 @@ class OpenvinoCpuTarget(Target):
 
     def on(self, device: Device) -> Target:
         return OpenvinoCpuTarget(self._options, self._n_threads, device)
+
+    @property
+    def native(self) -> tuple[str, ...]:  # type: ignore[override]
+        """With ``bf16`` where the processor has instructions for it; elsewhere it is emulated, several times slower."""
+        return ("w4a16", "int8", "w8a16", *(["bf16"] if self._runtime.capabilities()["bf16"] else []), "fp32")
+
+    @property
+    def default_ladder(self) -> tuple[str, ...]:
+        return tuple(name for name in ("int8", "bf16", REFERENCE) if name in self.native)
+
+    def why_not(self, precision: str) -> str | None:
+        return NO_BF16 if precision == "bf16" else None
 
     @property
     def scheme_name(self) -> str:
@@ -83,7 +101,10 @@ class OpenvinoCpuTarget(Target):
         return rewrite(onnx)
 
     def build(self, onnx: Path, folder: Path) -> None:
-        self._runtime.build(onnx, folder, {"layers": _layers(onnx)})
+        graph = _read(onnx)
+        bf16 = [node.name for node in graph.node for entry in node.metadata_props
+                if (entry.key, entry.value) == (PRECISION_KEY, "bf16")]
+        self._runtime.build(onnx, folder, {"layers": _layers(graph), "bf16": bf16})
 
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
         return stored_in_ir(folder, layers)
@@ -92,15 +113,18 @@ class OpenvinoCpuTarget(Target):
         return self._runtime.load(folder, {"n_threads": self._n_threads})
 
 
-def _layers(path: Path) -> dict[str, tuple[list[str], str]]:
-    """Of every layer of an ONNX file: the tensors that it and what follows it with constants alone write, and the
-    initializer that its weight is made from."""
+def _read(path: Path) -> onnx.GraphProto:
     import onnx
 
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        return onnx.load(path, load_external_data=False).graph
     except Exception as error:
         raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
+
+
+def _layers(graph: onnx.GraphProto) -> dict[str, tuple[list[str], str]]:
+    """Of every layer of an ONNX file: the tensors that it and what follows it with constants alone write, and the
+    initializer that its weight is made from."""
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}

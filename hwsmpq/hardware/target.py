@@ -69,6 +69,15 @@ class Target(ABC):
             f"target {self.name} runs on this machine only", "--device names another one", "leave --device out"
         )
 
+    @property
+    def default_ladder(self) -> tuple[str, ...]:
+        """Candidates where the user names none."""
+        return ("int8", REFERENCE)
+
+    def why_not(self, precision: str) -> str | None:
+        """Why a precision that the target has elsewhere is not native here; None where it never has it."""
+        return None
+
     def runs(self, layer: Layer, precision: str) -> bool:
         """Whether the target has a kernel for a layer at a precision."""
         return precision in self.native

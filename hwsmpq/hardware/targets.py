@@ -66,11 +66,11 @@ def get_target(name: str, device: str = "") -> Target:
 
 
 def target_for(ladder: Collection[str], notify: Callable[[str], None] | None = None) -> str:
-    """The usual target where it offers every precision of a ladder, else the one that offers all there are, which
-    ``notify`` is told."""
+    """The usual target where it offers every precision of a ladder or no other would, else the one that writes any
+    bits, which ``notify`` is told."""
     offered = get_target(Settings.target).native
     foreign = [name for name in ladder if name not in offered]
-    if not foreign:
+    if not foreign or any(name not in get_target(FLEXIBLE_TARGET).native for name in foreign):
         return Settings.target
     if notify:
         notify(

@@ -44,7 +44,7 @@ def optimize(
         bitops: most BitOps, a number or a precision whose uniform assignment sets the limit (``"w4a4"``).
         size_mb: most megabytes (10^6 bytes), likewise.
         max_drop: most points (hundredths) of the metric that may be lost.
-        ladder: candidate precisions, by name or as text (``"w3a3..w8a8"``).
+        ladder: candidate precisions, by name or as text (``"w3a3..w8a8"``); by default those of the target.
         progress: told (stage, done, total).
         notify: told in a sentence what the user should know of; by default a warning of the logger ``hwsmpq``.
         status: told (stage, what it has found so far).
@@ -59,7 +59,7 @@ def optimize(
     Raises:
         HwsmpqError: budgets that cannot be kept, or a model, target or setting that does not work.
     """
-    names = Ladder.parse(ladder if isinstance(ladder, str) else ",".join(ladder)).names
+    names = Ladder.parse(ladder if isinstance(ladder, str) else ",".join(ladder)).names if ladder else ()
     if "target" not in settings:
         settings["target"] = target_for(names, notify)
     asked = Settings(ladder=names, **settings)

@@ -100,15 +100,17 @@ class Run:
         self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
-        self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self.target: Target = get_target(self.settings.target, self.settings.device).with_threads(self.settings.threads)
+        if not self.settings.ladder:
+            self.settings = replace(self.settings, ladder=self._default_ladder())
+        self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self._task = task
         self.target.workspace(folder)
         foreign = [name for name in self.ladder.names if name not in self.target.native]
         if foreign:
             raise HwsmpqError(
-                f"target {self.target.name} has no {', '.join(foreign)}",
-                f"it offers {', '.join(self.target.native[-8:])}",
+                f"target {self.target.name} has no {', '.join(foreign)}" + (" here" if self.target.has_latency else ""),
+                self.target.why_not(foreign[0]) or f"it offers {', '.join(self.target.native[-8:])}",
                 "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
             )
         if self.settings.evaluate == "engine" and not self.target.has_latency:
@@ -131,6 +133,12 @@ class Run:
                 f"target {self.target.name} cannot be used here", reason,
                 "`hwsmpq targets` lists what this machine can do",
             )
+
+    def _default_ladder(self) -> tuple[str, ...]:
+        """What the folder remembers for the target, else what the target takes."""
+        known = self.read(Settings) if self.artifacts.has(Settings) else None
+        same = known is not None and known.target == self.settings.target
+        return known.ladder if same else self.target.default_ladder
 
     @cached_property
     def task(self) -> Task:

@@ -19,7 +19,8 @@ class QuantizedLayer:
 
     The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
     them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
-    and the result are rounded to the type.
+    and the result are rounded to the type; where the scheme carries bf16, neither the result is nor the bias of a
+    linear layer.
 
     Args:
         observed: the range of the input, with the factors that smooth it.
@@ -38,6 +39,7 @@ class QuantizedLayer:
     ) -> None:
         self.layer, self.precision, self._scheme = layer, precision, scheme
         self._shift, self._weight_scales = shift, weight_scales
+        self.carries_bf16 = scheme.carries_bf16 and precision.activation_format == "bf16"
         self.smooth = observed.smooth if precision.quantizes_activations else ()
         self.inverse = inverse_of(self.smooth) if self.smooth else None
         self.grid: Grid | None = None
@@ -89,7 +91,8 @@ class QuantizedLayer:
     def bias(self, bias: Tensor) -> Tensor:
         """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
         shift = self._shift
-        return self._rounded(bias if shift is None else bias - torch.tensor(shift, device=bias.device))
+        bias = bias if shift is None else bias - torch.tensor(shift, device=bias.device)
+        return bias if self.carries_bf16 and self.layer.kind == "linear" else self._rounded(bias)
 
     def result(
         self, operation: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -101,7 +104,8 @@ class QuantizedLayer:
             args: of its operation in full precision: input, weight, perhaps a bias, and what is no tensor.
         """
         others = [self.bias(a) if isinstance(a, Tensor) else a for a in args[2:]]
-        return self._rounded(operation(x, self.weight(args[1]), *others, **kwargs))
+        result = operation(x, self.weight(args[1]), *others, **kwargs)
+        return result if self.carries_bf16 else self._rounded(result)
 
     def _smoothed(self, weight: Tensor) -> Tensor:
         return weight * torch.tensor(self.smooth, device=weight.device) if self.smooth else weight
@@ -163,6 +167,11 @@ class _Keeping(QuantizedLayer):
         if self._bias is None:
             self._bias = super().bias(bias)
         return self._bias
+
+
+def rounded(x: Any, dtype: torch.dtype) -> Any:
+    """What is left of a tensor in a floating-point type, as float32; what is no tensor of floats stays as it is."""
+    return x.to(dtype).float() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def inverse_of(smooth: tuple[float, ...]) -> Tensor:

@@ -101,14 +101,15 @@ def write_qdq(
     Activations in integers or fp8: Mul (where they are smoothed), Clip to the grid (below 8 bits), QuantizeLinear,
     DequantizeLinear, once a tensor and precision; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer
     behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have
-    bias and result of that type, and a Cast back behind them. Each layer's node carries its precision as metadata.
+    bias and result of that type, and a Cast back behind them; in a form without casts only their weight is of it.
+    Each layer's node carries its precision as metadata.
 
     Raises:
         HwsmpqError: an operation has no such form (names it).
     """
     form = form or OnnxForm()
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
-    _Writer(model, captured, assignment, ranges, scheme, form.strongly_typed).write()
+    _Writer(model, captured, assignment, ranges, scheme, form).write()
     if form.opset is not None:
         lower(model, form.opset)
     write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
@@ -119,10 +120,10 @@ class _Writer:
 
     def __init__(
         self, model: ir.Model, captured: Captured, assignment: Assignment, ranges: Ranges, scheme: Scheme,
-        strongly_typed: bool,
+        form: OnnxForm,
     ) -> None:
         self._model, self._graph = model, model.graph
-        self._captured, self._scheme, self._strongly_typed = captured, scheme, strongly_typed
+        self._captured, self._scheme, self._form = captured, scheme, form
         self._nodes = {node.name: node for node in model.graph}
         self._layers: dict[str, QuantizedLayer] = {}
         for layer in captured.network.layers:
@@ -137,14 +138,16 @@ class _Writer:
         for name, quantized in self._layers.items():
             precision, node, weight = quantized.precision, self._nodes[name], quantized.layer.weight_name
             node.metadata_props[PRECISION_KEY] = precision.name
-            if precision.name == "fp32" or (precision.is_float and not self._strongly_typed):
+            if precision.name == "fp32" or (precision.is_float and not self._form.strongly_typed):
+                continue
+            if weight not in self._weights:
+                self._weights[weight] = self._weight(quantized)
+            _replace_weight(node, self._weights[weight])
+            if precision.is_float and not self._form.casts:
                 continue
             source = node.inputs[0]
             assert source is not None
             node.replace_input_with(0, self._activation(quantized, source, before=node))
-            if weight not in self._weights:
-                self._weights[weight] = self._weight(quantized)
-            _replace_weight(node, self._weights[weight])
             self._correct_bias(quantized, node)
             if precision.activation_format in FLOATS:
                 self._compute_in(node, FLOATS[precision.activation_format])
@@ -228,10 +231,15 @@ class _Writer:
         name, precision = quantized.layer.weight_name, quantized.precision
         weight = self._captured.weight_of(quantized.layer)
         if precision.is_float:
-            return self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
+            half = self._constant(f"{name}.{precision.name}", weight.to(HALF_TYPES[precision.activation_format]))
+            if self._form.casts:
+                return half
+            cast = _cast(half, ir.DataType.FLOAT, f"{name}.cast")
+            self._graph.insert_before(self._graph[0], cast)
+            return cast.outputs[0]
         stored = quantized.stored_weight(weight)
         values = _int4(stored.values) if precision.is_blockwise else stored.values
-        if not self._strongly_typed:
+        if not self._form.strongly_typed:
             real = self._constant(f"{name}.float", stored.dequantize())
             nodes = self._qdq(real, stored.scales, torch.zeros(len(stored.scales), dtype=torch.int8), name, stored.axis)
             self._graph.insert_before(self._graph[0], nodes)

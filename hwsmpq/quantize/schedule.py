@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.quantize.carry import Carry, carries
 from hwsmpq.quantize.residual import Residual, residuals
 from hwsmpq.types import Layer
 
@@ -40,6 +41,7 @@ class Step:
         function: what to call; an in-place operation where the operand is needed nowhere else.
         dead: nodes whose tensors nobody needs after this step, neither in this evaluation nor in a later one.
         is_last_reader: a layer after which no other one reads its input tensor.
+        carry: what decides where bf16 is rounded.
     """
 
     node: fx.Node
@@ -50,9 +52,12 @@ class Step:
     residual: Residual | None
     dead: tuple[fx.Node, ...]
     is_last_reader: bool
+    carry: Carry
 
 
-def schedule(captured: Captured, device: torch.device, quantizes_residuals: bool = False) -> tuple[Step, ...]:
+def schedule(
+    captured: Captured, device: torch.device, quantizes_residuals: bool = False, carries_bf16: bool = False
+) -> tuple[Step, ...]:
     """The operations of a network in order.
 
     A tensor is needed later only if a user of it may run again while it does not: if the user depends on a group
@@ -62,6 +67,7 @@ def schedule(captured: Captured, device: torch.device, quantizes_residuals: bool
     group_of = {node: captured.network.group_of(layer.name) for node, layer in layer_of.items()}
     nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function"]
     residual_of = residuals(captured) if quantizes_residuals else {}
+    carry_of = carries(nodes, group_of) if carries_bf16 else {}
     groups: dict[fx.Node, frozenset[str]] = {}
     for node in captured.graph.graph.nodes:
         own = {group_of[node]} if node in group_of else set()
@@ -103,6 +109,7 @@ def schedule(captured: Captured, device: torch.device, quantizes_residuals: bool
             residual=residual_of.get(node),
             dead=tuple(dead[node]),
             is_last_reader=node in final_readers,
+            carry=carry_of.get(node, Carry()),
         )
         for node in nodes
     )

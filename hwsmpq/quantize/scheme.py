@@ -66,6 +66,9 @@ class Scheme:
 
     With ``quantizes_residuals`` an addition after a quantized convolution reads its other operand as the quantized
     layers beside it do, so that the tensor need not be kept in floating point (see :mod:`hwsmpq.quantize.residual`).
+
+    With ``carries_bf16`` what operations make of results in bf16 alone stays in bf16 until a layer reads it (see
+    :mod:`hwsmpq.quantize.carry`), and linear layers add their bias in fp32. Without, layers in bf16 round both.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Scheme:
     max_weight_level: int = 127
     quantizes_residuals: bool = False
     per_tensor_weights: bool = False
+    carries_bf16: bool = False
 
     @property
     def activation_type(self) -> torch.dtype:
@@ -210,13 +214,15 @@ def _along(scales: Tensor, ndim: int, axis: int) -> Tensor:
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("unsigned_activations", signed_activations=False),
+        Scheme("unsigned_activations", signed_activations=False, carries_bf16=True),
         # x86 without VNNI adds two u8*s8 products in saturating int16 (vpmaddubsw): 2 * 255 * 64 still fits.
-        Scheme("unsigned_activations_no_vnni", signed_activations=False, max_weight_level=64),
-        Scheme("unsigned_activations_per_tensor", signed_activations=False, per_tensor_weights=True),
+        Scheme("unsigned_activations_no_vnni", signed_activations=False, max_weight_level=64, carries_bf16=True),
+        Scheme(
+            "unsigned_activations_per_tensor", signed_activations=False, per_tensor_weights=True, carries_bf16=True
+        ),
         Scheme(
             "unsigned_activations_per_tensor_no_vnni", signed_activations=False, max_weight_level=64,
-            per_tensor_weights=True,
+            per_tensor_weights=True, carries_bf16=True,
         ),
         Scheme("signed_symmetric", signed_activations=True),
         Scheme("tensorrt", signed_activations=True, quantizes_residuals=True),

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.quantize.disturb import Disturbance
-from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last
+from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
@@ -60,7 +60,8 @@ class Simulator:
             for n in graph.graph.nodes
             if n.op == "get_attr"
         }
-        self._steps = schedule(captured, self._device, scheme.quantizes_residuals)
+        self._steps = schedule(captured, self._device, scheme.quantizes_residuals, scheme.carries_bf16)
+        self._sources = {step.node: step.carry.sources for step in self._steps}
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
         n_bytes, n_largest = sample_bytes(self._steps, captured)
@@ -124,30 +125,47 @@ class Simulator:
         for step in self._steps:
             if previous is not None and step.groups.isdisjoint(changed):
                 continue
-            args = _resolve(step.node.args, env)
+            args = self._operands(step, env, assignment) if step.layer is None else _resolve(step.node.args, env)
             kwargs = _resolve(step.kwargs, env)
             if step.layer is not None:
                 quantizes = self._layer(step.layer, assignment)
-                x = self._input_of(step, quantizes, args[0], quantized)
+                x = self._input_of(step, quantizes, args[0], quantized, assignment)
                 env[step.node] = quantizes.result(step.function, x, args, kwargs)
             else:
                 if step.residual is not None:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
                 env[step.node] = step.function(*args, **kwargs)
+            if step.carry.is_written and self._is_in_bf16(step.node, assignment):
+                env[step.node] = rounded(env[step.node], torch.bfloat16)
             for node in step.dead:
                 del env[node]
 
     def _layer(self, layer: Layer, assignment: Assignment) -> QuantizedLayer:
         return self._layers.at(layer, PRECISIONS[assignment[self._group_of[layer.name]]])
 
+    def _is_in_bf16(self, node: fx.Node, assignment: Assignment) -> bool:
+        """Whether the target has the result of an operation in bf16."""
+        sources = self._sources.get(node)
+        return bool(sources) and all(assignment[group] == "bf16" for group in sources)
+
+    def _operands(self, step: Step, env: dict[fx.Node, Any], assignment: Assignment) -> tuple[Any, ...]:
+        """Arguments of an operation as it reads them: in fp32, those in bf16 come from memory."""
+        in_bf16 = [n for n in step.node.all_input_nodes if self._is_in_bf16(n, assignment)]
+        if not in_bf16 or self._is_in_bf16(step.node, assignment):
+            return _resolve(step.node.args, env)
+        return _resolve(step.node.args, env | {n: rounded(env[n], torch.bfloat16) for n in in_bf16})
+
     def _input_of(
-        self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor]
+        self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor],
+        assignment: Assignment,
     ) -> Tensor:
         """The input as a layer reads it; one that several layers read is quantized once."""
         key = (step.node.args[0], layer.precision.name)
         if key in quantized:
             x = quantized[key]
         else:
+            if not layer.precision.quantizes_activations and self._is_in_bf16(step.node.args[0], assignment):
+                x = rounded(x, torch.bfloat16)
             x = layer.input(x if self._disturbance is None else self._disturbance(x, layer))
         if step.is_last_reader:
             quantized.pop(key, None)

@@ -16,7 +16,10 @@ class OnnxForm:
         opset: of the file; None is the newest that is needed.
         strongly_typed: whether 16 bits stand in the file, as Cast nodes, and integer weights as integers. Otherwise the
             builder is told of 16 bits apart from the file, and quantizes weights itself, from float initializers.
+        casts: whether layers in bf16 read, compute and write it by Cast nodes around them. Otherwise only their weight
+            is stored in it, and their node says so.
     """
 
     opset: int | None = None
     strongly_typed: bool = True
+    casts: bool = True

@@ -24,7 +24,8 @@ FLEXIBLE_TARGET = "onnx-qdq"
 class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
-    ``task`` names the task as the command line does; it is empty where the task was given as an object.
+    ``task`` names the task as the command line does; it is empty where the task was given as an object. An empty
+    ``ladder`` is the one that the target takes by default, which a run folder remembers.
     ``smooth`` lets calibration smooth the inputs of linear layers, ``correct_bias`` lets biases take back what
     quantization adds to the mean of outputs. ``value`` scores assignments (by default ``soft`` for classification with
     cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what precisions cost:
@@ -47,7 +48,7 @@ class Settings:
     data: str | None = None
     weights: str | None = None
     target: str = "openvino-cpu"
-    ladder: tuple[str, ...] = ("int8", "fp32")
+    ladder: tuple[str, ...] = ()
     observer: str = "mse"
     smooth: bool = True
     correct_bias: bool = True
@@ -103,7 +104,7 @@ class Settings:
             raise HwsmpqError(f"stability is {self.stability}", "it is a chance", "give at most 1")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise HwsmpqError(f"confidence is {self.confidence}", "it is a probability", "give 0.5 to 0.99")
-        if self.base is not None and Precision.parse(self.base).name not in self.ladder:
+        if self.base is not None and self.ladder and Precision.parse(self.base).name not in self.ladder:
             raise HwsmpqError(
                 f"base {self.base} is not in the ladder", f"the ladder is {', '.join(self.ladder)}", "name one of these"
             )
