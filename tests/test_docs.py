@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +109,45 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    """Links to other pages, to their headings, and to files; without network."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "start.html").read_text()
+    assert 'href="tutorial.html"' in page and 'src="images/report-front.png"' in page
+    assert "https://fonts" not in page
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    """Guards the test above."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "docs_site.py", tmp_path / "tools")
+    with open(tmp_path / "docs" / "limits.md", "a") as handle:
+        handle.write("\n[nowhere](tutorial.md#no-such-heading)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "no-such-heading" in done.stderr
+
+
+RECIPES = [block for block in blocks((ROOT / "docs" / "recipes.md").read_text(), "python") if block.startswith("# ")]
+
+
+@pytest.mark.parametrize("block", RECIPES, ids=lambda block: block.split()[1])
+def test_recipes_are_tasks(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / block.split()[1]
+    path.write_text(block)
+    monkeypatch.chdir(tmp_path)
+    run(f"hwsmpq run {path.name} --ladder int8,fp32 --cost bitops --bitops int8 --n-pairs 2 -o run", monkeypatch)
+    assert (tmp_path / "run" / "certificate.json").is_file()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -74,7 +74,8 @@ def test_options_and_verbs_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     from hwsmpq.cli.app import app
 
     command = get_command(app)
-    options = {option for verb in command.commands.values() for p in verb.params for option in p.opts}
+    parameters = [p for verb in command.commands.values() for p in verb.params]
+    options = {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
     options |= {option for p in command.params for option in p.opts}
     of_pip = {"--no-deps"}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", GUIDE)) - {"--help"} - of_pip
