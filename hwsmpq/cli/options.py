@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from hwsmpq.errors import HwsmpqError
 
 _OPTIONAL: dict[str, tuple[type, str]] = {
-    "data": (str, "imagefolder:DIR for torchvision models, npz:FILE for ONNX files."),
+    "data": (str, "imagefolder:DIR, npz:FILE or (hf:FOLDER only) csv:FILE, for all tasks but Python's."),
     "weights": (str, "State dict of a torchvision model (loaded with weights_only)."),
     "target": (str, "Hardware target; see `hwsmpq targets`."),
     "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8; by default the target's own."),
@@ -62,7 +62,8 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Argument(
-                help="Task: file.py, module:callable, file.onnx or torchvision:NAME. Remembered by the run folder.",
+                help="Task: file.py, module:callable, file.onnx, hf:FOLDER or torchvision:NAME. Remembered by the run"
+                " folder.",
                 show_default=False,
             ),
         ],

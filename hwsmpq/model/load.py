@@ -1,36 +1,34 @@
-"""Find the task that the user names: a Python file, ``module:callable``, an ONNX file with arrays, or a torchvision
-model with images."""
+"""Find the task that the user names: a Python file, ``module:callable``, an ONNX file, a folder of Hugging Face's
+transformers, or a torchvision model."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.load_hf import load_hf
+from hwsmpq.model.onnx_import import OnnxModule, read_onnx
+from hwsmpq.model.samples import Data, read_arrays, read_images
 from hwsmpq.model.task import Task
 
-CALIBRATION_SAMPLES = 256
-MOST_IMAGES = 5000
-"""Of a folder: what fits into memory as floats (3 GB at 224 x 224)."""
-ONNX_ARRAYS = ("calibration", "inputs", "labels")
+N_IMAGE_DIMENSIONS = 4
 
 
 def load_task(spec: str, data: str | None = None, weights: Path | None = None) -> Task:
     """Build the task that ``spec`` names.
 
     Args:
-        spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), ``path/to/file.onnx``, or
-            ``torchvision:NAME``.
-        data: ``imagefolder:DIR`` for torchvision models: one sub-folder a class, in the model's class order, of whose
-            images up to 5,000 are drawn.
-            ``npz:FILE`` for ONNX files: arrays ``calibration``, ``inputs`` and ``labels``, prepared as in training.
+        spec: ``path/to/file.py`` or ``module:callable`` (both run the user's own code), ``path/to/file.onnx``,
+            ``hf:FOLDER`` that transformers saved, or ``torchvision:NAME``.
+        data: ``imagefolder:DIR``: one sub-folder a class, in the model's class order, of whose images up to 5,000 are
+            drawn. ``npz:FILE`` for ONNX files and ``hf:FOLDER``: arrays prepared as in training, see
+            :func:`hwsmpq.model.samples.read_arrays`. ``csv:FILE`` for ``hf:FOLDER``: texts with labels.
         weights: a state dict for torchvision models, loaded with ``weights_only=True``.
 
     Raises:
@@ -43,11 +41,14 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
         )
     if spec.startswith("torchvision:"):
         return _torchvision(spec.partition(":")[2], data, weights)
-    if spec.endswith(".onnx"):
+    if weights is None and spec.endswith(".onnx"):
         return _onnx(Path(spec), data)
+    if weights is None and spec.startswith("hf:"):
+        return load_hf(Path(spec.partition(":")[2]), data)
     if data or weights:
         raise HwsmpqError(
-            "--data and --weights go with torchvision:NAME models", f"{spec} brings its own", "leave them out"
+            "--weights goes with torchvision:NAME models, --data with these, ONNX files and hf:FOLDER",
+            f"{spec} brings its own", "leave them out",
         )
     task = _from_file(Path(spec)) if spec.endswith(".py") else _from_module(spec)
     if not isinstance(task, Task):
@@ -86,7 +87,8 @@ def _from_module(spec: str) -> object:
     module_name, colon, name = spec.partition(":")
     if not colon:
         raise HwsmpqError(
-            f"unknown task {spec!r}", fix="give a file.py, a module:callable, or a file.onnx or torchvision:NAME"
+            f"unknown task {spec!r}",
+            fix="give a file.py, a module:callable, a file.onnx, hf:FOLDER or torchvision:NAME",
         )
     try:
         factory = getattr(importlib.import_module(module_name), name)
@@ -101,20 +103,40 @@ def _from_module(spec: str) -> object:
 
 
 def _onnx(path: Path, data: str | None) -> Task:
-    kind, _, file = (data or "").partition(":")
-    if kind != "npz" or not file:
+    kind, _, source = (data or "").partition(":")
+    if kind not in ("npz", "imagefolder") or not source:
         raise HwsmpqError(
-            "ONNX files need --data npz:FILE", f"got {data!r}",
-            "save arrays named calibration, inputs and labels with numpy.savez, prepared as in training",
+            "ONNX files need --data npz:FILE or imagefolder:DIR", f"got {data!r}",
+            "save arrays of inputs and labels with numpy.savez, prepared as in training",
         )
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            calibration, inputs, labels = (torch.from_numpy(arrays[name]) for name in ONNX_ARRAYS)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    model = read_onnx(path)
+    if kind == "npz":
+        read, preprocessing = read_arrays(Path(source)).ordered(list(model.inputs)), ""
+    else:
+        read, preprocessing = _images_for(path, model, Path(source))
+    calibration, inputs = tuple(read.calibration.values()), tuple(read.inputs.values())
+    return Task(path, calibration, (inputs, read.labels), name=path.stem, preprocessing=preprocessing)
+
+
+def _images_for(path: Path, model: OnnxModule, folder: Path) -> tuple[Data, str]:
+    """Images of the size that a file declares, prepared as torchvision prepares them for its networks, and how."""
+    from torchvision import transforms
+
+    shapes = list(model.inputs.values())
+    shape = shapes[0] if len(shapes) == 1 and len(shapes[0]) == N_IMAGE_DIMENSIONS else ()
+    is_last, size = shape[3:] == (3,), shape[1:3] if shape[3:] == (3,) else shape[2:]
+    if not shape or 3 not in (shape[1], shape[3]) or None in size:
+        declared = "; ".join(f"{name} {shape}" for name, shape in model.inputs.items())
         raise HwsmpqError(
-            f"no samples in {file}", str(error), "it needs the arrays calibration, inputs and labels, none of objects"
-        ) from error
-    return Task(path, calibration, (inputs, labels), name=path.stem)
+            f"{path} does not take images of a size that it declares", f"its inputs: {declared}",
+            "give prepared arrays with --data npz:FILE",
+        )
+    prepare = transforms.Compose([
+        transforms.Resize(round(max(size) * 256 / 224)), transforms.CenterCrop(size), transforms.ToTensor(),
+        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ])
+    read, _ = read_images(folder, lambda image: prepare(image).movedim(0, 2) if is_last else prepare(image))
+    return read, f"{prepare}\nof images with channels {'last' if is_last else 'first'}"
 
 
 def _default_weights(name: str):  # type: ignore[no-untyped-def]
@@ -143,7 +165,7 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
     kind, _, folder = (data or "").partition(":")
     if kind != "imagefolder" or not folder:
         raise HwsmpqError("torchvision models need --data imagefolder:DIR", f"got {data!r}", "one sub-folder a class")
-    (inputs, targets), n_classes = image_folder(Path(folder), default.transforms(), MOST_IMAGES)
+    read, n_classes = read_images(Path(folder), default.transforms())
     if weights is None and n_classes != len(default.meta["categories"]):
         raise HwsmpqError(
             f"{folder} has {n_classes} sub-folders, torchvision:{name} {len(default.meta['categories'])} classes",
@@ -163,36 +185,11 @@ def _torchvision(name: str, data: str | None, weights: Path | None) -> Task:
             "give the state dict of such a network with --weights FILE, or connect to the network so that torchvision "
             "can download its own",
         ) from error
-    n_calibration = min(CALIBRATION_SAMPLES, len(inputs) // 4)
+    (calibration,), (inputs,) = read.calibration.values(), read.inputs.values()
     return Task(
         model=model.eval(),
-        calibration=inputs[:n_calibration],
-        evaluation=(inputs[n_calibration:], targets[n_calibration:]),
+        calibration=calibration,
+        evaluation=(inputs, read.labels),
         name=name,
         preprocessing=str(default.transforms()),
     )
-
-
-def image_folder(folder: Path, transform, n: int) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:  # type: ignore[no-untyped-def]
-    """Up to ``n`` images of a folder with one sub-folder a class, in a random order that is always the same:
-    transformed and stacked, with their class indices; and the number of classes."""
-    from PIL.Image import DecompressionBombError
-    from torchvision.datasets import ImageFolder
-
-    try:
-        images = ImageFolder(str(folder), transform=transform)
-    except (FileNotFoundError, OSError) as error:
-        raise HwsmpqError(
-            f"no image folder at {folder}", str(error), "it needs one sub-folder a class, with images inside"
-        ) from error
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
-    pairs = []
-    for i in order.tolist():
-        try:
-            pairs.append(images[i])
-        except (OSError, DecompressionBombError) as error:
-            raise HwsmpqError(
-                f"{images.samples[i][0]} cannot be read", str(error), "repair or remove that image"
-            ) from error
-    samples = torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
-    return samples, len(images.classes)

@@ -35,11 +35,15 @@ class _Step:
 
 
 class OnnxModule(nn.Module):
-    """An ONNX graph, operation by operation. Weights are parameters under the names of their layers."""
+    """An ONNX graph, operation by operation. Weights are parameters under the names of their layers.
+
+    Attributes:
+        inputs: name -> sizes that the file declares, None where it leaves one free.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         super().__init__()
-        self._inputs = [str(value.name) for value in model.graph.inputs]
+        self.inputs = {str(value.name): _shape(value) for value in model.graph.inputs}
         self._outputs = [str(value.name) for value in model.graph.outputs]
         self._constants: dict[str, Any] = {}
         self._tensors: dict[str, str] = {}
@@ -52,7 +56,7 @@ class OnnxModule(nn.Module):
                 self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        values: dict[str, Any] = dict(zip(self._inputs, inputs, strict=True)) | self._constants | {"": None}
+        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True)) | self._constants | {"": None}
         values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
         for step in self._steps:
             operands = [values[name] for name in step.inputs]
@@ -119,7 +123,11 @@ class OnnxModule(nn.Module):
         self._tensors[name] = ".".join([*map(_free, owners), leaf])
 
 
-def read_onnx(path: Path) -> nn.Module:
+def _shape(value: ir.Value) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in value.shape or ())
+
+
+def read_onnx(path: Path) -> OnnxModule:
     """The network of an ONNX file, opset 7 or newer, in float32. Several outputs come as a dict by their names.
 
     Raises:

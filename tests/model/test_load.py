@@ -12,7 +12,9 @@ from torchvision import models, transforms
 
 from hwsmpq.cli.app import QUICKSTART
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.load import image_folder, load_task
+from hwsmpq.model import samples
+from hwsmpq.model.load import load_task
+from hwsmpq.model.samples import read_images
 
 TASK = """
 from __future__ import annotations
@@ -87,7 +89,7 @@ def test_unknown_tasks(spec: str, message: str) -> None:
 
 def test_data_and_weights_are_for_torchvision_only(tmp_path: Path) -> None:
     for options in ({"data": "imagefolder:x"}, {"weights": tmp_path / "w.pth"}):
-        with pytest.raises(HwsmpqError, match="go with torchvision:NAME"):
+        with pytest.raises(HwsmpqError, match="goes with torchvision:NAME"):
             load_task(QUICKSTART, **options)  # type: ignore[arg-type]
 
 
@@ -115,11 +117,13 @@ def test_torchvision_with_local_weights_and_a_folder(folder: Path) -> None:
     assert seen.isdisjoint(x.numpy().tobytes() for x in task.evaluation.inputs[0])
 
 
-def test_torchvision_draws_images_of_all_classes(folder: Path) -> None:
-    (few, labels), n_classes = image_folder(folder / "images", transforms.ToTensor(), 10)
-    (every, _), _ = image_folder(folder / "images", transforms.ToTensor(), 100)
-    assert n_classes == 2 and len(every) == 32 and set(labels.tolist()) == {0, 1}
-    assert torch.equal(few, every[:10])
+def test_images_of_all_classes_are_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every, n_classes = read_images(folder / "images", transforms.ToTensor())
+    monkeypatch.setattr(samples, "MOST_IMAGES", 12)
+    few, _ = read_images(folder / "images", transforms.ToTensor())
+    assert n_classes == 2 and len(every.labels) == 24 and set(few.labels.tolist()) == {0, 1}
+    drawn = torch.cat((every.calibration["inputs"], every.inputs["inputs"]))
+    assert torch.equal(torch.cat((few.calibration["inputs"], few.inputs["inputs"])), drawn[:12])
 
 
 def test_torchvision_own_weights_need_a_folder_for_every_class(
