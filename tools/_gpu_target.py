@@ -16,7 +16,7 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import predict
-from hwsmpq.hardware.profile import draw_mixtures, profile
+from hwsmpq.hardware.profile import draw_mixtures, measure_costs
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
@@ -80,7 +80,7 @@ def measure(bench: Bench, target_name: str, network_name: str, seconds: float) -
     ladder = Ladder.parse(",".join(uniform))
     left = seconds - (time.monotonic() - start) - 4 * TIMING_SECONDS
     n_affordable = int(left / max(np.mean(engines.seconds), 1e-3)) - N_HELD_OUT
-    table = profile(
+    table = measure_costs(
         target, network, ladder, engines, sample, seed,
         n_mixtures=int(np.clip(n_affordable, 0, MAX_MIXTURES)), seconds=TIMING_SECONDS,
     )

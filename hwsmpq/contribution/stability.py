@@ -12,7 +12,7 @@ POOLED_DRAWS = 4
 TINY = 1e-300
 
 
-def agreement(
+def stability(
     draws: NDArray[np.float64],
     solve: Callable[[NDArray[np.float64]], NDArray[np.int64]],
     n_repetitions: int,

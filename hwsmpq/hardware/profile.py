@@ -18,7 +18,7 @@ N_COUNTER_ROUNDS = 7
 N_COUNTER_REPEATS = 20
 
 
-def profile(
+def measure_costs(
     target: Target,
     network: Network,
     ladder: Ladder,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwsmpq.contribution.antithetic import antithetic
-from hwsmpq.contribution.stability import agreement
+from hwsmpq.contribution.stability import stability
 from hwsmpq.contribution.stop import Stop
 
 N_GROUPS, N_LEVELS = 6, 3
@@ -49,7 +49,7 @@ def test_what_is_claimed_of_two_draws_is_seen_in_fresh_ones():
         pairs = antithetic(game, Stop(n_draws=24), seed).draws.reshape(12, 2, N_GROUPS, N_LEVELS)
         choice = game.solve(pairs[0].mean(axis=0))
         fresh = np.array([game.solve(pair.mean(axis=0)) == choice for pair in pairs[1:]])
-        share, by_group = agreement(pairs[0], game.solve, 100, seed)
+        share, by_group = stability(pairs[0], game.solve, 100, seed)
         claimed.append(by_group)
         seen.append(fresh.mean(axis=0))
         plans.append((share, fresh.all(axis=1).mean()))
@@ -75,14 +75,14 @@ def test_many_draws_of_one_group_agree_as_normal_means_do():
     gap = rng.normal(size=200)
     gap += 0.05 - gap.mean()
     draws = np.stack([np.zeros_like(gap), gap], axis=1)[:, None]
-    share, by_group = agreement(draws, best_level, 4000, seed=0)
+    share, by_group = stability(draws, best_level, 4000, seed=0)
     expected = NormalDist().cdf(0.05 / (gap.std(ddof=1) * np.sqrt(2 / len(gap))))
     assert share == by_group[0] == pytest.approx(expected, abs=0.03)
 
 
 def test_draws_that_agree_are_certain():
     draws = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 3)), 5, axis=0)
-    share, by_group = agreement(draws, best_level, 20, seed=0)
+    share, by_group = stability(draws, best_level, 20, seed=0)
     assert share == 1 and (by_group == 1).all()
 
 
@@ -90,12 +90,12 @@ def test_many_draws_tell_which_group_is_uncertain():
     draws = np.zeros((100, 3, 2))
     draws[:, :, 1] = 1.0
     draws[:, 1, 1] = np.random.default_rng(0).normal(scale=5, size=100)
-    share, by_group = agreement(draws, best_level, 200, seed=0)
+    share, by_group = stability(draws, best_level, 200, seed=0)
     assert by_group[0] == by_group[2] == 1 > by_group[1] == share
 
 
 def test_same_seed_same_result():
     draws = np.random.default_rng(1).normal(size=(4, 6, 3))
-    first, again = (agreement(draws, best_level, 30, seed=5) for _ in range(2))
+    first, again = (stability(draws, best_level, 30, seed=5) for _ in range(2))
     assert first[0] == again[0]
     np.testing.assert_array_equal(first[1], again[1])

@@ -9,7 +9,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.device.timing import N_LOADS, Timing, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.profile import profile
+from hwsmpq.hardware.profile import measure_costs
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Ladder, Measurement
 
@@ -162,7 +162,7 @@ def test_profile_recovers_the_machine():
         return FakeEngine(machine, truth.ms(x), times)
 
     seen = []
-    table = profile(
+    table = measure_costs(
         FakeTarget(), truth.network, LADDER, build_engine, [np.zeros((2, 3, 4, 4))], seed=3, n_mixtures=6, seconds=1.0,
         progress=lambda *event: seen.append(event),
     )
@@ -182,7 +182,7 @@ def test_profile_recovers_the_machine():
 def test_profile_refuses_what_the_target_does_not_run():
     network = chain(4)
     with pytest.raises(HwsmpqError, match="w4a4"):
-        profile(FakeTarget(), network, Ladder.parse("w4a4,fp32"), lambda x: pytest.fail("built"), [], seed=0)
+        measure_costs(FakeTarget(), network, Ladder.parse("w4a4,fp32"), lambda x: pytest.fail("built"), [], seed=0)
 
 
 @pytest.mark.parametrize("n", [3, 7, 30])

@@ -59,7 +59,7 @@ def test_a_table_serves_the_same_network_with_other_weights_without_timing_anyth
 
     run = Run(tmp_path / "run", openvino_run.settings, other_weights())
     monkeypatch.setattr(type(run.target.device), "measure", forbidden)
-    monkeypatch.setattr(profiling_stage.profiling, "profile", forbidden)
+    monkeypatch.setattr(profiling_stage.profiling, "measure_costs", forbidden)
     table = import_table(run, elsewhere)
     assert not run.measures_latency and run.imported_costs == table
     known = openvino_run.open(openvino_run.folder)

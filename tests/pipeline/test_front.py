@@ -22,15 +22,15 @@ from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.costs import costs_of, counted_costs
+from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import search
-from hwsmpq.pipeline.decide.trace import trace
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prove import built, front
 from hwsmpq.pipeline.prove.front import CHART_FILE, pareto, spread
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.evaluate import Evaluator
-from hwsmpq.search.sieve import Z_BEHIND
+from hwsmpq.search.front import Z_BEHIND
 from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import Assignment, Candidate, CostTable, Fallbacks, Front, Plan, Settings
 from tests.margins import within_answers
@@ -83,7 +83,7 @@ def test_the_true_front_where_everything_is_evaluated(tmp_path: Path) -> None:
     assignments = [{g: names[level] for g, level in zip(groups, row, strict=True)} for row in choices]
     named = [Candidate(a, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0, ("all",), 16) for a in assignments]
     contributions = contribute(run)
-    found = trace(run, costs_of(run.network, run.ladder, None), contributions, named, n_points=41)
+    found = find_front(run, costs_of(run.network, run.ladder, None), contributions, named, n_points=41)
     assert found.n_compared == 81
     costs = np.array([counted_costs(run.network, a)[0] for a in assignments])
     values = np.array([NestedBatches(run).up_to(row, 48)[0] for row in choices])
@@ -157,7 +157,7 @@ def test_a_second_time_does_nothing(
 ) -> None:
     folder = Path(shutil.copytree(traced.folder, tmp_path / "run"))
     before = {file: (folder / file).read_bytes() for file in (FILES[Front], CHART_FILE, "contributions.json")}
-    monkeypatch.setattr(front, "trace", forbidden)
+    monkeypatch.setattr(front, "find_front", forbidden)
     assert pareto(traced.open(folder), n_points=4) == artifacts.read(folder / FILES[Front], Front)
     assert evaluated == []
     assert {file: (folder / file).read_bytes() for file in before} == before

@@ -193,7 +193,7 @@ def test_a_second_run_does_nothing(
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(calibrating, "take_ranges", forbidden)
-    monkeypatch.setattr(profiling_stage.profiling, "profile", forbidden)
+    monkeypatch.setattr(profiling_stage.profiling, "measure_costs", forbidden)
     monkeypatch.setattr(contributing, "_estimate", forbidden)
     monkeypatch.setattr(verifying, "time_engines", forbidden)
     run = openvino_run.open(folder)

@@ -11,7 +11,7 @@ import torch
 from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished
 from tiny_task import images, network, task
 
-from hwsmpq.contribution.stability import agreement
+from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
@@ -22,7 +22,7 @@ from hwsmpq.pipeline.evaluate import contribute as contributing
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
-from hwsmpq.search.frontier import frontier
+from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.problem import Problem
@@ -123,7 +123,8 @@ def test_screening_measures_the_cheapest_first_and_misses_none() -> None:
     cost = Cost(np.c_[rng.uniform(1, 2, n), rng.uniform(2, 4, n), rng.uniform(4, 8, n)])
     values = {name: Cost(-lost + rng.normal(0, 0.1, lost.shape)) for name in ("a", "b")}
     problem = Problem(values["a"], {"latency_ms": cost}, {})
-    everything = [s.choice for v in values.values() for s in frontier(replace(problem, value=v), "latency_ms")]
+    found = [cheapest_at_losses(replace(problem, value=v), "latency_ms") for v in values.values()]
+    everything = [solution.choice for solutions in found for solution in solutions]
     limits = [LargestDrop(Budget("max_drop", limit)) for limit in (0.4, 1.5, 4.0, 8.0, 30.0)]
     for largest in limits:
         batches = Scripted(lost)
@@ -164,7 +165,7 @@ def test_stability_of_the_plan_is_that_of_its_draws_within_the_budget(qdq_run: F
     mean = np.array([[contributions.phi[g][p] for p in names] for g in groups])
     np.testing.assert_allclose(draws.mean(0), mean, atol=1e-12)
     problem = Problem(Cost(mean), costs_of(run.network, run.ladder, None), {"bitops": qdq_run.budgets[0].limit})
-    share, by_group = agreement(
+    share, by_group = stability(
         draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, plan.stability.n_resamples,
         contributions.seed,
     )

@@ -1,4 +1,4 @@
-"""Pool and frontier against brute force."""
+"""Pool, and the cheapest choices at several losses, against brute force."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwsmpq.errors import InfeasibleError
-from hwsmpq.search.frontier import LOSS_SHARES, frontier
+from hwsmpq.search.losses import LOSS_SHARES, cheapest_at_losses
 from hwsmpq.search.pool import merge, pool
 from hwsmpq.search.problem import Problem, Solution
 
@@ -58,7 +58,7 @@ def test_frontier_is_the_cheapest_at_every_loss(seed: int) -> None:
     problem = random_problem(seed)
     problem = replace(problem, value=replace(problem.value, pairs=()), limits={"size_mb": problem.limits["size_mb"]})
     unary = problem.value.unary
-    found = frontier(problem, "bitops")
+    found = cheapest_at_losses(problem, "bitops")
     losses = {tuple(c.tolist()): float((unary.max(1) - unary[np.arange(5), c]).sum()) for c in choices()}
     whole = float((unary.max(1) - unary.min(1)).sum())
     expected = []
@@ -75,4 +75,4 @@ def test_frontier_is_the_cheapest_at_every_loss(seed: int) -> None:
 def test_frontier_of_limits_that_cannot_be_kept_is_refused() -> None:
     problem = random_problem(0)
     with pytest.raises(InfeasibleError, match="size_mb"):
-        frontier(replace(problem, limits={"size_mb": -1e9}), "bitops")
+        cheapest_at_losses(replace(problem, limits={"size_mb": -1e9}), "bitops")

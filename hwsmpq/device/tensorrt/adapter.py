@@ -19,7 +19,7 @@ from hwsmpq.device.files import write_bytes
 from hwsmpq.device.tensorrt import weak_typing
 from hwsmpq.device.tensorrt.inspector import parse_inspector
 from hwsmpq.device.tensorrt.kernels import Kernel, parse_listing
-from hwsmpq.device.tensorrt.loaded import LoadedEngine
+from hwsmpq.device.tensorrt.loaded import Deserialized
 from hwsmpq.device.tensorrt.log import MAX_REASON, logger
 from hwsmpq.errors import HwsmpqError
 
@@ -133,7 +133,7 @@ def build_engine(
     seconds, data = time.perf_counter() - start, bytes(plan)
     if log.listing:
         return Built(data, parse_listing(log.listing), "", seconds, notes, log.warnings)
-    text = LoadedEngine(data, module).inspector_json()
+    text = Deserialized(data, module).inspector_json()
     return Built(data, parse_inspector(text), text, seconds, notes, log.warnings)
 
 

@@ -8,7 +8,7 @@ from hwsmpq.device.tensorrt.log import logger
 from hwsmpq.errors import HwsmpqError
 
 
-class LoadedEngine:
+class Deserialized:
     """What the runtime makes of a plan, with the objects that it must not outlive.
 
     Args:

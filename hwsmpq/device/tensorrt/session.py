@@ -12,7 +12,7 @@ import numpy as np
 
 from hwsmpq.device.tensorrt.cuda import Buffer
 from hwsmpq.device.tensorrt.cuda_packages import get_cuda
-from hwsmpq.device.tensorrt.loaded import LoadedEngine
+from hwsmpq.device.tensorrt.loaded import Deserialized
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Session:
         self._module = module
         self._cuda = get_cuda()
         try:
-            self._loaded = LoadedEngine(plan.read_bytes(), module)
+            self._loaded = Deserialized(plan.read_bytes(), module)
         except OSError as error:
             raise HwsmpqError(f"cannot read {plan}", str(error), "build the engine again") from error
         self._inputs = self._ports(module.TensorIOMode.INPUT)

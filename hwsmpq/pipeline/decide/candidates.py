@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwsmpq.pipeline.decide.costs import assignment_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
-from hwsmpq.search.frontier import frontier
+from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.paired import Drop, paired_stderr
@@ -127,7 +127,7 @@ def screen_for_cost(
     found = [
         (name, solution)
         for name, value in values.items()
-        for solution in frontier(replace(problem, value=value), cheapest)
+        for solution in cheapest_at_losses(replace(problem, value=value), cheapest)
     ]
     n_groups, n_levels = problem.value.unary.shape
     top = np.full(n_groups, n_levels - 1)

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.contribution.stability import agreement
+from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
 from hwsmpq.pipeline.decide.candidates import (
@@ -254,7 +254,7 @@ def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stab
 
 
 def _repeated(problem: Problem, draws: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:
-    return agreement(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_REPETITIONS, seed)
+    return stability(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_REPETITIONS, seed)
 
 
 def value_tables(run: Run, contributions: Contributions) -> dict[str, Cost]:

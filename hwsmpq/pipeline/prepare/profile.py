@@ -35,7 +35,7 @@ def profile(run: Run) -> CostTable | None:
     survey(run)
     table = run.stage(
         CostTable,
-        lambda: profiling.profile(
+        lambda: profiling.measure_costs(
             run.target, run.network, run.ladder, run.builder.engine, timing_inputs(run), settings.seed,
             settings.n_mixtures, settings.timing_seconds,
             progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),

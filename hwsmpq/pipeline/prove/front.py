@@ -10,8 +10,8 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate
 from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
+from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import enough
-from hwsmpq.pipeline.decide.trace import trace
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.profile import profile
@@ -71,7 +71,7 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
         front = stored
     else:
         known = (*(plan.candidates if plan else ()), *(stored.points if stored else ()))
-        front = trace(run, costs, contributions, known, n_points)
+        front = find_front(run, costs, contributions, known, n_points)
         if stored and all(made_from.get(role) == inputs[role] for role in MADE_ENGINES):
             front = replace(front, engines=stored.engines)
         run.artifacts.write(front, inputs)

@@ -17,7 +17,7 @@ from hwsmpq.device.tensorrt.adapter import build_engine
 from hwsmpq.device.tensorrt.cuda_packages import get_cuda
 from hwsmpq.device.tensorrt.engine import KERNELS_FILE, PLAN_FILE, TensorrtEngine
 from hwsmpq.device.tensorrt.kernels import Kernel, TensorInfo, write_kernels
-from hwsmpq.device.tensorrt.loaded import LoadedEngine
+from hwsmpq.device.tensorrt.loaded import Deserialized
 from hwsmpq.errors import HwsmpqError
 
 from .fake_tensorrt import KERNEL_MS, RUN_MS, FakeCuda, FakeTensorrt
@@ -219,7 +219,7 @@ def test_a_missing_description_is_an_error(folder):
 
 
 def test_the_inspector_is_asked_for_json(module):
-    loaded = LoadedEngine(b"the plan", module)
+    loaded = Deserialized(b"the plan", module)
     assert loaded.inspector_json() == '{"Layers": []}'
     module.refuses = "inspector"
     with pytest.raises(HwsmpqError, match="does not describe"):
@@ -268,7 +268,7 @@ def test_without_a_driver_there_is_one_error(tmp_path):
 def test_the_real_runtime_refuses_a_plan_that_is_none():
     module = pytest.importorskip("tensorrt_rtx")
     with pytest.raises(HwsmpqError, match="refuses the engine") as error:
-        LoadedEngine(b"no plan", module)
+        Deserialized(b"no plan", module)
     assert "Error Code" in error.value.why
 
 

@@ -1,4 +1,4 @@
-"""The sieve against the definition of a front, on values whose noise is known."""
+"""The front that is found against its definition, on values whose noise is known."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hwsmpq.search import sieve as sieving
+from hwsmpq.search import front as fronts
+from hwsmpq.search.front import behind, front_of
 from hwsmpq.search.race import Standing
-from hwsmpq.search.sieve import behind, sieve
 
 SIZES = (20, 60, 120)
 
@@ -48,9 +48,9 @@ def non_dominated(costs: NDArray[np.float64], means: NDArray[np.float64]) -> set
 
 @pytest.mark.parametrize("seed", range(5))
 def test_without_the_noise_rule_it_is_the_set_of_the_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sieving, "Z_BEHIND", np.inf)
+    monkeypatch.setattr(fronts, "Z_BEHIND", np.inf)
     costs, values = cast(60, seed, noise=1.0)
-    found = sieve(np.arange(60)[:, None], costs, Measured(values), 3, 60, np.zeros(60, dtype=bool))
+    found = front_of(np.arange(60)[:, None], costs, Measured(values), 3, 60, np.zeros(60, dtype=bool))
     assert set(found) == non_dominated(costs, values.mean(1))
     assert np.all(np.diff(costs[found]) > 0) and np.all(np.diff(values.mean(1)[found]) > 0)
 
@@ -59,13 +59,13 @@ def test_without_the_noise_rule_it_is_the_set_of_the_definition(seed: int, monke
 def test_what_is_surely_behind_is_measured_no_further(seed: int) -> None:
     costs, values = cast(60, seed, noise=0.3)
     measure = Measured(values)
-    found = sieve(np.arange(60)[:, None], costs, measure, 3, 60, np.zeros(60, dtype=bool))
+    found = front_of(np.arange(60)[:, None], costs, measure, 3, 60, np.zeros(60, dtype=bool))
     dropped = set(range(60)) - set(measure.asked[1])
     assert len(dropped) > 10 and len(measure.asked[2]) <= len(measure.asked[1])
     for i in dropped:
         cheaper = [j for j in range(60) if costs[j] <= costs[i] and j != i]
         ahead = values[cheaper, : SIZES[0]] - values[i, : SIZES[0]]
-        assert max(ahead.mean(1) / ahead.std(1, ddof=1) * np.sqrt(SIZES[0])) >= sieving.Z_BEHIND
+        assert max(ahead.mean(1) / ahead.std(1, ddof=1) * np.sqrt(SIZES[0])) >= fronts.Z_BEHIND
     # With so little noise nothing of the front is lost, and the true means are found again.
     assert set(found) == non_dominated(costs, values.mean(1))
 
@@ -75,7 +75,7 @@ def test_the_least_behind_go_on_and_what_is_settled_always_does() -> None:
     settled = np.zeros(40, dtype=bool)
     settled[[3, 17]] = True
     measure = Measured(values)
-    sieve(np.arange(40)[:, None], costs, measure, 3, 6, settled)
+    front_of(np.arange(40)[:, None], costs, measure, 3, 6, settled)
     standings = [Standing(np.array([i]), values[i, : SIZES[0]]) for i in range(40)]
     least = set(np.argsort(behind(costs, standings), kind="stable")[:6].tolist())
     assert set(measure.asked[1]) == least | {3, 17}

@@ -1,4 +1,4 @@
-"""Tracing the front: assignments proposed at many cost limits, and sieved on growing batches of the search part."""
+"""Finding the front: assignments proposed at many cost limits, and compared on growing batches of the search part."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hwsmpq.pipeline.decide.solve import value_tables
 from hwsmpq.pipeline.evaluate.contribute import observed
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.run import Run
+from hwsmpq.search.front import front_of
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.pool import Proposal, merge, pool, unsolved
 from hwsmpq.search.problem import Problem, Solution, identity
-from hwsmpq.search.sieve import sieve
 from hwsmpq.types import Candidate, Contributions, Cost, Front, with_slack
 
 N_PROPOSED = 2
@@ -34,7 +34,7 @@ Found = list[tuple[str, Solution]]
 """Choices and the names of what proposed them."""
 
 
-def trace(
+def find_front(
     run: Run, costs: Mapping[str, Cost], contributions: Contributions, known: Iterable[Candidate], n_points: int
 ) -> Front:
     """The front of latency, where there is a cost for it, or else of BitOps, against value.
@@ -65,7 +65,7 @@ def trace(
     settled = {identity(choice) for one, choice in earlier if one.n_samples == whole}
     settled |= {identity(p.solution.choice) for p in proposals if "uniform" in p.sources}
     choices = np.array([p.solution.choice for p in proposals])
-    front = sieve(
+    front = front_of(
         choices, _costs(proposals, kind), batches.values, len(batches.sizes), N_KEPT * n_points,
         np.array([identity(choice) in settled for choice in choices]),
     )

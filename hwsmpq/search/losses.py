@@ -14,7 +14,7 @@ LOSS_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.0)
 """Shares of the whole predicted loss of value, one solution each."""
 
 
-def frontier(problem: Problem, cheapest: str) -> list[Solution]:
+def cheapest_at_losses(problem: Problem, cheapest: str) -> list[Solution]:
     """The solution of least ``cheapest`` at each of several largest predicted losses of value, loosest first.
 
     Raises:

@@ -15,7 +15,7 @@ Z_BEHIND = 3.0
 best is picked from many, and the more there are, the more of its lead is luck."""
 
 
-def sieve(
+def front_of(
     choices: NDArray[np.int64], costs: NDArray[np.float64], measure: Measure, n_batches: int, n_kept: int,
     settled: NDArray[np.bool_],
 ) -> list[int]:
