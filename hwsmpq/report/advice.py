@@ -72,8 +72,9 @@ def _drop(engine: EngineResult, certificate: Certificate) -> float:
 
 
 def _keeps(engine: EngineResult, certificate: Certificate, outcome: BudgetOutcome) -> bool:
+    bound = engine.drop_bound.points if engine.drop_bound else None
     values = {
         "latency_ms": engine.latency_ms, "bitops": engine.bitops, "size_mb": engine.size_mb,
-        "max_drop": _drop(engine, certificate),
+        "max_drop": bound if outcome.by_bound else _drop(engine, certificate),
     }
     return Budget(outcome.kind, outcome.limit).met(values[outcome.kind])

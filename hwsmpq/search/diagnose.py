@@ -9,6 +9,7 @@ from math import ceil, floor, log10
 from hwsmpq.errors import InfeasibleError
 from hwsmpq.search.optimum import optimum
 from hwsmpq.search.problem import Problem, Solution
+from hwsmpq.types import with_slack
 
 
 def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
@@ -16,7 +17,8 @@ def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
     costs have it (what was measured to miss a limit is left aside)."""
     problem = replace(problem, missed=frozenset())
     alone = {kind: _least(problem, kind, {}, time_limit_s) for kind in problem.limits}
-    too_low = [kind for kind, least in alone.items() if least is not None and least.objective > problem.limits[kind]]
+    lowest = {kind: least.objective for kind, least in alone.items() if least is not None}
+    too_low = [kind for kind, least in lowest.items() if least > with_slack(problem.limits[kind])]
     if too_low:
         return InfeasibleError(
             f"no assignment reaches {_budgets(problem, too_low)}",

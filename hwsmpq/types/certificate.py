@@ -159,7 +159,8 @@ class Round:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """One engine that was built or simulated for comparison, on the report part."""
+    """One engine that was built or simulated for comparison, on the report part. ``drop_bound`` is what its drop lies
+    below on unseen samples."""
 
     name: str
     latency_ms: float | None
@@ -168,6 +169,7 @@ class EngineResult:
     kl: float | None
     bitops: float
     size_mb: float
+    drop_bound: Bound | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hwsmpq.folder import Folder
 from hwsmpq.report.advice import advise
 from hwsmpq.report.collect import collect
 from hwsmpq.stages import ROWS
-from hwsmpq.types import CHOSEN, Budget, BudgetOutcome, Certificate, EngineResult, Manifest, Plan
+from hwsmpq.types import CHOSEN, Bound, Budget, BudgetOutcome, Certificate, EngineResult, Manifest, Plan
 from tests.report.factory import make_run
 
 
@@ -38,6 +38,16 @@ def test_one_precision_that_is_faster_and_keeps_the_drop(asked: tuple[Plan, Cert
         "int8 everywhere is faster (1.50x against 1.32x) and keeps your drop (0.2 points lost): leave --speedup out to"
         " get the fastest plan that keeps it.",
     )
+
+
+def test_where_the_bound_decides_an_engine_keeps_a_drop_by_its_bound(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    int8, *others = certificate.engines
+    latency, drop = certificate.budgets
+    certificate = replace(certificate, budgets=(latency, replace(drop, by_bound=True)))
+    for points, n_said in ((1.2, 0), (0.9, 1)):
+        engines = (replace(int8, drop_bound=Bound(points)), *others)
+        assert len(advise(plan, replace(certificate, engines=engines))) == n_said
 
 
 def test_a_latency_budget_is_named_as_it_was_given(asked: tuple[Plan, Certificate]) -> None:

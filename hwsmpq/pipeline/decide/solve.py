@@ -127,8 +127,9 @@ class _Search:
         self._problem = Problem(unvalued, costs, limits, allowed=allowed(run.network, run.ladder))
         if limits:
             solve(self._problem)
-        if table is not None and "latency_ms" in limits:
-            over = [assignment for assignment, ms in measured_ms(table, run.network) if ms > limits["latency_ms"]]
+        latency = next((b for b in budgets if b.kind == "latency_ms"), None)
+        if table is not None and latency is not None:
+            over = [assignment for assignment, ms in measured_ms(table, run.network) if not latency.met(ms)]
             choices = choices_of(run.network, run.ladder, over)
             self._problem = replace(self._problem, missed=frozenset(identity(c) for c in choices if c is not None))
             margin = n_margins * error_ms(table)
@@ -139,7 +140,7 @@ class _Search:
         known = [choice for choice in choices_of(run.network, run.ladder, met) if choice is not None]
         self._met = [choice for choice in known if identity(choice) not in self._problem.missed]
         self._cheapest = None
-        if self._largest is not None and "latency_ms" not in limits:
+        if self._largest is not None and latency is None:
             self._cheapest = "latency_ms" if table else "bitops"
 
     @cached_property

@@ -115,12 +115,12 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     results = []
     for name, out in outputs.items():
         bitops, size_mb = counted_costs(run.network, assignments[name])
-        judged = compare(run.judge, report_part, network, out, accuracy.source)
+        judged = compare(run.judge, report_part, network, out, accuracy.source, run.settings.drop_confidence)
         results.append(
             EngineResult(
                 name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
                 loss=mean_loss(run.judge, report_part, out), kl=judged.kl,
-                bitops=bitops, size_mb=size_mb,
+                bitops=bitops, size_mb=size_mb, drop_bound=judged.drop_bound,
             )
         )
     return Certificate(
