@@ -51,14 +51,15 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
         if reference.latency_ms is not None:
             top["latency_ms"] = quantity("latency_ms", reference.latency_ms)
     if latency:
-        limit = asked.get("latency_ms")
-        measured["latency_ms"] = (
-            f"{quantity('latency_ms', latency.measured)} +- {significant(latency.spread)}"
-            + speed(limit, latency.measured)
-        )
-        predicted["latency_ms"] = quantity("latency_ms", latency.predicted) + (
+        limit, outcome = asked.get("latency_ms"), outcomes.get("latency_ms")
+        found = f"{quantity('latency_ms', latency.measured)} +- {significant(latency.spread)}"
+        expected = quantity("latency_ms", latency.predicted) + (
             f" ({significant(latency.interval[0])} to {significant(latency.interval[1])})" if latency.interval else ""
-        ) + speed(limit, latency.predicted)
+        )
+        if limit and limit.speedup is not None and outcome and outcome.measured is not None:
+            found += f", {speed(limit, outcome.measured)}"
+            expected += f", {speed(limit, latency.predicted)}"
+        measured["latency_ms"], predicted["latency_ms"] = found, expected
     for kind, label in BUDGET_LABELS.items():
         outcome = outcomes.get(kind)
         if outcome is None and kind not in measured:

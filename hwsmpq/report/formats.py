@@ -93,21 +93,21 @@ def bitops(value: float) -> str:
 
 
 def stated(budget: Budget, value: float) -> str:
-    """A quantity as its budget was given: a latency under a speedup with its own speedup."""
-    return quantity(budget.kind, value) + speed(budget, value)
+    """A quantity as its budget was given: a latency under a speedup is one too."""
+    return quantity(budget.kind, value) if budget.speedup is None else speed(budget, value)
 
 
-def speed(budget: Budget | None, latency_ms: float) -> str:
-    """The speedup of a latency, after a comma; empty where the budget was not given as one."""
-    if budget is None or budget.speedup is None:
-        return ""
-    return f", {budget.speedup * budget.limit / latency_ms:.2f}x"
+def speed(budget: Budget, latency_ms: float) -> str:
+    """The speedup of a latency under a budget that was given as one."""
+    assert budget.speedup is not None
+    return f"{budget.speedup * budget.limit / latency_ms:.2f}x"
 
 
 def limit(budget: Budget) -> str:
     """What a budget asks for."""
-    text = quantity(budget.kind, budget.limit)
-    return f"≤\u00a0{text}" if budget.speedup is None else f"≥\u00a0{budget.speedup:.2f}x (≤\u00a0{text})"
+    if budget.speedup is not None:
+        return f"≥\u00a0{budget.speedup:.2f}x"
+    return f"≤\u00a0{quantity(budget.kind, budget.limit)}"
 
 
 def quantity(kind: BudgetKind, value: float) -> str:

@@ -47,6 +47,7 @@ from hwsmpq.types import (
     Contributions,
     CostTable,
     Front,
+    LatencyOutcome,
     Manifest,
     Measurement,
     Network,
@@ -517,3 +518,16 @@ def test_samples_of_each_part_keep_their_labels() -> None:
         assert isinstance(part, Samples)
         found = {r.numpy().tobytes(): int(y) for r, y in zip(part.inputs[0], part.targets, strict=True)}
         assert found.items() <= label_of.items()
+
+
+def test_a_speedup_is_judged_by_the_session_that_measured_both(openvino_run: Finished) -> None:
+    """On a machine that became slower by a tenth since the limit was set, the ratio still is what was asked for."""
+    from hwsmpq.pipeline.prove.verify import _outcome
+
+    plan, certificate = openvino_run.open().read(Plan), openvino_run.certificate
+    slower = LatencyOutcome(reference=11.0, predicted=7.0, measured=7.15, spread=0.1)
+    asked = Budget("latency_ms", 10 / 1.5, 1.5)
+    outcome = _outcome(asked, plan, slower, certificate.accuracy, False)
+    assert outcome.met and outcome.measured == pytest.approx(6.5)
+    assert not _outcome(Budget("latency_ms", 10 / 1.5), plan, slower, certificate.accuracy, False).met
+    assert not _outcome(Budget("latency_ms", 10 / 1.6, 1.6), plan, slower, certificate.accuracy, False).met
