@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,6 +201,7 @@ def _transformers() -> Iterator[str]:
 
 
 def _ultralytics() -> Iterator[str]:
+    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())  # it writes one when it is imported
     try:
         import ultralytics  # noqa: F401
     except ImportError:

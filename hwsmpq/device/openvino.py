@@ -228,6 +228,13 @@ class OpenvinoEngine(Engine):
                 if names:
                     owners[node] = sorted(names)
         missing = set(layers).difference(*owners.values())
+        # Without a name too: products of int8 without a zero point are replaced, and keep their weight alone.
+        for node, info in self._kernels.items():
+            if missing and node not in owners and info["layerType"] in COMPUTE_KERNELS:
+                lost = [x for x in missing if any(weight.startswith(f"{x}.") for weight, _ in info["constants"])]
+                if lost:
+                    owners[node] = [max(lost, key=len)]
+        missing = missing.difference(*owners.values())
         if missing:
             raise HwsmpqError(
                 f"layer {min(missing)!r} is not in the engine {self._path}",

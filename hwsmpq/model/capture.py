@@ -130,7 +130,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
     values = _ValueShapes()
     with torch.no_grad():
         GraphRunner(graph, values.see).run(*rows)
-    nodes = _layer_nodes(graph)
+    nodes = _layer_nodes(graph, values)
     if not nodes:
         raise HwsmpqError(
             f"{type(model).__name__} has no convolution or linear layer to quantize",
@@ -281,10 +281,17 @@ class _ValueShapes:
                 self.n_bytes += result.numel() * result.element_size()
 
 
-def _layer_nodes(graph: fx.GraphModule) -> dict[str, fx.Node]:
+def _layer_nodes(graph: fx.GraphModule, values: _ValueShapes) -> dict[str, fx.Node]:
+    """Operations that multiply what depends on the inputs (on more than how many samples they are) by a stored weight.
+    Runtimes compute others when they load the network."""
     nodes: dict[str, fx.Node] = {}
+    varying: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        if str(node.target) in OPERATORS and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
+        if node.op == "placeholder" or (node in values.data and not varying.isdisjoint(node.all_input_nodes)):
+            varying.add(node)
+        if str(node.target) not in OPERATORS or node.args[0] not in varying:
+            continue
+        if isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
             owner = str(node.args[1].target).rpartition(".")[0] or str(node.args[1].target)
             name, copy = owner, 1
             while name in nodes:

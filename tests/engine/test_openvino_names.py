@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.engine.build import Builder
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
@@ -33,3 +35,17 @@ def test_products_between_activations_are_found(activation: str, precision: str,
     layers = [layer.name for layer in captured.network.layers]
     realised = builder.engine(captured.network.uniform(precision)).realised(layers)
     assert realised == dict.fromkeys(layers, precision)
+
+
+def test_a_product_that_lost_its_name_is_found_by_its_weight() -> None:
+    """As in ConViT, where the zero point of one input of int8 came to be the middle of the range."""
+    kernel = {"runtimePrecision": "i8", "layerType": "FullyConnected", "data": "i8", "originalLayersNames": ""}
+    engine, lost = object.__new__(OpenvinoEngine), "Multiply_9"
+    engine._path, engine.hint = Path("model.xml"), "f32"
+    engine.__dict__["_kernels"] = {
+        "a.proj/layer": {**kernel, "originalLayersNames": "a.proj/layer", "constants": [("a.proj.weight.int8", "i8")]},
+        lost: {**kernel, "originalLayersNames": lost, "constants": [("a.b.proj.weight.int8", "i8"), ("C", "f32")]},
+    }
+    assert engine.realised(["a.proj", "a.b.proj"]) == {"a.proj": "int8", "a.b.proj": "int8"}
+    with pytest.raises(HwsmpqError, match="layer 'other' is not in the engine"):
+        engine.realised(["a.proj", "other"])

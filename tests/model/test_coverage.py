@@ -167,3 +167,23 @@ def test_tensors_that_are_only_repeated_are_not_stored() -> None:
 
     captured = capture(Repeated(), (torch.randn(2, 600, 8),))
     assert captured.network.n_other_params == 8
+
+
+def test_a_product_of_constants_is_no_layer() -> None:
+    """As in ConViT, whose positions are repeated for every sample before they are multiplied."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.places = nn.Linear(8, 6), nn.Linear(1, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = torch.arange(5.0)[None, :, None].expand(x.shape[0], -1, -1)
+            return self.head(x) + self.places(places)
+
+    torch.manual_seed(0)
+    model, x = Placed(), torch.randn(3, 5, 8)
+    captured = capture(model, (x,))
+    assert [layer.name for layer in captured.network.layers] == ["head"]
+    assert captured.network.coverage == Coverage(48, (OtherWeight("places.weight", 6, "linear"),))
+    check(captured, model, x)
