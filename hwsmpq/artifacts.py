@@ -41,6 +41,8 @@ def architecture_digest(network: types.Network) -> str:
     payload = plain(network)
     place = {read.tensor: index for index, read in enumerate(network.reads)}
     layers = [{**layer, "input_tensor": place[layer["input_tensor"]]} for layer in payload["layers"]]
+    for layer in layers:
+        del layer["n_kept"]  # of files, which latency does not depend on
     reads = [{**read, "tensor": place[read["tensor"]]} for read in payload["reads"]]
     return digest({"layers": layers, "groups": payload["groups"], "reads": reads})
 

@@ -46,12 +46,17 @@ BF16 = "BF16"
 FILE = "model.xml"
 LAYER = "/layer"
 """Ends the name of a layer's operation; a number behind it counts the operations behind that one."""
+WEIGHT = "/weight"
+"""Ends the name of a layer's weight, where nothing else reads it."""
 FUSED_STEPS = 4
-SUFFIXES = tuple(
-    f"{LAYER}{step}{replaced}"
-    for step in ("", *range(FUSED_STEPS)) for replaced in ("", "_original", "/DequantizationMultiply")
+SUFFIXES = (
+    WEIGHT,
+    *(
+        f"{LAYER}{step}{replaced}"
+        for step in ("", *range(FUSED_STEPS)) for replaced in ("", "_original", "/DequantizationMultiply")
+    ),
 )
-"""What a kernel's origins append to a layer's name, as passes of the plugin replaced its operation."""
+"""What a kernel's origins and constants append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoRuntime(Runtime):
@@ -223,7 +228,8 @@ class OpenvinoEngine(Engine):
             done = {name for names in owners.values() for name in names}
             for node, info in self._kernels.items():
                 # Its own name too: a cast that was removed before it leaves it the origins of what the cast read.
-                origins = [node, *info["originalLayersNames"].split(",")] if info["layerType"] in kinds else []
+                origins = [node, *info["originalLayersNames"].split(","), *(name for name, _ in info["constants"])]
+                origins = origins if info["layerType"] in kinds else []
                 names = {wanted[origin] for origin in origins if origin in wanted} - done
                 if names:
                     owners[node] = sorted(names)
@@ -257,7 +263,8 @@ def _precision(kernel: Mapping[str, Any], layer: str, hint: str) -> str:
     if kernel["layerType"] == SUBGRAPH:
         # One kernel for a chain of products says what it starts with; each product computes as its weight, or if that
         # is no integer, by the hint, whatever its attributes and the kernel's name say.
-        weight = next((precision for name, precision in constants if name.startswith(f"{layer}.")), own)
+        its_own = f"{layer}.", layer + WEIGHT
+        weight = next((precision for name, precision in constants if name.startswith(its_own)), own)
         own = weight if weight in INTEGERS else hint
     elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
         # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.
@@ -306,6 +313,8 @@ def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) ->
         if op is None or op.get_type_name() not in COMPUTE_OPS:
             continue
         op.set_friendly_name(f"{layer}{LAYER}")
+        if n_readers[weight] == 1:
+            _origin(op, 1).set_friendly_name(layer + WEIGHT)
         for step in range(FUSED_STEPS):
             op = _only_reader(op)
             if op is None:

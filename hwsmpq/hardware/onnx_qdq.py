@@ -38,6 +38,7 @@ class OnnxQdqTarget(Target):
     name = "onnx-qdq"
     native = (*(p.name for p in PRECISIONS.values() if p.has_integer_operands), "fp32")
     has_latency = False
+    least_weight_bits = 8
     claim = "simulated accuracy of a Q/DQ model; no latency claim"
 
     @property

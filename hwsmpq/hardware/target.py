@@ -22,6 +22,7 @@ class Target(ABC):
     ``name`` is what the user calls it: the kind, and behind a colon what one of several devices or options it is.
     ``native`` are the precisions that it has kernels for, ``scheme_name`` the quantization scheme that its
     engines compute, ``has_latency`` whether its engines can be timed, ``claim`` what a certificate for it rests on.
+    Its files hold quantized weights in ``least_weight_bits`` or more.
     ``device`` is the machine that builds and runs its engines; ``anywhere`` tells whether that may be another one.
     """
 
@@ -29,6 +30,7 @@ class Target(ABC):
     native: tuple[str, ...]
     has_latency: bool
     claim: str
+    least_weight_bits: int = 0
     device: Device = HERE
     anywhere: ClassVar[bool] = False
 

@@ -80,6 +80,10 @@ class Captured:
         ties = (*self.network.ties, *ties)
         return replace(self, network=replace(self.network, ties=ties, groups=_groups(self.network.layers, ties)))
 
+    def with_least_bits(self, least_weight_bits: int) -> Captured:
+        """The same, for a target whose files hold quantized weights in that many bits or more."""
+        return replace(self, network=replace(self.network, least_weight_bits=least_weight_bits))
+
     def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
         """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
         return replace(self, network=replace(self.network, substitutes=substitutes))
@@ -323,6 +327,9 @@ def _layer(
         stored.add(str(tensor.target))
         return get_tensor(graph, str(tensor.target)).numel()
 
+    same = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight_node.target]
+    is_kept = any(str(user.target) not in OPERATORS or user.args[1] is not n for n in same for user in n.users)
+    n_weights = n_new(weight_node)
     return Layer(
         name=name,
         kind=operator.kind,
@@ -333,8 +340,9 @@ def _layer(
         input_shape=shapes[source][1:],
         output_shape=output_shape[1:],
         n_macs=positions * weight.numel(),
-        n_weights=n_new(weight_node),
+        n_weights=n_weights,
         n_biases=n_new(bias),
+        n_kept=n_weights if is_kept else 0,
     )
 
 

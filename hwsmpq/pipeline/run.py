@@ -170,7 +170,7 @@ class Run:
                 f"it holds model {known['model_sha256'][:12]}, the task gives {captured.network.model_sha256[:12]}",
                 "choose another folder with -o, or remove that one",
             )
-        captured = captured.with_ties(self.target.ties(captured))
+        captured = captured.with_ties(self.target.ties(captured)).with_least_bits(self.target.least_weight_bits)
         runs = substitutes(self.target, captured.network, self.ladder)
         if artifacts.plain(captured.network) != known:
             self.artifacts.write(captured.network, {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.operators import Kind
-from hwsmpq.types.precision import HALF_FORMATS, PRECISIONS, Assignment, Precision
+from hwsmpq.types.precision import HALF_FORMATS, PRECISIONS, REFERENCE, Assignment, Precision
 
 BLOCK_SIZES = (128, 64)
 """Blocks that TensorRT's kernels for weight-only matrix products take, largest first."""
@@ -15,7 +15,8 @@ BLOCK_SIZES = (128, 64)
 
 @dataclass(frozen=True)
 class Layer:
-    """One quantizable operation, named by the module that owns its weight."""
+    """One quantizable operation, named by the module that owns its weight. ``n_kept`` are those of its weights that
+    something else than layers reads as well, which keeps them in float32 beside what the layer reads."""
 
     name: str
     kind: Kind
@@ -28,6 +29,7 @@ class Layer:
     n_macs: int
     n_weights: int
     n_biases: int
+    n_kept: int = 0
 
     @property
     def is_depthwise(self) -> bool:
@@ -91,6 +93,7 @@ class Network:
     coverage: Coverage | None = None
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
+    least_weight_bits: int = 0
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -137,16 +140,19 @@ class Network:
         return sum(layer.n_macs for layer in self.layers_of(group)) * precision.bitops_per_mac
 
     def size_bytes(self, group: str, precision: Precision) -> float:
-        """Bytes of one group: weights at their bits, one scale a channel (or block) if quantized, biases.
+        """Bytes of one group in the target's files: weights at the bits that they are stored in, one scale a channel
+        (or block) if quantized, biases, and the float32 copies that other readers of a weight need beside it.
 
         Scales and biases have two bytes where activations have 16 bits, else four.
         """
         total, per_value = 0.0, 2 if precision.activation_format in HALF_FORMATS else 4
+        bits = max(precision.weight_bits, self.least_weight_bits)
         for layer in self.layers_of(group):
             n_scales = 0 if precision.is_float else layer.weight_shape[layer.channel_axis]
             if precision.is_blockwise and layer.block_size:
                 n_scales *= layer.weight_shape[1] // layer.block_size
-            total += layer.n_weights * precision.weight_bits / 8 + per_value * (n_scales + layer.n_biases)
+            n_kept = 0 if precision.name == REFERENCE else layer.n_kept
+            total += layer.n_weights * bits / 8 + 4 * n_kept + per_value * (n_scales + layer.n_biases)
         return total
 
     def n_configurations(self, n_precisions: int) -> int:

@@ -46,7 +46,7 @@ def test_faults_are_named(name: str, target: str) -> None:
 def flip_in_ir(folder: Path, layer: str) -> None:
     """One byte of a weight in OpenVINO's file."""
     root = ElementTree.parse(folder / "model.xml").getroot()
-    node = next(n for n in root.iterfind("layers/layer") if n.attrib["name"] == f"{layer}.weight.int8")
+    node = next(n for n in root.iterfind("layers/layer") if n.attrib["name"] == f"{layer}/weight")
     data = bytearray((folder / "model.bin").read_bytes())
     data[int(node.find("data").attrib["offset"]) + 5] ^= 1  # type: ignore[union-attr]
     (folder / "model.bin").write_bytes(data)

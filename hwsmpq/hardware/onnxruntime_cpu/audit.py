@@ -30,7 +30,9 @@ def kernels(lowered: onnx.GraphProto, optimised: onnx.GraphProto) -> dict[str, K
     A layer is known by the initializer that it reads. Only the blocked fp32 convolutions have weights of their own;
     these are known by the first tensor behind the layer that is one's result, since other nodes may have been fused in.
     """
-    readers = {name: node for node in optimised.node for name in node.input}
+    # What else reads a weight, such as an embedding, is no kernel of the layer.
+    last = sorted(optimised.node, key=lambda node: node.op_type in PRECISIONS)
+    readers = {name: node for node in last for name in node.input}
     blocked = {node.name.removesuffix(BLOCKED): node for node in optimised.node if node.name.endswith(BLOCKED)}
     found = {}
     for node in lowered.node:

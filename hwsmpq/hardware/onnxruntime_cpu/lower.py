@@ -34,10 +34,12 @@ CONTRIB = "com.microsoft"
 LARGEST_BIAS = 2.0**30
 """Leaves the products as much of a 32-bit sum."""
 
+WEIGHT = "/weight"
+
 
 def weight_name(layer: str) -> str:
     """The initializer that a layer reads in a lowered graph."""
-    return f"{layer}/weight"
+    return f"{layer}{WEIGHT}"
 
 
 def lower(model: ir.Model) -> None:
@@ -84,7 +86,11 @@ class _Layer:
         return self._bias is None or is_constant(self._bias)
 
     def _in_float(self) -> None:
-        self._node.replace_input_with(1, self._constant("weight", self._weight.values))
+        weight = self._node.inputs[1]
+        if weight is not None and weight.is_initializer() and not weight.name.endswith(WEIGHT):
+            weight.name = weight_name(self._node.name)  # what else reads it, such as an embedding, reads it still
+        else:
+            self._node.replace_input_with(1, self._constant("weight", self._weight.values))
 
     def _linear(self, x: Activation) -> None:
         node, bias, result = self._node, self._bias, self._node.outputs[0]
