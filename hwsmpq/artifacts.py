@@ -19,7 +19,7 @@ from hwsmpq.stages import FILES, ROWS
 T = TypeVar("T")
 
 SCHEMAS: dict[type, str] = {kind: ROWS[kind].schema for kind in FILES}
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_VERSION = 1
 IMPORTED = "imported"
 """Role of the files that an imported cost table was made from, its only input."""
@@ -111,8 +111,9 @@ def read_envelope(path: Path, kind: type) -> dict[str, Any]:
 
 
 def _migrated(envelope: dict[str, Any]) -> dict[str, Any]:
-    """An envelope of version 1, which did not record all that an artifact was made from: its payload stands, and the
-    next stage that needs it fresh makes it again. What was imported stays so."""
+    """An envelope of an older version, which did not record all that an artifact was made from, or mixed what was
+    measured with what was computed from it: its payload stands, and the next stage that needs it fresh makes it again.
+    What was imported stays so."""
     inputs = {role: sha256 for role, sha256 in envelope.get("inputs", {}).items() if role == IMPORTED}
     return {**envelope, "schema_version": SCHEMA_VERSION, "inputs": inputs}
 

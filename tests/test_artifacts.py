@@ -13,7 +13,7 @@ import pytest
 
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import Fallbacks, Measurement, Network, Settings, TensorRange
+from hwsmpq.types import Measurement, Network, Rounds, Settings, TensorRange
 
 SETTINGS = Settings(task="task.py", ladder=("w4a4", "fp32"), seed=7)
 
@@ -105,13 +105,13 @@ def test_a_field_of_a_wrong_type_is_named(path: Path) -> None:
 
 
 def test_a_missing_field_is_named(path: Path) -> None:
-    artifacts.write(path, Fallbacks({}))
+    artifacts.write(path, Rounds(()))
     envelope = json.loads(path.read_text())
-    del envelope["payload"]["found"]
+    del envelope["payload"]["rounds"]
     envelope["payload_sha256"] = artifacts.digest(envelope["payload"])
     path.write_text(json.dumps(envelope))
-    with pytest.raises(HwsmpqError, match=r"field 'payload\.found' is invalid"):
-        artifacts.read(path, Fallbacks)
+    with pytest.raises(HwsmpqError, match=r"field 'payload\.rounds' is invalid"):
+        artifacts.read(path, Rounds)
 
 
 def test_a_value_out_of_range_is_refused(path: Path) -> None:

@@ -15,7 +15,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import predict
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
@@ -146,7 +146,7 @@ def _held_out(
     errors = []
     for name, assignment in mixtures.items():
         measured = timed[name].median_ms
-        predicted = predict(table, network, assignment)
+        predicted = fit(table, network).predict(assignment)
         errors.append(predicted / measured - 1)
         bench.row(mixture=name, measured_ms=measured, predicted_ms=predicted, error=errors[-1])
     return errors

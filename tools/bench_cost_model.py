@@ -39,12 +39,13 @@ from torch import Tensor, nn
 from hwsmpq.device.runtime import Engine
 from hwsmpq.device.timing import measure
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.cost_model import interval_ms, predict
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate
@@ -111,7 +112,7 @@ def _predictions(
     bench: Bench, run: Run, table: CostTable, prefix: str, n_unseen: int, options: argparse.Namespace
 ) -> None:
     """Unseen mixtures, measured and predicted by every model."""
-    network, fitted = run.network, [timing.assignment for timing in table.engines]
+    network, fitted = prepare(run).network, [timing.assignment for timing in table.engines]
     drawn = draw_mixtures(network, run.ladder, n_unseen, options.seed + OTHER_SEED)
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in fitted}
     assignments = {name: network.uniform(name) for name in run.ladder.names} | unseen
@@ -120,18 +121,19 @@ def _predictions(
     timing = measure(engines, timing_inputs(run), options.seed, share * MIXTURE_SECONDS)
     times = timing.as_when(table.uniform_ms)
     measured = np.array([times[name].median_ms for name in unseen])
-    plain = replace(table, switch_ms=0.0, switch_element_ms=0.0)
+    model = fit(table, network)
+    plain = replace(model, switch_ms=0.0, switch_element_ms=0.0)
     isolated, layers = _isolated(run, share * ISOLATED_SECONDS), network.layers
     models: dict[str, Callable[[Assignment], float]] = {
         "isolated_sum": lambda x: sum(isolated[layer.name][x[network.group_of(layer.name)]] for layer in layers),
         "counter_sum": lambda x: sum(table.group_ms[g][p] for g, p in x.items()),
-        "anchored": lambda x: predict(plain, network, x),
-        "ours": lambda x: predict(table, network, x),
+        "anchored": plain.predict,
+        "ours": model.predict,
     }
-    for model, predicted in models.items():
+    for name, predicted in models.items():
         found = np.array([predicted(x) for x in unseen.values()])
-        bench.figures |= _errors(f"{prefix}.{model}", found, measured)
-    intervals = np.array([interval_ms(table, network, x) for x in unseen.values()])
+        bench.figures |= _errors(f"{prefix}.{name}", found, measured)
+    intervals = np.array([model.interval_ms(x) for x in unseen.values()])
     inside = (intervals[:, 0] <= measured) & (measured <= intervals[:, 1])
     bench.figures[f"{prefix}.ours.coverage90"] = float(inside.mean())
     lowest = run.ladder.names[0]
@@ -182,7 +184,7 @@ class _Alone(Engine):
 def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
     """Layer -> precision -> ms of an engine that has this layer only, in what the target runs it in. Layers of one
     shape are measured once."""
-    network, names = run.network, run.ladder.names
+    network, names = prepare(run).network, run.ladder.names
     modules = _modules(run, [layer.name for layer in network.layers])
     keys = {name: f"{module} {tuple(x.shape)}" for name, (module, x) in modules.items()}
     levels = network.levels(names)

@@ -121,7 +121,7 @@ def _work(unit: Unit) -> float:
     from hwsmpq.model.load import load_task
     from hwsmpq.pipeline.decide.costs import costs_of
     from hwsmpq.pipeline.evaluate.game import evaluation_game
-    from hwsmpq.pipeline.prepare.calibrate import calibrate
+    from hwsmpq.pipeline.prepare.calibrate import calibrated
     from hwsmpq.pipeline.run import Run
     from hwsmpq.search.problem import Problem
     from hwsmpq.types import Cost, Ladder, Precision
@@ -146,7 +146,6 @@ def _work(unit: Unit) -> float:
         )
         folder = unit.path.with_suffix("") / name
         opened = Run(folder, settings, FixedSplit(plain.model, plain.calibration, evaluation, name=plain.name))
-        calibrate(opened)
         return opened
 
     run = open_run("others", "loss")
@@ -167,7 +166,7 @@ def _work(unit: Unit) -> float:
     problems = {name: problem(name) for name in unit.budgets}
     floor = np.zeros(len(network.groups), dtype=np.int64)
     problems = {name: p for name, p in problems.items() if p.keeps_limits(floor)}
-    game = evaluation_game(run, run.score_batch, lambda done, n: None)
+    game = evaluation_game(calibrated(run), run.score_batch, lambda done, n: None)
     chooser = Chooser(run, game, problems, np.random.default_rng(unit.seed))
     if unit.local_search:
         _local_search(chooser)
@@ -178,7 +177,7 @@ def _work(unit: Unit) -> float:
         _default(chooser, open_run("default", None))
 
     report = run.parts[1]
-    reported = evaluation_game(run, report, lambda done, n: None)
+    reported = evaluation_game(calibrated(run), report, lambda done, n: None)
     distinct = np.unique([chosen.levels for chosen in chooser.results.values()], axis=0)
     found = {tuple(row.tolist()): values for row, values in zip(distinct, reported.samples(distinct), strict=True)}
     keys = [f"{budget}/{method}" for budget, method in chooser.results]

@@ -34,7 +34,7 @@ from hwsmpq.device.timing import measure
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.survey import prepare, survey
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import REFERENCE, Assignment, Ladder, Plan, Settings
@@ -70,7 +70,7 @@ def compare(bench: Bench, name: str, folder: Path) -> None:
     task = NETWORKS[name](options.quick)
     run = Run(folder / "run", settings, task, notify=lambda text: print(f"  {text}", flush=True))
     survey(run)
-    assignments = {precision: run.network.uniform(precision) for precision in LADDER.names}
+    assignments = {precision: prepare(run).network.uniform(precision) for precision in LADDER.names}
     if name == TRAINED:
         assignments["plan"] = chosen(run)
     for engine, assignment in assignments.items():

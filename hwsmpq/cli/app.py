@@ -31,7 +31,7 @@ from hwsmpq.cli.options import (
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.types import FLEXIBLE_TARGET, Certificate, Front, Ladder, Network, Recipe, Settings
+from hwsmpq.types import FLEXIBLE_TARGET, Certificate, CostTable, Front, Ladder, Network, Recipe, Settings
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -182,6 +182,13 @@ def profile(values: dict[str, Any]) -> None:
     from hwsmpq.pipeline.prepare import elsewhere
     from hwsmpq.pipeline.prepare.profile import profile as stage
 
+    def show(table: CostTable) -> None:
+        from hwsmpq.report.folder import read_folder
+
+        model = read_folder(values["out"]).model
+        if model:
+            display.show_cost_model(model)
+
     folder, files, table = values["emit_trtexec"], values["from_trtexec"], values["from_table"]
     if folder:
         _stage(
@@ -189,11 +196,11 @@ def profile(values: dict[str, Any]) -> None:
             lambda folder: display.console.print(f"read {folder}/README.txt", markup=False, soft_wrap=True),
         )
     elif files:
-        _stage(values, lambda run: elsewhere.import_profile(run, files), display.show_cost_table)
+        _stage(values, lambda run: elsewhere.import_profile(run, files), show)
     elif table:
-        _stage(values, lambda run: elsewhere.import_table(run, table), display.show_cost_table)
+        _stage(values, lambda run: elsewhere.import_table(run, table), show)
     else:
-        _stage(values, stage, display.show_cost_table)
+        _stage(values, stage, show)
 
 
 @app.command()

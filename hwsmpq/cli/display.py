@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import TypeAdapter
 from rich.box import ROUNDED
@@ -30,7 +30,6 @@ from hwsmpq.types import (
     Assignment,
     Candidate,
     Contributions,
-    CostTable,
     Front,
     LayerAudit,
     Manifest,
@@ -39,6 +38,9 @@ from hwsmpq.types import (
     Sweep,
     Trained,
 )
+
+if TYPE_CHECKING:
+    from hwsmpq.hardware.cost_model import CostModel
 
 PIPED_WIDTH = 200
 """Of lines that go to a file or another program, which no terminal would wrap."""
@@ -127,15 +129,16 @@ def show_sweep(sweep: Sweep) -> None:
     console.print(f"proposed: --ladder {','.join(sweep.ladder)}", highlight=False)
 
 
-def show_cost_table(cost: CostTable) -> None:
+def show_cost_model(model: CostModel) -> None:
+    cost = model.table
     shown = table("engine", "median ms", "spread ms", title=f"Measured on {escape(cost.target)}")
     for name, measured in cost.uniform_ms.items():
         shown.add_row(f"uniform {name}", f"{measured.median_ms:.4g}", f"{measured.spread_ms:.2g}")
     console.print(shown)
     console.print(
-        f"T = {cost.scale:.4g} * counters + {cost.offset_ms:.4g} ms, a switch costs {cost.switch_ms:.3g} ms"
-        f" + {cost.switch_element_ms:.3g} ms an element;"
-        f" error {cost.fit_error_ms:.2g} ms on {len(cost.engines)} mixtures"
+        f"T = {model.scale:.4g} * counters + {model.offset_ms:.4g} ms, a switch costs {model.switch_ms:.3g} ms"
+        f" + {model.switch_element_ms:.3g} ms an element;"
+        f" error {model.fit_error_ms:.2g} ms on {model.n_checks} mixtures"
     )
 
 

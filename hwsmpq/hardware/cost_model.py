@@ -1,4 +1,4 @@
-"""Predict the latency of any assignment from a few measured engines.
+"""Predict the latency of any assignment from a few measured engines: a function of what was measured, never stored.
 
 T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements
 
@@ -8,17 +8,16 @@ A switch is a tensor that is read in another format than it was written in; see 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import nnls
 
-from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, EngineTiming, Ladder, Measurement, Network
+from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, EngineTiming, Measurement, Network
 
 PRIOR_RELATIVE_STD = 0.05
 """How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
@@ -31,194 +30,182 @@ MIN_RELATIVE_NOISE = 0.001
 """No median is trusted below this fraction of itself, however small its spread."""
 
 
-def fit(
-    network: Network,
-    ladder: Ladder,
-    group_ms: Mapping[str, Mapping[str, float]],
-    uniform_ms: Mapping[str, Measurement],
-    mixtures: Sequence[EngineTiming],
-    *,
-    target: str,
-    machine: Mapping[str, str],
-    conditions: Mapping[str, str] | None = None,
-    noise: float = 0.0,
-) -> CostTable:
-    """Fit the four coefficients.
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """What the engines of a cost table, and those built since, say about any assignment.
+
+    Attributes:
+        group_ms: p, by group and precision: the counters, moved as far as engines built since say.
+        scale, offset_ms, switch_ms, switch_element_ms: a, b, c1 and c2.
+        fit_error_ms: root mean square error on engines that a fit had not seen (mixtures left out one at a time, where
+            there are three or more, and every engine built since, before it was fitted), else on the fitted mixtures.
+        built: what was measured since the table, each with the table's reference engine.
+    """
+
+    table: CostTable
+    network: Network
+    group_ms: dict[str, dict[str, float]]
+    scale: float
+    offset_ms: float
+    switch_ms: float = 0.0
+    switch_element_ms: float = 0.0
+    fit_error_ms: float = 0.0
+    built: tuple[EngineTiming, ...] = ()
+
+    def predict(self, assignment: Assignment) -> float:
+        """Predicted latency in ms."""
+        n_switches, n_elements = _switched(self.network, assignment)
+        layers = sum(self.group_ms[g][assignment[g]] for g in self.network.group_names)
+        switching = self.switch_ms * n_switches + self.switch_element_ms * n_elements
+        return float(self.scale * layers + self.offset_ms + switching)
+
+    @property
+    def n_checks(self) -> int:
+        """Engines, other than the uniform ones, that the model was held against."""
+        return len(self.table.engines) + len(self.built)
+
+    @property
+    def error_ms(self) -> float:
+        """Standard deviation of a prediction for an engine that the fit has not seen: what it missed such engines by,
+        and no less than the machine's noise. A model that too few engines have checked is trusted to
+        ``UNCHECKED_ERROR`` only."""
+        least = MIN_ERROR if self.n_checks >= MIN_CHECKS else UNCHECKED_ERROR
+        return max(self.fit_error_ms, max(least, self.table.noise) * self.table.top_ms)
+
+    def margin_ms(self, confidence: float) -> float:
+        """What an engine exceeds its prediction by at most, with ``confidence`` (one-sided, Student's t)."""
+        n = max(self.n_checks, MIN_CHECKS)
+        return float(stats.t.ppf(confidence, n - 1) * self.error_ms * np.sqrt(1 + 1 / n))
+
+    def interval_ms(self, assignment: Assignment, confidence: float = 0.9) -> tuple[float, float]:
+        """The interval that the latency of an engine lies in with ``confidence``."""
+        predicted, margin = self.predict(assignment), self.margin_ms((1 + confidence) / 2)
+        return predicted - margin, predicted + margin
+
+    @property
+    def cost(self) -> Cost:
+        """The same prediction as unary and pair terms for the solver, in ms; columns follow the table's ladder. See
+        :class:`hwsmpq.types.Cost`."""
+        network, row = self.network, {group: i for i, group in enumerate(self.network.group_names)}
+        unary = np.array([[self.scale * self.group_ms[g][name] for name in self.table.ladder] for g in row])
+        levels = network.levels(self.table.ladder).values()
+        formats = [[PRECISIONS[name].activations for name in row] for row in levels]
+        pair_ms: dict[tuple[int, int], float] = {}
+        for edge in network.edges:
+            i, j = sorted((row[edge.source], row[edge.target]))
+            cost = self.switch_ms + self.switch_element_ms * edge.n_elements
+            if cost > 0:
+                pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
+        pairs = tuple(
+            (i, j, cost * np.array([[one != other for other in formats[j]] for one in formats[i]]))
+            for (i, j), cost in sorted(pair_ms.items())
+        )
+        return Cost(unary=unary, pairs=pairs, constant=self.offset_ms)
+
+    def measured_ms(self) -> list[tuple[Assignment, float]]:
+        """What is known by measurement: assignments and their latency in ms."""
+        uniform = [(self.network.uniform(name), one.median_ms) for name, one in self.table.uniform_ms.items()]
+        return uniform + [(one.assignment, corrected_ms(self.table, one)) for one in (*self.table.engines, *self.built)]
+
+
+def fit(table: CostTable, network: Network, built: Sequence[EngineTiming] = ()) -> CostModel:
+    """Fit the model to everything that was measured, all of it once.
 
     ``a`` and ``b`` come from the uniform engines (exact for two precisions, least squares for more). Where that gives
     a negative slope or a negative offset, which no machine has, the counters are at fault: then a = 1, b = 0, and each
     precision's counters are stretched so that its uniform engine is exact. Counters that are all 0, since layers take
-    less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0``
-    from what the mixtures take beyond that, zero without mixtures. ``fit_error_ms`` is the root mean square error
-    on mixtures left out of the fit one at a time (three or more), else on the fitted ones.
+    less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0`` from what the mixtures
+    take beyond that, zero without mixtures.
+
+    Engines built since then move the groups' times (ridge regression): every group's time may move, with a prior
+    standard deviation in proportion to itself, to explain all engines. The last one built and the uniform ones weigh by
+    their measurement noise, the others by the fit error.
 
     Args:
-        group_ms: counters of every group in the uniform engine of every precision of the ladder.
-        uniform_ms: measured uniform engines, one a precision of the ladder.
-        noise: relative error of the measured times.
-        mixtures: measured mixtures; each one's reference is the uniform engine of the ladder's top.
+        table: counters of every group and times of the uniform engines and mixtures.
+        built: engines measured since, in the order they were built.
 
     Raises:
-        HwsmpqError: a group or a precision was not measured.
+        HwsmpqError: a group of the network or a precision of the ladder was not measured.
     """
-    for name in ladder.names:
-        if name not in uniform_ms or any(name not in group_ms.get(g, {}) for g in network.group_names):
-            raise HwsmpqError(
-                f"precision {name} was not measured", "the profile does not cover the ladder", "profile again"
-            )
-    if any(all(group_ms[g][name] == 0 for g in network.group_names) for name in ladder.names):
+    missing = [g for g in network.group_names if any(name not in table.group_ms.get(g, {}) for name in table.ladder)]
+    if missing or any(name not in table.uniform_ms for name in table.ladder):
+        raise HwsmpqError(
+            f"the cost table of {table.target} has no time for {f'group {missing[0]!r}' if missing else 'an engine'}"
+            " in every precision of the ladder",
+            f"it was measured for the ladder {','.join(table.ladder)}", "profile again with this network and ladder",
+        )
+    model, errors = _with_switches(_anchored(table, network))
+    for n in range(1, len(built) + 1):
+        new = built[n - 1]
+        errors.append(corrected_ms(table, new) - model.predict(new.assignment))
+        model = _with_built(replace(model, fit_error_ms=_rms(errors)), built[:n])
+    return replace(model, fit_error_ms=_rms(errors))
+
+
+def _anchored(table: CostTable, network: Network) -> CostModel:
+    """The model without switching: exact for the uniform engines."""
+    group_ms: Mapping[str, Mapping[str, float]] = table.group_ms
+    if any(all(group_ms[g][name] == 0 for g in network.group_names) for name in table.ladder):
         macs = {g: float(sum(layer.n_macs for layer in network.layers_of(g))) for g in network.group_names}
-        group_ms = {g: dict.fromkeys(ladder.names, n) for g, n in macs.items()}
-    sums = np.array([sum(group_ms[g][name] for g in network.group_names) for name in ladder.names])
-    totals = np.array([uniform_ms[name].median_ms for name in ladder.names])
+        group_ms = {g: dict.fromkeys(table.ladder, n) for g, n in macs.items()}
+    sums = np.array([sum(group_ms[g][name] for g in network.group_names) for name in table.ladder])
+    totals = np.array([table.uniform_ms[name].median_ms for name in table.ladder])
     scale, offset, stretch = _anchor(sums, totals)
-    factors = dict(zip(ladder.names, stretch, strict=True))
-    table = CostTable(
-        target=target,
-        machine=dict(machine),
-        model_sha256=network.model_sha256,
-        ladder=ladder.names,
-        group_ms={g: _stretched(network, g, group_ms[g], factors) for g in network.group_names},
-        scale=scale,
-        offset_ms=offset,
-        switch_ms=0.0,
-        switch_element_ms=0.0,
-        uniform_ms={name: uniform_ms[name] for name in ladder.names},
-        engines=tuple(mixtures),
-        conditions=dict(conditions or {}),
-        noise=noise,
-        architecture=architecture_digest(network),
-    )
+    factors = dict(zip(table.ladder, stretch, strict=True))
+    stretched = {g: _stretched(network, g, group_ms[g], factors) for g in network.group_names}
+    return CostModel(table, network, stretched, scale, offset)
+
+
+def _with_switches(model: CostModel) -> tuple[CostModel, list[float]]:
+    """The model with what switching takes in the table's mixtures; and its errors on them, each left out of the fit
+    where there are enough."""
+    mixtures = model.table.engines
     if not mixtures:
-        return table
-    features = np.array([_switched(network, timing.assignment) for timing in mixtures])
-    excess = np.array([corrected_ms(table, t) - predict(table, network, t.assignment) for t in mixtures])
+        return model, []
+    features = np.array([_switched(model.network, timing.assignment) for timing in mixtures])
+    excess = np.array([corrected_ms(model.table, t) - model.predict(t.assignment) for t in mixtures])
     coefficients = _nonnegative(features, excess)
     errors = excess - features @ coefficients
-    if len(mixtures) >= 3:
+    if len(mixtures) >= MIN_CHECKS:
         for i in range(len(mixtures)):
             others = np.arange(len(mixtures)) != i
             errors[i] = excess[i] - features[i] @ _nonnegative(features[others], excess[others])
-    return replace(
-        table,
-        switch_ms=float(coefficients[0]),
-        switch_element_ms=float(coefficients[1]),
-        fit_error_ms=float(np.sqrt(np.mean(errors**2))),
-    )
+    c1, c2 = map(float, coefficients)
+    return replace(model, switch_ms=c1, switch_element_ms=c2, fit_error_ms=_rms(errors)), errors.tolist()
 
 
-def fit_again(table: CostTable, network: Network) -> CostTable:
-    """The table for ``network``, with the coefficients that the engines stored in it give."""
-    return fit(
-        network, Ladder(tuple(PRECISIONS[name] for name in table.ladder)), table.group_ms, table.uniform_ms,
-        table.engines, target=table.target, machine=table.machine, conditions=table.conditions, noise=table.noise,
-    )
-
-
-def predict(table: CostTable, network: Network, assignment: Assignment) -> float:
-    """Predicted latency in ms."""
-    n_switches, n_elements = _switched(network, assignment)
-    layers = sum(table.group_ms[g][assignment[g]] for g in network.group_names)
-    switching = table.switch_ms * n_switches + table.switch_element_ms * n_elements
-    return float(table.scale * layers + table.offset_ms + switching)
-
-
-def error_ms(table: CostTable) -> float:
-    """Standard deviation of a prediction for an engine that the fit has not seen: what mixtures left out of the fit
-    missed theirs by, and no less than the machine's noise. A model that too few mixtures have checked is trusted to
-    ``UNCHECKED_ERROR`` only."""
-    least = MIN_ERROR if len(table.engines) >= MIN_CHECKS else UNCHECKED_ERROR
-    return max(table.fit_error_ms, max(least, table.noise) * table.uniform_ms[table.ladder[-1]].median_ms)
-
-
-def margin_ms(table: CostTable, confidence: float) -> float:
-    """What an engine exceeds its prediction by at most, with ``confidence`` (one-sided, Student's t)."""
-    n = max(len(table.engines), MIN_CHECKS)
-    return float(stats.t.ppf(confidence, n - 1) * error_ms(table) * np.sqrt(1 + 1 / n))
-
-
-def interval_ms(
-    table: CostTable, network: Network, assignment: Assignment, confidence: float = 0.9
-) -> tuple[float, float]:
-    """The interval that the latency of an engine lies in with ``confidence``."""
-    predicted, margin = predict(table, network, assignment), margin_ms(table, (1 + confidence) / 2)
-    return predicted - margin, predicted + margin
-
-
-def latency_cost(table: CostTable, network: Network, ladder: Ladder) -> Cost:
-    """The same prediction as unary and pair terms for the solver, in ms; see :class:`hwsmpq.types.Cost`.
-
-    Raises:
-        HwsmpqError: the table was measured for other groups or does not cover the ladder.
-    """
-    missing = [g for g in network.group_names if any(name not in table.group_ms.get(g, {}) for name in ladder.names)]
-    if missing:
-        raise HwsmpqError(
-            f"the cost table of {table.target} has no time for group {missing[0]!r} in every precision of the ladder",
-            f"it was measured for the ladder {','.join(table.ladder)}", "profile again with this network and ladder",
-        )
-    row = {group: i for i, group in enumerate(network.group_names)}
-    unary = np.array([[table.scale * table.group_ms[g][name] for name in ladder.names] for g in network.group_names])
-    formats = [[PRECISIONS[name].activations for name in row] for row in network.levels(ladder.names).values()]
-    pair_ms: dict[tuple[int, int], float] = {}
-    for edge in network.edges:
-        i, j = sorted((row[edge.source], row[edge.target]))
-        cost = table.switch_ms + table.switch_element_ms * edge.n_elements
-        if cost > 0:
-            pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
-    pairs = tuple(
-        (i, j, cost * np.array([[one != other for other in formats[j]] for one in formats[i]]))
-        for (i, j), cost in sorted(pair_ms.items())
-    )
-    return Cost(unary=unary, pairs=pairs, constant=table.offset_ms)
-
-
-def refit(table: CostTable, network: Network, timing: EngineTiming) -> CostTable:
-    """Correct the groups' times so that the table explains a newly built engine.
-
-    Ridge regression: every group's time may move, with a prior standard deviation in proportion to itself, to
-    explain all engines measured so far. The new engine and the uniform ones weigh by their measurement noise, the
-    older mixtures by the table's fit error. Coefficients stay as they are.
-    """
-    columns = [(g, name) for g in network.group_names for name in table.group_ms[g]]
+def _with_built(model: CostModel, built: Sequence[EngineTiming]) -> CostModel:
+    """The groups' times of the table, moved so that they explain the engines built since; coefficients stay."""
+    table, network = model.table, model.network
+    base = _anchored(table, network).group_ms
+    unmoved = replace(model, group_ms=base)
+    columns = [(g, name) for g in network.group_names for name in base[g]]
     index = {column: i for i, column in enumerate(columns)}
-    prior = np.array([PRIOR_RELATIVE_STD * table.scale * table.group_ms[g][name] for g, name in columns])
-    rows: list[NDArray[np.float64]] = []
-    residuals: list[float] = []
-    noises: list[float] = []
-
-    def observe(assignment: Assignment, measured_ms: float, noise_ms: float) -> None:
-        row = np.zeros(len(columns))
+    prior = np.array([PRIOR_RELATIVE_STD * model.scale * base[g][name] for g, name in columns])
+    observed = [(network.uniform(name), one.median_ms, _noise_ms(one)) for name, one in table.uniform_ms.items()]
+    observed += [
+        (one.assignment, corrected_ms(table, one), max(model.fit_error_ms, _noise_ms(one.measured)))
+        for one in (*table.engines, *built[:-1])
+    ]
+    observed.append((built[-1].assignment, corrected_ms(table, built[-1]), _noise_ms(built[-1].measured)))
+    design = np.zeros((len(observed), len(columns)))
+    for row, (assignment, _, _) in zip(design, observed, strict=True):
         row[[index[g, assignment[g]] for g in network.group_names]] = 1.0
-        rows.append(row)
-        residuals.append(measured_ms - predict(table, network, assignment))
-        noises.append(noise_ms)
-
-    for name, uniform in table.uniform_ms.items():
-        observe(network.uniform(name), uniform.median_ms, _noise_ms(uniform))
-    for known in table.engines:
-        observe(known.assignment, corrected_ms(table, known), max(table.fit_error_ms, _noise_ms(known.measured)))
-    observe(timing.assignment, corrected_ms(table, timing), _noise_ms(timing.measured))
-
-    design, variance = np.array(rows), prior**2
-    covariance = (design * variance) @ design.T + np.diag(np.square(noises))
-    delta = variance * (design.T @ np.linalg.solve(covariance, np.array(residuals)))
-    group_ms = {
-        g: {name: ms + float(delta[index[g, name]]) / table.scale for name, ms in table.group_ms[g].items()}
+    residuals = np.array([ms - unmoved.predict(assignment) for assignment, ms, _ in observed])
+    variance = prior**2
+    covariance = (design * variance) @ design.T + np.diag(np.square([noise for _, _, noise in observed]))
+    delta = variance * (design.T @ np.linalg.solve(covariance, residuals))
+    moved = {
+        g: {name: ms + float(delta[index[g, name]]) / model.scale for name, ms in base[g].items()}
         for g in network.group_names
     }
-    return replace(table, group_ms=group_ms, engines=(*table.engines, timing))
-
-
-def measured_ms(table: CostTable, network: Network) -> list[tuple[Assignment, float]]:
-    """What the table knows by measurement: assignments and their latency in ms."""
-    uniform = [(network.uniform(name), one.median_ms) for name, one in table.uniform_ms.items()]
-    return uniform + [(timing.assignment, corrected_ms(table, timing)) for timing in table.engines]
+    return replace(model, group_ms=moved, built=tuple(built))
 
 
 def corrected_ms(table: CostTable, timing: EngineTiming) -> float:
     """An engine's measured time as it would have been in the session that measured the table's uniform engines."""
-    return timing.measured.median_ms * table.uniform_ms[table.ladder[-1]].median_ms / timing.reference.median_ms
+    return timing.measured.median_ms * table.top_ms / timing.reference.median_ms
 
 
 def _anchor(
@@ -256,3 +243,7 @@ def _nonnegative(features: NDArray[np.float64], excess: NDArray[np.float64]) -> 
 def _noise_ms(measured: Measurement) -> float:
     """Standard error of a median, from half its 10..90 range."""
     return max(median_stderr(measured.spread_ms, measured.n_repeats), MIN_RELATIVE_NOISE * measured.median_ms)
+
+
+def _rms(errors: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else 0.0

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cost_model
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
 
@@ -29,7 +29,7 @@ def measure_costs(
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> CostTable:
-    """Build and time what the cost model needs.
+    """Build, count and time what the cost model needs.
 
     Args:
         build_engine: makes the engine of an assignment on the target.
@@ -63,16 +63,19 @@ def measure_costs(
     timing = target.device.measure(
         engines, inputs, seed, seconds, progress=lambda done, n: report("timing", done, n),
     )
-    return cost_model.fit(
-        network,
-        ladder,
-        group_ms,
-        {name: timing.measured[name] for name in ladder.names},
-        [EngineTiming(x, timing.measured[name], timing.measured[ladder.top]) for name, x in mixtures.items()],
+    return CostTable(
         target=target.name,
         machine=target.machine() | {"inputs": describe(inputs)},
-        conditions=conditions,
+        model_sha256=network.model_sha256,
+        ladder=ladder.names,
+        group_ms=group_ms,
+        uniform_ms={name: timing.measured[name] for name in ladder.names},
+        engines=tuple(
+            EngineTiming(x, timing.measured[name], timing.measured[ladder.top]) for name, x in mixtures.items()
+        ),
         noise=timing.noise,
+        architecture=architecture_digest(network),
+        conditions=conditions,
     )
 
 

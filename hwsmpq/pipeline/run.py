@@ -33,7 +33,7 @@ from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.sensitivity.registry import SENSITIVITIES
-from hwsmpq.types import CostTable, Fallbacks, Ladder, Network, Plan, Precision, Ranges, Settings
+from hwsmpq.types import CostTable, Ladder, Network, Plan, Precision, Ranges, Settings
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -186,24 +186,14 @@ class Run:
 
     @property
     def network(self) -> Network:
+        """The captured network, with what the target itself says that it runs. What engines show counts besides:
+        :class:`hwsmpq.pipeline.prepare.prepared.Prepared`."""
         return self.captured.network
 
     @cached_property
     def substitutes(self) -> dict[str, dict[str, str]]:
         """What the target runs in place of precisions that it has no kernels for, before any engine says more."""
         return substitutes(self.target, self.network, self.ladder)
-
-    def take_as_realised(self, fallbacks: Fallbacks) -> None:
-        """From now on, take precisions that engines did not run as asked for what they ran."""
-        known = self.network.substitutes
-        merged = {g: known.get(g, {}) | fallbacks.found.get(g, {}) for g in known.keys() | fallbacks.found.keys()}
-        if merged == known:
-            return
-        changed = self.captured.with_substitutes(merged)
-        derived = [self.__dict__.pop(name, None) for name in ("captured", "simulator", "builder", "workers")]
-        if isinstance(derived[-1], Workers):
-            derived[-1].close()
-        self.captured = changed
 
     @property
     def imported_costs(self) -> CostTable | None:

@@ -54,7 +54,7 @@ def collect(folder: Path) -> View:
         hashes=tuple(provenance.hashes(run)),
         sources=run.sources,
         network=run.network,
-        group_ms=run.cost.group_ms if run.cost else {},
+        group_ms=run.model.group_ms if run.model else {},
         interactions=run.interactions,
         stability=run.plan.stability if run.plan else None,
         command=_command(run),

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from hwsmpq import artifacts
 from hwsmpq.folder import Folder
+from hwsmpq.hardware.cost_model import CostModel, fit
 from hwsmpq.report.view import Source
 from hwsmpq.stages import FILES
 from hwsmpq.types import (
@@ -20,7 +21,9 @@ from hwsmpq.types import (
     Network,
     Plan,
     Ranges,
+    Rounds,
     Settings,
+    Survey,
 )
 
 T = TypeVar("T")
@@ -38,13 +41,14 @@ CONSEQUENCES = {
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The artifacts of one folder; None where a stage has not run, or where a certificate is not that of the plan and
-    the engine beside it."""
+    """The artifacts of one folder, and the cost model that they give; None where a stage has not run, or where a
+    certificate is not that of the plan and the engine beside it."""
 
     network: Network
     settings: Settings | None
     ranges: Ranges | None
     cost: CostTable | None
+    model: CostModel | None
     contributions: Contributions | None
     interactions: Interactions | None
     plan: Plan | None
@@ -86,11 +90,14 @@ def read_folder(folder: Path) -> Artifacts:
     if certificate and (why := run.why_not_certified()):
         missing.append(f"{FILES[Certificate]} does not count: {why}. `hwsmpq verify` measures the plan again.")
         certificate = None
+    network, survey, cost, rounds = required(Network), optional(Survey), optional(CostTable), optional(Rounds)
+    network = survey.realise(network) if survey else network
     return Artifacts(
-        network=required(Network),
+        network=network,
         settings=optional(Settings),
         ranges=optional(Ranges),
-        cost=optional(CostTable),
+        cost=cost,
+        model=fit(cost, network, rounds.timings(cost) if rounds else ()) if cost and cost.has_latency else None,
         contributions=optional(Contributions),
         interactions=optional(Interactions),
         plan=optional(Plan),

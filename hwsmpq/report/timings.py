@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from hwsmpq.hardware.cost_model import corrected_ms, predict
+from hwsmpq.hardware.cost_model import corrected_ms
 from hwsmpq.report.folder import Artifacts
 from hwsmpq.report.view import Timing, TimingKind, TimingSummary
 from hwsmpq.types import REFERENCE
@@ -16,22 +16,21 @@ KINDS: tuple[TimingKind, ...] = ("uniform", "mixture", "round", "front")
 def timings(run: Artifacts) -> Iterator[Timing]:
     cost, network = run.cost, run.network
     rounds = run.certificate.rounds if run.certificate else ()
-    if cost and cost.has_latency:
+    if cost and run.model:
+        predict = run.model.predict
         for name, measured in cost.uniform_ms.items():
             assignment = network.uniform(name)
-            yield Timing("uniform", f"uniform {name}", predict(cost, network, assignment), measured.median_ms,
+            yield Timing("uniform", f"uniform {name}", predict(assignment), measured.median_ms,
                          measured.spread_ms, assignment)
-        # Refitting appends the engines of the rounds to the table; they are shown as rounds below.
-        mixtures = [e for e in cost.engines if e.assignment not in [r.assignment for r in rounds]]
-        for number, engine in enumerate(mixtures, 1):
+        for number, engine in enumerate(cost.engines, 1):
             measured_ms = corrected_ms(cost, engine)
             drift = measured_ms / engine.measured.median_ms
-            yield Timing("mixture", f"mixture {number}", predict(cost, network, engine.assignment), measured_ms,
+            yield Timing("mixture", f"mixture {number}", predict(engine.assignment), measured_ms,
                          engine.measured.spread_ms * drift, engine.assignment)
         shown = [network.uniform(name) for name in (*cost.uniform_ms, REFERENCE)]
         others = [e for e in (run.front.engines if run.front else ()) if e.assignment not in shown]
         for number, built in enumerate(others, 1):
-            yield Timing("front", f"engine {number} of the front", predict(cost, network, built.assignment),
+            yield Timing("front", f"engine {number} of the front", predict(built.assignment),
                          built.latency.median_ms, built.latency.spread_ms, built.assignment)
     for number, round_ in enumerate(rounds, 1):
         if round_.predicted_ms is not None and round_.measured_ms is not None:

@@ -16,11 +16,11 @@ from hwsmpq.types.certificate import (
     BudgetOutcome,
     Certificate,
     EngineResult,
-    Fallbacks,
     LatencyOutcome,
     LayerAudit,
     Manifest,
     Round,
+    Rounds,
 )
 from hwsmpq.types.coverage import Coverage, OtherWeight
 from hwsmpq.types.front import BuiltEngine, Front
@@ -50,6 +50,7 @@ from hwsmpq.types.precision import (
     Precision,
 )
 from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
+from hwsmpq.types.survey import Realised, Survey
 from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
@@ -84,7 +85,6 @@ __all__ = [
     "Edge",
     "EngineResult",
     "EngineTiming",
-    "Fallbacks",
     "Format",
     "Front",
     "Group",
@@ -104,11 +104,14 @@ __all__ = [
     "Precision",
     "Ranges",
     "Read",
+    "Realised",
     "Recipe",
     "Round",
+    "Rounds",
     "Scores",
     "Settings",
     "Stability",
+    "Survey",
     "Sweep",
     "SweepPoint",
     "TensorRange",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hwsmpq.types.budget import Bound, BudgetKind
+from hwsmpq.device.measurement import Measurement
+from hwsmpq.types.budget import Bound, Budget, BudgetKind
 from hwsmpq.types.coverage import Coverage
+from hwsmpq.types.measured import CostTable, EngineTiming
 from hwsmpq.types.precision import Assignment
 
 CHOSEN = "chosen"
@@ -32,13 +34,6 @@ class LayerAudit:
     def found(self) -> str:
         """What runs, in words."""
         return f"{self.realised} with {self.differs}" if self.differs else self.realised
-
-
-@dataclass(frozen=True)
-class Fallbacks:
-    """What built engines ran instead of what was asked for: group -> precision asked for -> precision that runs."""
-
-    found: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -149,12 +144,35 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Round:
-    """One build of the refit loop: what was predicted, what was measured, and whether every budget held."""
+    """One plan that was built and measured for some budgets: the latency that was predicted, the one that was measured
+    (stated as in the session of the cost table), and whether every budget held."""
 
+    budgets: tuple[Budget, ...]
     assignment: Assignment
     predicted_ms: float | None
-    measured_ms: float | None
+    latency: Measurement | None
     met: bool
+
+    @property
+    def measured_ms(self) -> float | None:
+        return self.latency.median_ms if self.latency else None
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds after which a search went on, in the order they were measured: evidence for the cost model."""
+
+    rounds: tuple[Round, ...]
+
+    def of(self, budgets: Iterable[Budget]) -> tuple[Round, ...]:
+        """Those for the same budgets, in whatever order these are given."""
+        wanted = frozenset(budgets)
+        return tuple(one for one in self.rounds if frozenset(one.budgets) == wanted)
+
+    def timings(self, table: CostTable) -> tuple[EngineTiming, ...]:
+        """What they measured, as engines timed beside the top of a cost table's ladder."""
+        top = table.uniform_ms[table.ladder[-1]]
+        return tuple(EngineTiming(one.assignment, one.latency, top) for one in self.rounds if one.latency)
 
 
 @dataclass(frozen=True)

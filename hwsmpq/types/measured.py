@@ -63,11 +63,11 @@ class EngineTiming:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Measured cost of a target: T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements.
+    """What was measured of a target for one network; :mod:`hwsmpq.hardware.cost_model` predicts from it.
 
-    ``group_ms`` is p: per-layer counters summed over a group, in the uniform engine of that precision.
-    ``engines`` holds every whole-engine measurement the fit used, ``noise`` the relative error of these, and
-    ``conditions`` the state of the device (clocks, power) when they were taken. ``architecture`` is the hash of the
+    ``group_ms`` holds per-layer counters summed over a group, in the uniform engine of a precision, ``uniform_ms`` the
+    whole uniform engines, and ``engines`` mixtures of precisions. ``noise`` is the relative error of whole engines, and
+    ``conditions`` the state of the device (clocks, power) when they were timed. ``architecture`` is the hash of the
     network without its weights, which latency does not depend on. A table without latency (``group_ms`` empty) makes no
     latency claim.
     """
@@ -77,13 +77,8 @@ class CostTable:
     model_sha256: str
     ladder: tuple[str, ...]
     group_ms: dict[str, dict[str, float]]
-    scale: float
-    offset_ms: float
-    switch_ms: float
-    switch_element_ms: float
     uniform_ms: dict[str, Measurement]
     engines: tuple[EngineTiming, ...] = ()
-    fit_error_ms: float = 0.0
     noise: float = 0.0
     architecture: str = ""
     conditions: dict[str, str] = field(default_factory=dict)
@@ -91,6 +86,11 @@ class CostTable:
     @property
     def has_latency(self) -> bool:
         return bool(self.group_ms)
+
+    @property
+    def top_ms(self) -> float:
+        """Latency of the uniform engine of the ladder's top, in ms."""
+        return self.uniform_ms[self.ladder[-1]].median_ms
 
 
 @dataclass(frozen=True)

@@ -170,10 +170,10 @@ def test_profile_recovers_the_machine():
     assert len(table.engines) == 6
     assert table.machine == {"device": "made up", "inputs": "2x3x4x4"}
     for x in truth.random(20, 5):
-        from hwsmpq.hardware.cost_model import predict
+        from hwsmpq.hardware.cost_model import fit
 
         # The clock drifts by half: the absolute level is the drift's, the relation to the reference is not.
-        relative = predict(table, truth.network, x) / table.uniform_ms["fp32"].median_ms
+        relative = fit(table, truth.network).predict(x) / table.uniform_ms["fp32"].median_ms
         assert relative == pytest.approx(truth.ms(x) / truth.ms(truth.network.uniform("fp32")), rel=0.06)
     assert {stage for stage, _, _ in seen} == {"build", "counters", "timing"}
     assert all(0 < done <= n for _, done, n in seen)

@@ -16,7 +16,7 @@ from torchvision import models
 from hwsmpq import artifacts
 from hwsmpq.artifacts import architecture_digest
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import fit_again
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.report.formats import count
@@ -171,8 +171,10 @@ def test_a_shipped_table_is_of_the_network_of_its_name_and_fits_its_engines(path
     network = network_of(models.resnet18(), torch.randn(1, 3, 224, 224))
     table = artifacts.read(path, CostTable)
     assert table.architecture == architecture_digest(network)
-    again = fit_again(table, network)
-    assert (again.switch_ms, again.switch_element_ms) == pytest.approx((table.switch_ms, table.switch_element_ms))
+    model = fit(table, network)
+    for name, measured in table.uniform_ms.items():
+        assert model.predict(network.uniform(name)) == pytest.approx(measured.median_ms, rel=0.05)
+    assert 0 < model.fit_error_ms < 0.1 * table.top_ms
 
 
 def test_ties_merge_groups_transitively() -> None:

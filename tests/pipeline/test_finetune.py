@@ -16,6 +16,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.finetune import CHECKPOINT_FILE, WEIGHTS_FILE, builder_of, finetune, simulator_of, trained
 from hwsmpq.pipeline.prove.refine import refine
@@ -50,7 +51,7 @@ def test_the_result_flows_into_build_and_verify(run: Run) -> None:
     assert "retrained for 2 epochs on the search part" in after.claim and "retrained" not in before.claim
     # What came as it was is judged as before; only the plan's engine differs.
     assert [e for e in after.engines if e.name != "chosen"] == [e for e in before.engines if e.name != "chosen"]
-    outputs = simulator_of(run, run.read(Plan)).scores(
+    outputs = simulator_of(prepare(run), run.read(Plan)).scores(
         [result.assignment], run.parts[1].inputs, lambda out, rows: out
     )[0]
     correct = (outputs.argmax(1) == run.parts[1].targets).float().mean()
@@ -81,12 +82,12 @@ def test_another_plan_is_built_untrained_and_says_so(run: Run, notices: list[str
     notices.clear()
     build(run)
     assert [n for n in notices if "trained for another plan" in n and "hwsmpq finetune" in n]
-    assert trained(run, run.read(Plan)) is None and builder_of(run, run.read(Plan)) is run.builder
+    assert trained(prepare(run), run.read(Plan)) is None and builder_of(prepare(run), run.read(Plan)) is run.builder
     # The trained plan again: what was trained for it counts again.
     search(run, resolve_budgets(run, bitops="w4a4"))
     notices.clear()
     build(run)
-    assert trained(run, run.read(Plan)) is not None and notices == []
+    assert trained(prepare(run), run.read(Plan)) is not None and notices == []
 
 
 def test_refine_keeps_the_trained_plan(run: Run) -> None:
@@ -172,7 +173,8 @@ def test_a_real_engine_computes_what_was_trained(tmp_path: Path) -> None:
     finetune(opened, replace(SHORT, learning_rate=0.01))
     certificate = verify(opened)
     plan = opened.read(Plan)
-    outputs = simulator_of(opened, plan).scores([plan.assignment], opened.parts[1].inputs, lambda out, rows: out)[0]
+    simulator = simulator_of(prepare(opened), plan)
+    outputs = simulator.scores([plan.assignment], opened.parts[1].inputs, lambda out, rows: out)[0]
     untrained = opened.simulator.scores([plan.assignment], opened.parts[1].inputs, lambda out, rows: out)[0]
     expected, before = (
         float(torch.nn.functional.cross_entropy(o, opened.parts[1].targets)) for o in (outputs, untrained)

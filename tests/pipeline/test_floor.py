@@ -18,6 +18,7 @@ from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import floor
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Settings
@@ -51,7 +52,7 @@ def test_dead_floor_is_named_and_contributions_start_above_it(tmp_path: Path) ->
 def test_no_background_is_dead(tmp_path: Path) -> None:
     """Besides the check itself no assignment has more than one group below the base."""
     run = open_run(tmp_path, DEAD_FLOOR, [])
-    levels, _ = observed(run, contribute(run))
+    levels, _ = observed(prepare(run), contribute(run))
     assert (levels == 0).sum(1).max() == 1 and (levels == 0).sum() > 0
 
 
@@ -95,7 +96,7 @@ def test_contributions_below_the_base_are_effects_on_living_backgrounds(tmp_path
     """Each from its definition: average over the walks of the value with that group at w2a2 less its background."""
     run = open_run(tmp_path, DEAD_FLOOR, [])
     found = contribute(run)
-    levels, values = observed(run, found)
+    levels, values = observed(prepare(run), found)
     by_row = {tuple(row): value for row, value in zip(levels.tolist(), values, strict=True)}
     group = 1
     effects = []

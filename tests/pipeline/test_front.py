@@ -26,13 +26,14 @@ from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove import built, front
 from hwsmpq.pipeline.prove.front import CHART_FILE, pareto, spread
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.search.front import Z_BEHIND
 from hwsmpq.stages import FILES, MEMO_FILE
-from hwsmpq.types import Assignment, Candidate, CostTable, Fallbacks, Front, Plan, Settings
+from hwsmpq.types import Assignment, Candidate, CostTable, Front, Measurement, Plan, Settings, Survey
 from tests.margins import within_answers
 
 
@@ -83,10 +84,10 @@ def test_the_true_front_where_everything_is_evaluated(tmp_path: Path) -> None:
     assignments = [{g: names[level] for g, level in zip(groups, row, strict=True)} for row in choices]
     named = [Candidate(a, 0.0, 0.0, 0.0, 0.0, 0.0, None, 0.0, 0.0, ("all",), 16) for a in assignments]
     contributions = contribute(run)
-    found = find_front(run, costs_of(run.network, run.ladder, None), contributions, named, n_points=41)
+    found = find_front(prepare(run), costs_of(run.network, run.ladder, None), contributions, named, n_points=41)
     assert found.n_compared == 81
     costs = np.array([counted_costs(run.network, a)[0] for a in assignments])
-    values = np.array([NestedBatches(run).up_to(row, 48)[0] for row in choices])
+    values = np.array([NestedBatches(prepare(run)).up_to(row, 48)[0] for row in choices])
     means = values.mean(1)
     # Of equals one is enough.
     true = [
@@ -216,7 +217,8 @@ def test_precisions_that_a_group_does_not_run_are_not_on_the_front(tmp_path: Pat
     run = open_run(tmp_path)
     contribute(run)
     group = run.network.group_names[1]
-    run.take_as_realised(Fallbacks({group: {"w4a4": "int8"}}))
+    surveyed = replace(run.read(Survey), missing={group: {"w4a4": "int8"}})
+    run.artifacts.write(surveyed, run.artifacts.made_from(Survey))
     points = pareto(run, n_points=4).points
     assert points[0].assignment == {g: "int8" if g == group else "w4a4" for g in run.network.group_names}
     assert {p.assignment[group] for p in points} <= {"int8", "fp32"}
@@ -275,7 +277,9 @@ def engine_folder(openvino_run: Finished, tmp_path: Path) -> Path:
     table = artifacts.read(folder / "cost_table.json", CostTable)
     group_ms = {g: {"int8": 0.01, "fp32": 0.02 + 0.001 * i} for i, g in enumerate(table.group_ms)}
     change_table(folder, lambda known: replace(
-        known, group_ms=group_ms, scale=1.0, offset_ms=0.01, switch_ms=0.0, switch_element_ms=0.0
+        known, group_ms=group_ms, engines=(), uniform_ms={
+            name: Measurement(0.01 + sum(ms[name] for ms in group_ms.values()), 0.001, 7) for name in ("int8", "fp32")
+        },
     ))
     return folder
 
@@ -361,7 +365,7 @@ def test_engines_are_built_once_for_a_cost_table(
     # More points leave the engines that were measured.
     assert pareto(run, n_points=6).engines == more.engines
     # Another cost table does not.
-    change_table(engine_folder, lambda table: replace(table, offset_ms=0.02))
+    change_table(engine_folder, lambda table: replace(table, noise=0.5))
     assert pareto(run, n_points=4).engines == ()
 
 

@@ -9,8 +9,9 @@ import pytest
 from conftest import Finished
 
 from hwsmpq.pipeline.decide.costs import costs_of
+from hwsmpq.pipeline.decide.interactions import record_interactions
 from hwsmpq.pipeline.evaluate.contribute import contribute
-from hwsmpq.pipeline.evaluate.interactions import record_interactions
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Cost, Interactions
@@ -25,7 +26,7 @@ def recorded(run: Run, together: float) -> Interactions:
     levels = rng.integers(n_levels, size=(200, n_groups))
     values = table[np.arange(n_groups), levels].sum(1) + together * ((levels[:, 0] == 0) & (levels[:, 2] == 0))
     problem = Problem(Cost(table), costs_of(run.network, run.ladder, None), {"bitops": 1e12})
-    return record_interactions(run, problem, contribute(run), levels, values)
+    return record_interactions(prepare(run), problem, contribute(run), levels, values)
 
 
 @pytest.mark.parametrize("together", [-2.0, 2.0])

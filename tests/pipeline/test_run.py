@@ -20,7 +20,7 @@ from hwsmpq import artifacts
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import measured_ms, predict
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.lock import LOCK_FILE
 from hwsmpq.model.task import Samples, Task
@@ -32,6 +32,7 @@ from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare import calibrate as calibrating
 from hwsmpq.pipeline.prepare import profile as profiling_stage
 from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove import refine as refining
 from hwsmpq.pipeline.prove import verify as verifying
 from hwsmpq.pipeline.prove.build import build
@@ -80,7 +81,7 @@ def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRe
     run = request.getfixturevalue(name)
     missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
     on_request = {FILES[Trained], FILES[Front]}
-    assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json"})
+    assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json", "rounds.json"})
     assert [path.name for path in run.folder.rglob(".*") if path.is_file()] == [LOCK_FILE]
 
 
@@ -101,7 +102,7 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
     assert certificate["budgets"][0]["predicted"] == latency["predicted"]
     assert (accuracy["source"], accuracy["n_samples"]) == ("engine", N_EVALUATION // 2)
     assert certificate["budgets"][2]["measured"] == pytest.approx(100 * (accuracy["reference"] - accuracy["engine"]))
-    assert certificate["rounds"][-1]["measured_ms"] == latency["measured"]
+    assert certificate["rounds"][-1]["latency"]["median_ms"] == latency["measured"]
     assert certificate["machine"]["runtime"].startswith("openvino")
     assert {e["name"] for e in certificate["engines"]} == {"int8", "fp32", "chosen"}
 
@@ -133,7 +134,7 @@ def test_certificate_without_latency(qdq_run: Finished) -> None:
     assert certificate["latency_ms"] is None
     assert "simulated" in certificate["claim"] and "no latency claim" in certificate["claim"]
     assert certificate["accuracy"]["source"] == "simulator"
-    assert [(r["predicted_ms"], r["measured_ms"]) for r in certificate["rounds"]] == [(None, None)]
+    assert [(r["predicted_ms"], r["latency"]) for r in certificate["rounds"]] == [(None, None)]
     (budget,) = certificate["budgets"]
     assert (budget["kind"], budget["met"]) == ("bitops", True)
 
@@ -296,7 +297,7 @@ def test_contributions_are_within_error_of_full_enumeration(qdq_copy: Path, qdq_
     """Every one of the 3^4 assignments, evaluated at once, through the definition of the Shapley value."""
     run = qdq_run.open(qdq_copy)
     found = run.read(Contributions)
-    game = evaluation_game(run, run.score_batch, lambda done, n: None)
+    game = evaluation_game(prepare(run), run.score_batch, lambda done, n: None)
 
     phi = exact(contributing.ValueGame(game, 0)).phi
     names = run.ladder.names
@@ -419,10 +420,10 @@ def test_missed_latency_is_solved_again_with_what_was_measured(
     distinct = {json.dumps(r.assignment, sort_keys=True) for r in certificate.rounds}
     assert len(certificate.rounds) == len(distinct)  # what was measured above the budget is not built again
     # The last word has the fastest of all that was not measured above the budget.
-    table, limit, groups = run.read(CostTable), certificate.budgets[0].limit, run.network.group_names
-    missed = [assignment for assignment, ms in measured_ms(table, run.network) if ms > limit]
+    model, limit, groups = profiling_stage.cost_model(run), certificate.budgets[0].limit, run.network.group_names
+    missed = [assignment for assignment, ms in model.measured_ms() if ms > limit]
     choices = [dict(zip(groups, names, strict=True)) for names in product(run.ladder.names, repeat=len(groups))]
-    fastest = min(predict(table, run.network, x) for x in choices if x not in missed)
+    fastest = min(model.predict(x) for x in choices if x not in missed)
     assert certificate.rounds[-1].predicted_ms == pytest.approx(fastest)
 
 
@@ -457,14 +458,12 @@ def run_on_a_machine(
     uniform = {"int8": Measurement(10.0, 0.01, 7), "fp32": Measurement(29.0, 0.01, 7)}
     times = zip(run.network.group_names, (1.0, 2.0, 3.0, 4.0), (4.0, 6.0, 7.0, 12.0), strict=True)
     group_ms = {group: {"int8": int8, "fp32": fp32} for group, int8, fp32 in times}
-    table = replace(
-        known, group_ms=group_ms, scale=1.0, offset_ms=0.0, switch_ms=0.0, switch_element_ms=0.0, uniform_ms=uniform,
-        engines=(), fit_error_ms=0.5,
-    )
+    table = replace(known, group_ms=group_ms, uniform_ms=uniform, engines=())
+    model = fit(table, run.network)
     artifacts.write(run.path(CostTable), table, artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"])
 
     def takes(assignment: Assignment) -> float:
-        predicted = predict(table, run.network, assignment)
+        predicted = model.predict(assignment)
         return predicted if len(set(assignment.values())) == 1 else true_ms(predicted)
 
     def timed(run: Run, engines: object, stage: str) -> dict[str, Measurement]:
@@ -481,7 +480,7 @@ def test_rounds_end_with_the_best_that_keeps_the_budget(
     """Engines are all faster, or slower, than predicted: the oracle is every assignment, measured and timed."""
     run, takes = run_on_a_machine(openvino_run, tmp_path / "run", monkeypatch, lambda ms: factor * ms)
     certificate = refine(run, resolve_budgets(run, latency_ms=limit))
-    batches = NestedBatches(run)
+    batches = NestedBatches(prepare(run))
     choices = np.array(list(product(range(2), repeat=4)))
     names = [dict(zip(run.network.group_names, np.array(run.ladder.names)[c].tolist(), strict=True)) for c in choices]
     value = {str(x): batches.up_to(c, 48)[0].mean() for x, c in zip(names, choices, strict=True)}

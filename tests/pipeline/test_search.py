@@ -21,6 +21,7 @@ from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import contribute as contributing
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
@@ -77,7 +78,7 @@ def test_the_race_keeps_its_allowance(tmp_path: Path) -> None:
 def test_nested_batches_are_the_search_part_in_order(tmp_path: Path) -> None:
     run = open_run(tmp_path, n_score_samples=8)
     contribute(run)
-    batches = NestedBatches(run)
+    batches = NestedBatches(prepare(run))
     assert batches.sizes == (8, 24, 16)
     choice = np.ones(4, dtype=np.int64)
     values, metrics = batches.up_to(choice, 48)
@@ -92,7 +93,7 @@ def test_nested_batches_are_the_search_part_in_order(tmp_path: Path) -> None:
 def test_observations_are_what_the_contributions_were_estimated_from(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     contributions = contribute(run)
-    levels, values = observed(run, contributions)
+    levels, values = observed(prepare(run), contributions)
     assert len(levels) == len(values) == contributions.n_evaluations
     by_row = {tuple(row): value for row, value in zip(levels.tolist(), values, strict=True)}
     assert by_row[(0,) * 4] == pytest.approx(contributions.floor_value)

@@ -87,7 +87,7 @@ CHANGES: dict[str, tuple[Asked, set[str]]] = {
     "smooth": (settings(smooth=False), {"ranges"}),
     "correct_bias": (settings(correct_bias=False), {"ranges"}),
     "calibration data": (Asked(calibration_seed=5), {"ranges"}),
-    "ladder": (settings(ladder=("w4a4", "int8")), {"fallbacks", *SCORED, "certificate"}),
+    "ladder": (settings(ladder=("w4a4", "int8")), {"survey", *SCORED, "certificate"}),
     "seed": (settings(seed=1), {*SCORED, "trained", "certificate"}),
     "value": (settings(value="kl"), {*SCORED, "trained"}),
     "metric": (Asked(task={"metric": wrong}), {*SCORED, "certificate"}),
@@ -107,7 +107,7 @@ CHANGES: dict[str, tuple[Asked, set[str]]] = {
     "confidence": (settings(confidence=0.9), {"plan", "certificate", "front"}),
     "budget": (Asked(bitops="int8"), {"plan", "trained"}),
     "recipe": (Asked(recipe=Recipe(n_epochs=1, batch_size=32)), {"trained"}),
-    "batch": (settings(batch=2), {"fallbacks", "manifest", "certificate", "front"}),
+    "batch": (settings(batch=2), {"survey", "manifest", "certificate", "front"}),
     "points": (Asked(n_points=3), {"front"}),
     "memory and seconds": (settings(memory_mb=512, timing_seconds=1.0), set()),
 }
@@ -127,7 +127,7 @@ def captured_once() -> Iterator[None]:
     """The network is the same in all of these runs, and captures are never changed."""
     known = capture(network(), (images(16, seed=2),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "capture", lambda model, example: known)
+        patch.setattr(running, "capture", lambda *given: known)
         yield
 
 

@@ -22,12 +22,12 @@ from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prepare.elsewhere import emit_profile, import_profile
 from hwsmpq.pipeline.prepare.profile import profile
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.survey import prepare, survey
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.report.render import render
-from hwsmpq.types import CostTable, Fallbacks, LayerAudit, Manifest, Plan, Settings
+from hwsmpq.types import CostTable, LayerAudit, Manifest, Plan, Settings, Survey
 
 SMALL = {"n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
 needs_rtx = pytest.mark.skipif(
@@ -74,8 +74,8 @@ def test_a_run_ends_with_an_engine_its_audit_and_a_plain_word_on_latency(tmp_pat
     )
     certificate = refine(run, resolve_budgets(run, bitops="1.5e9"))
     # The builder has no fp8 kernel for the stem; the target never had one for the transposed convolution.
-    assert run.read(Fallbacks).found == certificate.fallbacks == {"stem": {"fp8": "fp32"}}
-    assert run.network.substitutes == {"stem": {"fp8": "fp32"}, "up": {"int8": "fp16", "fp8": "fp16"}}
+    assert run.read(Survey).fallbacks(run.network) == certificate.fallbacks == {"stem": {"fp8": "fp32"}}
+    assert prepare(run).network.substitutes == {"stem": {"fp8": "fp32"}, "up": {"int8": "fp16", "fp8": "fp16"}}
     assert any("stem in fp32 where fp8" in message for message in told)
     # It is a different choice from then on: nothing is mismatched in what was built.
     assert certificate.verified and certificate.audit.n_as_requested == certificate.audit.n_layers == 4
@@ -206,7 +206,7 @@ def test_files_of_one_engine_are_not_enough(tmp_path: Path, elsewhere: Callable[
 def test_the_reference_is_never_replaced(tmp_path: Path) -> None:
     """Audits of fp32 layers are no fallbacks: accuracy is measured against fp32 whatever the target runs it in."""
     run = Run(tmp_path / "run", settings("tensorrt-rtx:sm89", "int8,fp32"), tiny_task())
-    assert survey(run).found == {}
+    assert survey(run).fallbacks(run.network) == {}
     outputs = run.simulator.scores([run.network.uniform("fp32")], (run.task.evaluation.inputs[0],), lambda o, r: o)[0]
     np.testing.assert_allclose(outputs, run.task.model(run.task.evaluation.inputs[0]).detach(), rtol=1e-4, atol=1e-3)
     search(run, resolve_budgets(run, bitops="int8"))

@@ -25,6 +25,7 @@ from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import workers
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Budget, Settings
 
@@ -121,7 +122,7 @@ def settings(folder: Path, code: str) -> Settings:
 
 def open_game(run: Run, progress: Callable[[int, int], None] = lambda done, n: None) -> MemoizedGame:
     calibrate(run)
-    return evaluation_game(run, run.score_batch, progress)
+    return evaluation_game(prepare(run), run.score_batch, progress)
 
 
 def contributions(game: MemoizedGame) -> Table:
@@ -152,7 +153,7 @@ def test_same_as_serial_for_a_task_object_on_several_batches(tmp_path: Path, ser
     open_game(alone)
     for part in (slice(0, 16), slice(16, 21), slice(21, None)):
         one, two = (
-            evaluation_game(run, run.parts[0].take(part), lambda done, n: None).samples(rows)
+            evaluation_game(prepare(run), run.parts[0].take(part), lambda done, n: None).samples(rows)
             for run in (alone, shared)
         )
         np.testing.assert_array_equal(one, two)
@@ -234,13 +235,12 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 from conftest import QDQ_SETTINGS
 from hwsmpq.pipeline.evaluate.game import evaluation_game
-from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prepare.calibrate import calibrated
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 
 run = Run(pathlib.Path({folder!r}), Settings(**{{**vars(QDQ_SETTINGS), "task": {task!r}}}), workers=2)
-calibrate(run)
-game = evaluation_game(run, run.score_batch, lambda done, n: None)
+game = evaluation_game(calibrated(run), run.score_batch, lambda done, n: None)
 try:
     game(np.random.default_rng(0).integers(0, 3, (60, 4)))
 except KeyboardInterrupt:

@@ -107,9 +107,9 @@ def make_artifacts(
     uniform_ms = {b: Measurement(latency_ms(network.uniform(b)), 0.02, 30) for b in levels}
     engines = [mixture() for _ in range(10)]
     cost = CostTable(
-        "openvino-cpu" if latency else "bitops", MACHINE, MODEL, levels, group_ms if latency else {}, 1.1, 0.2, 0.002,
-        1e-8, uniform_ms if latency else {},
-        tuple(EngineTiming(x, timing(latency_ms(x)), uniform_ms[levels[-1]]) for x in engines) if latency else (), 0.03,
+        "openvino-cpu" if latency else "bitops", MACHINE, MODEL, levels, group_ms if latency else {},
+        uniform_ms if latency else {},
+        tuple(EngineTiming(x, timing(latency_ms(x)), uniform_ms[levels[-1]]) for x in engines) if latency else (),
     )
     weight = rng.gamma(1.0, 0.01, n_groups)
     phi = {g: {b: float(weight[i] * (1 - 0.4 ** j)) if j < len(levels) - 1 else float(weight[i])
@@ -160,8 +160,8 @@ def make_artifacts(
         LatencyOutcome(1.83 * measured, plan_point.latency_ms, measured, 0.01 * measured) if latency else None,
         AccuracyOutcome(0.751, 0.749, 325, 0.003, 0.001, "engine" if latency else "simulator"),
         Audit(len(audits), len(audits) - mismatches, tuple(a for a in audits if not a.as_requested)),
-        (Round(pool[-1].assignment, measured * 1.06, measured * 1.10, False),
-         Round(chosen, plan_point.latency_ms, measured, met)) if latency else (),
+        (Round(budgets, pool[-1].assignment, measured * 1.06, timing(measured * 1.10), False),
+         Round(budgets, chosen, plan_point.latency_ms, Measurement(measured, 0.0, 7), met)) if latency else (),
         (*(EngineResult(b, uniform_ms[b].median_ms if latency else None, 0.751 if b == "fp32" else 0.715, 1.2, 0.08,
                         sum(bitops[g][b] for g in names), sum(n_bytes[g][b] for g in names) / 1e6)
            for b in (levels[:1] if latency else levels)),

@@ -293,18 +293,6 @@ def test_mixture_predictions_are_drift_corrected(tmp_path: Path) -> None:
     assert all(a.measured_ms == pytest.approx(b.measured_ms) for b, a in mixtures)
 
 
-def test_a_round_added_by_refitting_is_not_also_a_mixture(tmp_path: Path) -> None:
-    folder = make_run(tmp_path)
-    table, (_, plan, _) = artifacts.read(folder / "cost_table.json", CostTable), load(folder)
-    kinds = Counter(timing.kind for timing in collect(folder).timings)
-    refitted = (*table.engines, replace(table.engines[0], assignment=plan.assignment))
-    run = Folder(folder)
-    run.write(replace(table, engines=refitted), {})
-    run.write(run.read(Certificate), {**run.made_from(Certificate), "cost_table": run.sha256(CostTable)})
-    assert Counter(timing.kind for timing in collect(folder).timings) == kinds
-    assert kinds == {"uniform": 2, "mixture": 10, "round": 2, "front": 6}
-
-
 def test_engines_of_the_report_part_replace_search_scores(complete: Path) -> None:
     tradeoff, (_, _, certificate) = collect(complete).tradeoff, load(complete)
     assert tradeoff is not None

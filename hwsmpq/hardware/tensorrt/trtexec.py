@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.tensorrt import attribution
 from hwsmpq.device.tensorrt.inspector import parse_inspector
 from hwsmpq.device.tensorrt.kernels import Kernel, realised
 from hwsmpq.device.timing import spread
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cost_model
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Measurement, Network
 
 LAYERS, PROFILE, TIMES, LOG = ".layers.json", ".profile.json", ".times.json", ".log"
@@ -154,7 +154,7 @@ def cost_table(
     target: str,
     machine: Mapping[str, str],
 ) -> CostTable:
-    """Fit the cost model to engines from one machine: a uniform one a precision of the ladder, the others mixtures.
+    """The cost table of engines from one machine: a uniform one a precision of the ladder, the others mixtures.
 
     An engine is uniform at a precision if every layer runs in what its group runs when that is asked for.
 
@@ -184,7 +184,10 @@ def cost_table(
         if index not in uniform.values()
     ]
     uniform_ms = {name: engines[index].total for name, index in uniform.items()}
-    return cost_model.fit(network, ladder, group_ms, uniform_ms, mixtures, target=target, machine=machine)
+    return CostTable(
+        target, dict(machine), network.model_sha256, ladder.names, group_ms, uniform_ms, tuple(mixtures),
+        architecture=architecture_digest(network),
+    )
 
 
 def _uniform(

@@ -7,7 +7,7 @@ import math
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.profile import profile
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Budget, Precision
 
@@ -56,6 +56,6 @@ def _amount(run: Run, kind: str, asked: str | float) -> float:
         return float(asked)
     except ValueError:
         precision = Precision.parse(str(asked))
-    survey(run)  # a uniform network costs what its layers run in
-    bitops, size_mb = counted_costs(run.network, run.network.uniform(precision.name))
+    network = prepare(run).network  # a uniform network costs what its layers run in
+    bitops, size_mb = counted_costs(network, network.uniform(precision.name))
     return bitops if kind == "bitops" else size_mb

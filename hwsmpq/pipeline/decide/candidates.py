@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.pipeline.decide.costs import assignment_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
@@ -178,13 +178,14 @@ def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.fl
     return fit_surrogate(levels.astype(np.int64), values, walks, table, PAIRS_PER_GROUP * len(table))
 
 
-def as_candidate(run: Run, value: Cost | None, batches: NestedBatches, one: Measured) -> Candidate:
+def as_candidate(prepared: Prepared, value: Cost | None, batches: NestedBatches, one: Measured) -> Candidate:
     """What was measured of a proposal, what ``value`` predicts of it, and what it costs."""
+    run = prepared.run
     solution, n = one.proposal.solution, one.n_samples
     values, reference_values = batches.up_to(solution.choice, n)[0], batches.reference(n)[0]
     drop = batches.drop(solution.choice, n)
     return Candidate(
-        assignment=assignment_of(run.network, run.ladder, solution.choice),
+        assignment=assignment_of(prepared.network, run.ladder, solution.choice),
         predicted_value=None if value is None else value(solution.choice),
         value=float(values.mean()),
         stderr=paired_stderr(values - reference_values),

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.hardware.cost_model import latency_cost
+from hwsmpq.hardware.cost_model import CostModel
 from hwsmpq.search.problem import Choice
-from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, Ladder, Network
+from hwsmpq.types import PRECISIONS, Assignment, Cost, Ladder, Network
 
 
-def costs_of(network: Network, ladder: Ladder, table: CostTable | None) -> dict[str, Cost]:
-    """What the solver adds up, by budget kind; columns follow the ladder."""
+def costs_of(network: Network, ladder: Ladder, model: CostModel | None) -> dict[str, Cost]:
+    """What the solver adds up, by budget kind; columns follow the ladder, which is that of the model."""
     costs = _counted(network, network.levels(ladder.names))
-    if table is not None:
-        costs["latency_ms"] = latency_cost(table, network, ladder)
+    if model is not None:
+        costs["latency_ms"] = model.cost
     return costs
 
 

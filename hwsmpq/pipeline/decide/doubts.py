@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hwsmpq.model.task import top1
 from hwsmpq.model.values import per_sample
 from hwsmpq.pipeline.evaluate.game import evaluation_game
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.types import REFERENCE
 
 LEAST_ABOVE_CHANCE = 0.1
@@ -18,14 +18,15 @@ Z_SURE = 3.0
 """Standard errors from which on a difference is taken for real."""
 
 
-def tell_doubts(run: Run) -> None:
+def tell_doubts(prepared: Prepared) -> None:
     """Notify of a network that is hardly better than chance on the data, and of a metric that rises where the value
     that scores assignments falls.
 
     Costs one evaluation a precision of the ladder and two of the reference, on the score batch.
     """
+    run = prepared.run
     batch = run.score_batch
-    outputs = run.simulator.scores([run.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out)[0]
+    outputs = prepared.simulator.scores([prepared.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out)[0]
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(run.settings.seed))
     right, shuffled = (
         per_sample(run.judge.metric, outputs, targets, "metric").double().numpy()
@@ -42,9 +43,9 @@ def tell_doubts(run: Run) -> None:
             f" labels {100 * chance:.1f}): check the preprocessing (scale, mean, order of channels), the class order of"
             " the labels, and that the weights are trained ones"
         )
-    game = evaluation_game(run, batch, lambda done, n: run.progress("search: check the task", done, n))
+    game = evaluation_game(prepared, batch, lambda done, n: run.progress("search: check the task", done, n))
     names = dict.fromkeys((*run.ladder.names, REFERENCE))
-    rows = game.samples_of([run.network.uniform(name) for name in names]).astype(np.float64)
+    rows = game.samples_of([prepared.network.uniform(name) for name in names]).astype(np.float64)
     values, metrics = (part - part[-1] for part in np.split(rows, 2, axis=1))
     opposed = [
         name for name, value, metric in zip(names, values, metrics, strict=True)

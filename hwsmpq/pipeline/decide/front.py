@@ -14,7 +14,7 @@ from hwsmpq.pipeline.decide.costs import allowed, assignment_of, choices_of
 from hwsmpq.pipeline.decide.solve import value_tables
 from hwsmpq.pipeline.evaluate.contribute import observed
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.front import front_of
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
@@ -35,7 +35,8 @@ Found = list[tuple[str, Solution]]
 
 
 def find_front(
-    run: Run, costs: Mapping[str, Cost], contributions: Contributions, known: Iterable[Candidate], n_points: int
+    prepared: Prepared, costs: Mapping[str, Cost], contributions: Contributions, known: Iterable[Candidate],
+    n_points: int,
 ) -> Front:
     """The front of latency, where there is a cost for it, or else of BitOps, against value.
 
@@ -45,19 +46,20 @@ def find_front(
             whatever smaller batches say; so are uniform assignments.
         n_points: cost limits, evenly spaced (by ratio) from the cheapest assignment to the ladder's top.
     """
+    run = prepared.run
     kind: CostKind = "latency_ms" if "latency_ms" in costs else "bitops"
-    tables = value_tables(run, contributions)
-    problem = Problem(tables[contributions.estimator], costs, {}, allowed=allowed(run.network, run.ladder))
+    tables = value_tables(prepared, contributions)
+    problem = Problem(tables[contributions.estimator], costs, {}, allowed=allowed(prepared.network, run.ladder))
     limited = [replace(problem, limits={kind: limit}) for limit in _limits(problem, kind, n_points)]
-    batches, walks = NestedBatches(run), observed(run, contributions)
+    batches, walks = NestedBatches(prepared), observed(prepared, contributions)
 
     known = list(known)
-    chosen = choices_of(run.network, run.ladder, [one.assignment for one in known])
+    chosen = choices_of(prepared.network, run.ladder, [one.assignment for one in known])
     earlier = [(one, choice) for one, choice in zip(known, chosen, strict=True) if choice is not None]
     found = [(name, unsolved(problem, choice)) for one, choice in earlier for name in one.sources]
-    found += _walked(run, problem, walks[0])
+    found += _walked(prepared, problem, walks[0])
     model = surrogate(problem, *walks)
-    found += _solved(run, limited, tables if model is None else {**tables, "surrogate": model})
+    found += _solved(prepared, limited, tables if model is None else {**tables, "surrogate": model})
     found += _improved(limited, kind, merge(found), walks, batches)
     proposals = merge(found)
 
@@ -71,14 +73,14 @@ def find_front(
     )
     return Front(
         target=run.target.name,
-        model_sha256=run.network.model_sha256,
+        model_sha256=prepared.network.model_sha256,
         ladder=run.ladder.names,
         seed=run.settings.seed,
         cost=kind,
         value=run.value,
         reference_value=float(batches.reference(whole)[0].mean()),
         n_compared=len(proposals),
-        points=tuple(as_candidate(run, problem.value, batches, Measured(proposals[i], whole)) for i in front),
+        points=tuple(as_candidate(prepared, problem.value, batches, Measured(proposals[i], whole)) for i in front),
     )
 
 
@@ -90,10 +92,11 @@ def _limits(problem: Problem, kind: CostKind, n: int) -> list[float]:
     return np.unique(np.geomspace(least, max(least, problem.costs[kind](top)), n)).tolist()
 
 
-def _walked(run: Run, problem: Problem, walks: NDArray[np.int64]) -> Found:
+def _walked(prepared: Prepared, problem: Problem, walks: NDArray[np.int64]) -> Found:
     """What the contributions were estimated from, as levels that groups may take."""
-    assignments = [assignment_of(run.network, run.ladder, levels) for levels in walks]
-    choices = choices_of(run.network, run.ladder, assignments)
+    run = prepared.run
+    assignments = [assignment_of(prepared.network, run.ladder, levels) for levels in walks]
+    choices = choices_of(prepared.network, run.ladder, assignments)
     found: Found = []
     for choice in choices:
         assert choice is not None
@@ -101,8 +104,9 @@ def _walked(run: Run, problem: Problem, walks: NDArray[np.int64]) -> Found:
     return found
 
 
-def _solved(run: Run, limited: Sequence[Problem], tables: Mapping[str, Cost]) -> Found:
+def _solved(prepared: Prepared, limited: Sequence[Problem], tables: Mapping[str, Cost]) -> Found:
     """The best solutions of every table within every limit, and the uniform choices."""
+    run = prepared.run
     found: Found = []
     for done, problem in enumerate(limited, 1):
         found += [(name, p.solution) for p in pool(problem, tables, N_PROPOSED) for name in p.sources]

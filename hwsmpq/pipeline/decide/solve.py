@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import error_ms, margin_ms, measured_ms
+from hwsmpq.hardware.cost_model import CostModel
 from hwsmpq.pipeline.decide.candidates import (
     LargestDrop,
     Measured,
@@ -23,17 +23,18 @@ from hwsmpq.pipeline.decide.candidates import (
 )
 from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
+from hwsmpq.pipeline.decide.interactions import record_interactions
 from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
-from hwsmpq.pipeline.evaluate.interactions import record_interactions
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
-from hwsmpq.pipeline.prepare.profile import profile
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.prepared import Prepared
+from hwsmpq.pipeline.prepare.profile import cost_model
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
-from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Stability
+from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Rounds, Stability
 
 N_REPETITIONS = 50
 
@@ -64,21 +65,22 @@ def search(
             "give --latency-ms, --speedup, --bitops, --size-mb or --max-drop",
         )
     limits = {budget.kind: budget.limit for budget in budgets}
-    survey(run)
+    prepared = prepare(run)
     # Nothing is measured for budgets that no plan can keep.
-    _Search(run, [b for b in budgets if b.kind in ("bitops", "size_mb")], None, costs_of(run.network, run.ladder, None))
+    counted = costs_of(prepared.network, run.ladder, None)
+    _Search(prepared, [b for b in budgets if b.kind in counted], None, counted)
     if not run.path(Plan).exists():
-        tell_doubts(run)
-    table = profile(run)
-    if "latency_ms" in limits and table is None:
+        tell_doubts(prepared)
+    model = cost_model(run)
+    if "latency_ms" in limits and model is None:
         raise HwsmpqError(
             f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
             "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
-    costs = costs_of(run.network, run.ladder, table)
-    searched = _Search(run, budgets, table, costs, math.inf if fastest else n_margins, met)
+    costs = costs_of(prepared.network, run.ladder, model)
+    searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
     cheapest = searched.cheapest_of_all()
-    contributions = None if cheapest else contribute(run, enough(run, costs, limits))
+    contributions = None if cheapest else contribute(run, enough(prepared, costs, limits))
 
     def make() -> Plan:
         if contributions:
@@ -87,22 +89,23 @@ def search(
         run.notify("the cheapest plan of all keeps max_drop on the search part: no contributions are needed")
         return searched.plan(*cheapest)
 
-    unused = {CostTable: table is None, Contributions: contributions is None}
+    unused = {CostTable: model is None, Rounds: not run.measures_latency, Contributions: contributions is None}
     return run.stage(
         Plan, make, [kind for kind, is_unused in unused.items() if is_unused], budgets=sorted(limits.items()),
         margin=(n_margins, fastest), met=met,
     )
 
 
-def enough(run: Run, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
+def enough(prepared: Prepared, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
     """The draws suffice when the wanted share of as many fresh draws would give the same plan within the limits."""
+    run = prepared.run
     least = run.settings.stability
     solved = {kind: limit for kind, limit in limits.items() if kind != "max_drop"}
     if least is None or not solved:
         return None
 
     def suffice(draws: NDArray[np.float64]) -> bool:
-        problem = Problem(Cost(draws.mean(0)), costs, solved, allowed=allowed(run.network, run.ladder))
+        problem = Problem(Cost(draws.mean(0)), costs, solved, allowed=allowed(prepared.network, run.ladder))
         return _repeated(problem, draws, run.settings.seed)[0] >= least
 
     return Enough(suffice, [least, sorted(solved.items())])
@@ -116,37 +119,38 @@ class _Search:
     """
 
     def __init__(
-        self, run: Run, budgets: Sequence[Budget], table: CostTable | None, costs: dict[str, Cost],
+        self, prepared: Prepared, budgets: Sequence[Budget], model: CostModel | None, costs: dict[str, Cost],
         n_margins: float = 0.0, met: Sequence[Assignment] = (),
     ) -> None:
-        self._run, self._budgets = run, tuple(budgets)
+        run = prepared.run
+        self._prepared, self._run, self._budgets = prepared, run, tuple(budgets)
         by_bound = run.settings.confidence is not None
         self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
-        unvalued = Cost(np.zeros((len(run.network.groups), len(run.ladder.names))))
-        self._problem = Problem(unvalued, costs, limits, allowed=allowed(run.network, run.ladder))
+        unvalued = Cost(np.zeros((len(prepared.network.groups), len(run.ladder.names))))
+        self._problem = Problem(unvalued, costs, limits, allowed=allowed(prepared.network, run.ladder))
         if limits:
             solve(self._problem)
         latency = next((b for b in budgets if b.kind == "latency_ms"), None)
-        if table is not None and latency is not None:
-            over = [assignment for assignment, ms in measured_ms(table, run.network) if not latency.met(ms)]
-            choices = choices_of(run.network, run.ladder, over)
+        if model is not None and latency is not None:
+            over = [assignment for assignment, ms in model.measured_ms() if not latency.met(ms)]
+            choices = choices_of(prepared.network, run.ladder, over)
             self._problem = replace(self._problem, missed=frozenset(identity(c) for c in choices if c is not None))
-            margin = n_margins * error_ms(table)
+            margin = n_margins * model.error_ms
             if run.settings.confidence is not None:
-                margin += margin_ms(table, run.settings.confidence)
+                margin += model.margin_ms(run.settings.confidence)
             if margin > 0:
                 self._problem = _with_margin(self._problem, margin)
-        known = [choice for choice in choices_of(run.network, run.ladder, met) if choice is not None]
+        known = [choice for choice in choices_of(prepared.network, run.ladder, met) if choice is not None]
         self._met = [choice for choice in known if identity(choice) not in self._problem.missed]
         self._cheapest = None
         if self._largest is not None and latency is None:
-            self._cheapest = "latency_ms" if table else "bitops"
+            self._cheapest = "latency_ms" if model else "bitops"
 
     @cached_property
     def _batches(self) -> NestedBatches:
         """Made only where something is evaluated: it hashes the whole search part."""
-        return NestedBatches(self._run)
+        return NestedBatches(self._prepared)
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations."""
@@ -156,11 +160,11 @@ class _Search:
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""
-        run, value = self._run, _table(self._run, contributions)
+        value = _table(self._prepared, contributions)
         problem = replace(self._problem, value=value)
         measured, n_evaluations = self._measured(problem, contributions)
         plan = self.plan(measured, n_evaluations, value)
-        return plan if self._cheapest else replace(plan, stability=_stability(run, problem, contributions))
+        return plan if self._cheapest else replace(plan, stability=_stability(self._prepared, problem, contributions))
 
     def plan(self, measured: Sequence[Measured], n_evaluations: float, value: Cost | None = None) -> Plan:
         """The plan that is chosen of measured candidates.
@@ -169,7 +173,7 @@ class _Search:
             value: what predicts their value; None where nothing does.
         """
         run = self._run
-        candidates = [as_candidate(run, value, self._batches, one) for one in measured]
+        candidates = [as_candidate(self._prepared, value, self._batches, one) for one in measured]
         chosen = self._choose(candidates, measured)
         solution = measured[candidates.index(chosen)].proposal.solution
         return Plan(
@@ -200,12 +204,12 @@ class _Search:
             best_first = sorted(proposals, key=lambda p: -problem.value(p.solution.choice))
             return [Measured(best_first[0], sum(self._batches.sizes))], 0.0
         additive = {contributions.estimator: problem.value}
-        values = additive if run.settings.additive else value_tables(run, contributions)
+        values = additive if run.settings.additive else value_tables(self._prepared, contributions)
         if self._cheapest:
             assert self._largest is not None
             return screen_for_cost(problem, values, self._cheapest, self._largest, self._batches)
-        evaluated = observed(run, contributions)
-        record_interactions(run, problem, contributions, *evaluated)
+        evaluated = observed(self._prepared, contributions)
+        record_interactions(self._prepared, problem, contributions, *evaluated)
         return race_for_value(problem, values, met, evaluated, self._batches, run.settings)
 
     def _choose(self, candidates: list[Candidate], measured: Sequence[Measured]) -> Candidate:
@@ -244,13 +248,13 @@ class _Search:
         )
 
 
-def _stability(run: Run, problem: Problem, contributions: Contributions) -> Stability | None:
+def _stability(prepared: Prepared, problem: Problem, contributions: Contributions) -> Stability | None:
     """How often as many fresh draws would give the same additive plan; None where nothing was drawn."""
     draws = np.array(contributions.draws)
     if len(draws) < 2:
         return None
     share, by_group = _repeated(problem, draws, contributions.seed)
-    certainty = dict(zip(run.network.group_names, map(float, by_group), strict=True))
+    certainty = dict(zip(prepared.network.group_names, map(float, by_group), strict=True))
     return Stability(share, certainty, N_REPETITIONS, contributions.drawn)
 
 
@@ -258,16 +262,18 @@ def _repeated(problem: Problem, draws: NDArray[np.float64], seed: int) -> tuple[
     return stability(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_REPETITIONS, seed)
 
 
-def value_tables(run: Run, contributions: Contributions) -> dict[str, Cost]:
+def value_tables(prepared: Prepared, contributions: Contributions) -> dict[str, Cost]:
     """What the solver may take for the value, by the name of the method: the contributions first, then the cheap
     scores."""
-    return {one.estimator: _table(run, one) for one in (contributions, *scores(run, contributions).tables)}
+    tables = (contributions, *scores(prepared.run, contributions).tables)
+    return {one.estimator: _table(prepared, one) for one in tables}
 
 
-def _table(run: Run, contributions: Contributions) -> Cost:
+def _table(prepared: Prepared, contributions: Contributions) -> Cost:
     """Phi in the order of network and ladder, on top of the value where it is 0."""
+    run = prepared.run
     phi, names = contributions.phi, run.ladder.names
-    unary = np.array([[phi[group][name] for name in names] for group in run.network.group_names])
+    unary = np.array([[phi[group][name] for name in names] for group in prepared.network.group_names])
     return Cost(unary, constant=contributions.floor_value)
 
 

@@ -18,11 +18,12 @@ from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.evaluate.floor import live_base
 from hwsmpq.pipeline.evaluate.game import evaluation_game
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.prepared import Prepared
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request
-from hwsmpq.types import Contributions, Ranges, Scores
+from hwsmpq.types import Contributions, Scores
 
 CHEAP = ("one-at-a-time", "fisher")
 """Sensitivity methods whose plans are raced beside those of the contributions."""
@@ -46,7 +47,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
         enough: also ends the sampling.
     """
     settings = run.settings
-    survey(run)
+    prepared = prepare(run)
     batch = run.score_batch
 
     def make() -> Contributions:
@@ -57,8 +58,8 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
             error=settings.target_error,
             stable=enough.suffice if enough else None,
         )
-        base = live_base(run, batch, _game(run, batch, "floor check"))
-        return _by_name(run, batch, _estimate(run, batch, settings.estimator, base, stop), base)
+        base = live_base(prepared, batch, _game(prepared, batch, "floor check"))
+        return _by_name(prepared, batch, _estimate(prepared, batch, settings.estimator, base, stop), base)
 
     return run.stage(Contributions, make, until=enough.budgets if enough else None)
 
@@ -66,32 +67,34 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
 @holding
 def scores(run: Run, contributions: Contributions) -> Scores:
     """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
-    batch, base = run.score_batch, _base_of(run, contributions)
+    prepared = prepare(run)
+    batch, base = run.score_batch, _base_of(prepared, contributions)
 
     def make() -> Scores:
         tables, skipped = [], {}
         for name in CHEAP:
             try:
-                table = _estimate(run, batch, name, base, Stop(MIN_DRAWS))
+                table = _estimate(prepared, batch, name, base, Stop(MIN_DRAWS))
             except MachineError:  # no answer: it is tried again
                 raise
             except HwsmpqError as error:
                 skipped[name] = str(error)
                 run.notify(f"no plans from {name}: {error}")
             else:
-                tables.append(replace(_by_name(run, batch, table, base), draws=()))
+                tables.append(replace(_by_name(prepared, batch, table, base), draws=()))
         return Scores(tuple(tables), skipped)
 
     return run.stage(Scores, make, base=base, methods=CHEAP)
 
 
-def observed(run: Run, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def observed(prepared: Prepared, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(assignments (n, n_groups), values (n,)) on the score batch that the contributions were estimated from, in order
     of request.
 
     The estimator is played again on the memo, which holds all of them unless it was deleted.
     """
-    game = _value_game(run, run.score_batch, run.settings.estimator, _base_of(run, contributions))
+    run = prepared.run
+    game = _value_game(prepared, run.score_batch, run.settings.estimator, _base_of(prepared, contributions))
     n_draws = len(contributions.draws)
     if n_draws and run.settings.estimator in ESTIMATORS:
         ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
@@ -127,24 +130,26 @@ class ValueGame:
         return ValueGame(self._fresh(index), self.base)
 
 
-def _value_game(run: Run, batch: Samples, name: str, base: int) -> ValueGame:
+def _value_game(prepared: Prepared, batch: Samples, name: str, base: int) -> ValueGame:
+    run = prepared.run
     part = run.parts[0]
 
     def fresh(index: int) -> MemoizedGame:
         generator = torch.Generator().manual_seed((run.settings.seed << 32) + index)
-        return _game(run, part.take(torch.randperm(len(part), generator=generator)[: len(batch)]), name)
+        return _game(prepared, part.take(torch.randperm(len(part), generator=generator)[: len(batch)]), name)
 
-    return ValueGame(_game(run, batch, name), base, fresh)
+    return ValueGame(_game(prepared, batch, name), base, fresh)
 
 
-def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Table:
+def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: Stop) -> Table:
     """The table of any method."""
+    run = prepared.run
     settings = run.settings
-    game = _value_game(run, batch, name, base)
+    game = _value_game(prepared, batch, name, base)
     if name in ESTIMATORS:
         return ESTIMATORS[name](game, stop, settings.seed)
     request = Request(
-        run.captured, run.read(Ranges), run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
+        prepared.captured, prepared.ranges, run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
         settings.memory_mb,
     )
     table = SENSITIVITIES[name](request)
@@ -152,16 +157,19 @@ def _estimate(run: Run, batch: Samples, name: str, base: int, stop: Stop) -> Tab
     return replace(table, phi=table.phi - table.phi[:, [base]], floor_value=base_value, top_value=top_value)
 
 
-def _base_of(run: Run, contributions: Contributions) -> int:
+def _base_of(prepared: Prepared, contributions: Contributions) -> int:
+    run = prepared.run
     return run.ladder.names.index(contributions.start)
 
 
-def _game(run: Run, batch: Samples, stage: str) -> MemoizedGame:
-    return evaluation_game(run, batch, lambda done, n: run.progress(f"contribute: {stage}", done, n))
+def _game(prepared: Prepared, batch: Samples, stage: str) -> MemoizedGame:
+    run = prepared.run
+    return evaluation_game(prepared, batch, lambda done, n: run.progress(f"contribute: {stage}", done, n))
 
 
-def _by_name(run: Run, batch: Samples, table: Table, base: int) -> Contributions:
-    names, groups = run.ladder.names, run.network.group_names
+def _by_name(prepared: Prepared, batch: Samples, table: Table, base: int) -> Contributions:
+    run = prepared.run
+    names, groups = run.ladder.names, prepared.network.group_names
 
     def named(array: NDArray[np.float64]) -> dict[str, dict[str, float]]:
         return {g: dict(zip(names, map(float, row), strict=True)) for g, row in zip(groups, array, strict=True)}
@@ -169,7 +177,7 @@ def _by_name(run: Run, batch: Samples, table: Table, base: int) -> Contributions
     return Contributions(
         estimator=table.estimator,
         value=run.value,
-        model_sha256=run.network.model_sha256,
+        model_sha256=prepared.network.model_sha256,
         ladder=names,
         phi=named(table.phi),
         stderr=named(table.stderr),

@@ -15,14 +15,14 @@ from hwsmpq.contribution.memoized import MemoizedGame
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples
 from hwsmpq.model.values import per_sample
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.types import REFERENCE
 
 LEAST_SHARE = 0.25
 """Share of the reference's distance from chance that a living network keeps."""
 
 
-def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
+def live_base(prepared: Prepared, batch: Samples, game: MemoizedGame) -> int:
     """The level that contributions start from: what the user named, else the lowest that leaves the network alive.
 
     A level is alive where the uniform network keeps ``LEAST_SHARE`` of what the metric of the reference lies above
@@ -35,10 +35,11 @@ def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
     Raises:
         HwsmpqError: every level of the ladder destroys the network.
     """
+    run = prepared.run
     names = run.ladder.names
     if run.settings.base is not None:
         return names.index(run.settings.base)
-    shares, metrics, chance = shares_kept(run, batch, game)
+    shares, metrics, chance = shares_kept(prepared, batch, game)
     dead = [name for name, share in zip(names, shares, strict=True) if share < LEAST_SHARE]
     if not dead:
         return 0
@@ -58,14 +59,15 @@ def live_base(run: Run, batch: Samples, game: MemoizedGame) -> int:
 
 
 def shares_kept(
-    run: Run, batch: Samples, game: MemoizedGame
+    prepared: Prepared, batch: Samples, game: MemoizedGame
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """(share of the reference's distance from chance that each level keeps, metric of each level, chance)."""
+    run = prepared.run
     n_levels = len(run.ladder.names)
-    uniform = np.repeat(np.arange(n_levels)[:, None], len(run.network.groups), axis=1)
+    uniform = np.repeat(np.arange(n_levels)[:, None], len(prepared.network.groups), axis=1)
     metrics = game.samples(uniform)[:, len(batch) :].mean(1, dtype=np.float64)
-    outputs = run.simulator.scores(
-        [run.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out
+    outputs = prepared.simulator.scores(
+        [prepared.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out
     )[0]
     generator = torch.Generator().manual_seed(run.settings.seed)
     shuffled = batch.targets[torch.randperm(len(batch), generator=generator)]

@@ -13,7 +13,7 @@ import numpy as np
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.evaluate.floor import LEAST_SHARE, shares_kept
 from hwsmpq.pipeline.evaluate.game import evaluation_game
-from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prepare.calibrate import calibrated
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.paired import paired_stderr
 from hwsmpq.types import REFERENCE, Precision, Sweep, SweepPoint
@@ -45,12 +45,12 @@ def swept(native: tuple[str, ...]) -> tuple[str, ...]:
 @holding
 def sweep(run: Run) -> Sweep:
     """Evaluate the uniform networks of a run whose ladder is :func:`swept`, and propose a ladder from them."""
-    calibrate(run)
+    prepared = calibrated(run)
     batch = run.score_batch
-    game = evaluation_game(run, batch, lambda done, n: run.progress("ladder: evaluate", done, n))
+    game = evaluation_game(prepared, batch, lambda done, n: run.progress("ladder: evaluate", done, n))
     names = run.ladder.names
-    shares, _, _ = shares_kept(run, batch, game)
-    rows = game.samples_of([run.network.uniform(name) for name in (*names, REFERENCE)]).astype(np.float64)
+    shares, _, _ = shares_kept(prepared, batch, game)
+    rows = game.samples_of([prepared.network.uniform(name) for name in (*names, REFERENCE)]).astype(np.float64)
     values, metrics = np.split(rows, 2, axis=1)
     lost = 100 * (metrics[-1] - metrics[:-1])
     points = {
@@ -58,7 +58,7 @@ def sweep(run: Run) -> Sweep:
         for name, value, drop, share in zip(names, values, lost, shares, strict=False)
     }
     return Sweep(
-        target=run.target.name, model_sha256=run.network.model_sha256, value=run.value,
+        target=run.target.name, model_sha256=prepared.network.model_sha256, value=run.value,
         reference_value=float(values[-1].mean()), n_samples=len(batch), points=points, ladder=propose(points),
     )
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.model.task import Samples
 from hwsmpq.pipeline.evaluate.game import evaluation_game
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.paired import Drop, drop
 from hwsmpq.types import REFERENCE
 
@@ -18,13 +18,14 @@ STAGE = "search: evaluate candidates"
 class NestedBatches:
     """Values and metrics of choices on nested batches, through the memo of the run folder."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, prepared: Prepared) -> None:
+        run = prepared.run
         part, n = run.parts[0], run.settings.n_score_samples
         ends = sorted({min(end, len(part)) for end in (n, GROWTH * n, len(part))})
         starts = [0, *ends[:-1]]
-        self._run, self._confidence = run, run.settings.drop_confidence
+        self._prepared, self._run, self._confidence = prepared, run, run.settings.drop_confidence
         self._samples: list[Samples] = [part.take(slice(a, b)) for a, b in zip(starts, ends, strict=True)]
-        self._games = [evaluation_game(run, samples, self._progress) for samples in self._samples]
+        self._games = [evaluation_game(prepared, samples, self._progress) for samples in self._samples]
         self._reference: list[NDArray[np.float32]] = []
         self._best: dict[int, float] = {}
 
@@ -51,7 +52,7 @@ class NestedBatches:
         """(values, metrics) of the reference, which may lie above the ladder, on the first ``n_samples``."""
         n_batches = int(np.searchsorted(np.cumsum(self.sizes), n_samples)) + 1
         for batch in range(len(self._reference), n_batches):
-            self._reference.append(self._games[batch].samples_of([self._run.network.uniform(REFERENCE)])[0])
+            self._reference.append(self._games[batch].samples_of([self._prepared.network.uniform(REFERENCE)])[0])
         rows = [np.split(row.astype(np.float64), 2) for row in self._reference[:n_batches]]
         values, metrics = (np.concatenate([row[i] for row in rows]) for i in (0, 1))
         return values, metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwsmpq import artifacts
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.ranges import calibrate as take_ranges
 from hwsmpq.types import Network, Ranges
@@ -42,3 +43,8 @@ def calibrate(run: Run) -> Ranges:
             progress=lambda done, n: run.progress("calibrate", done, n),
         ),
     )
+
+
+def calibrated(run: Run) -> Prepared:
+    """What is known of the network before any engine is built."""
+    return Prepared(run, run.captured, calibrate(run), run.simulator, run.builder)

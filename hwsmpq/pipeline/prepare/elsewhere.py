@@ -7,20 +7,19 @@ from pathlib import Path
 
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.cost_model import fit_again
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import describe, draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
 from hwsmpq.pipeline.prepare.profile import timing_inputs
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import CostTable
 
 
 @holding
 def import_table(run: Run, file: Path) -> CostTable:
-    """Take a cost table that was measured on another machine, for a network of the same architecture. Its model is
-    fitted again to the engines stored in it.
+    """Take a cost table that was measured on another machine, for a network of the same architecture.
 
     Raises:
         HwsmpqError: it was measured for another network, target, ladder, batch or number of threads.
@@ -40,7 +39,7 @@ def import_table(run: Run, file: Path) -> CostTable:
                 f"{file} was measured for another {what}", f"it has {found}, this run {asked}",
                 "take a table of this network, or change --target, --ladder, --batch or --threads to what it has",
             )
-    table = fit_again(table, run.network)
+    fit(table, run.network)
     run.artifacts.write(table, {artifacts.IMPORTED: artifacts.file_digest(file)})
     return table
 
@@ -53,9 +52,9 @@ def emit_profile(run: Run, folder: Path) -> Path:
         HwsmpqError: the target is no TensorRT, or the folder is not empty.
     """
     _require_tensorrt(run)
-    survey(run)
-    mixtures = draw_mixtures(run.network, run.ladder, run.settings.n_mixtures, run.settings.seed)
-    emit(folder, run.network, run.ladder, mixtures, run.builder.write_onnx)
+    prepared = prepare(run)
+    mixtures = draw_mixtures(prepared.network, run.ladder, run.settings.n_mixtures, run.settings.seed)
+    emit(folder, prepared.network, run.ladder, mixtures, prepared.builder.write_onnx)
     return folder
 
 
@@ -76,10 +75,10 @@ def import_profile(run: Run, files: Sequence[Path]) -> CostTable:
             f"{len(files)} file(s) are no pairs", "every engine has its layer information and its profile",
             "give both of each engine, one engine after the other",
         )
-    survey(run)
+    network = prepare(run).network
     engines = [import_engine(layers, profile) for layers, profile in zip(files[::2], files[1::2], strict=True)]
     machine = next((dict(engine.machine) for engine in engines if engine.machine), run.target.machine())
-    table = cost_table(engines, run.network, run.ladder, run.target.name, machine)
+    table = cost_table(engines, network, run.ladder, run.target.name, machine)
     run.artifacts.write(table, {artifacts.IMPORTED: artifacts.digest([*map(artifacts.file_digest, files)])})
     return table
 

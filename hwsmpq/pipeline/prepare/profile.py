@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq import artifacts
-from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.runtime import Engine
 from hwsmpq.device.timing import too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
-from hwsmpq.hardware.cost_model import fit_again
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.hardware.cost_model import CostModel, fit
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import CostTable, Measurement
+from hwsmpq.types import CostTable, Measurement, Rounds
 
 
 @holding
@@ -31,27 +29,33 @@ def profile(run: Run) -> CostTable | None:
                 f"target {run.target.name} measures no latency here", "--cost latency needs it",
                 "take --cost bitops, or import a profile with `hwsmpq profile --from-trtexec`",
             )
-        return table and _fitted(run, table)
-    survey(run)
+        return table
+    prepared = prepare(run)
     table = run.stage(
         CostTable,
         lambda: profiling.measure_costs(
-            run.target, run.network, run.ladder, run.builder.engine, timing_inputs(run), settings.seed,
+            run.target, prepared.network, run.ladder, prepared.builder.engine, timing_inputs(run), settings.seed,
             settings.n_mixtures, settings.timing_seconds,
             progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),
         ),
     )
     _tell_if_noisy(run, table.noise)
-    return _fitted(run, table)
-
-
-def _fitted(run: Run, table: CostTable) -> CostTable:
-    """The table, fitted again to its engines where an older version counted their switches otherwise."""
-    if table.architecture == architecture_digest(run.network):
-        return table
-    table = fit_again(table, run.network)
-    artifacts.write(run.path(CostTable), table, artifacts.read_envelope(run.path(CostTable), CostTable)["inputs"])
     return table
+
+
+def rounds(run: Run) -> Rounds:
+    """What searches in this folder measured before they went on; nothing where nothing was timed yet."""
+    timed = run.measures_latency and run.artifacts.has(CostTable)
+    return run.stage(Rounds, lambda: Rounds(())) if timed else Rounds(())
+
+
+@holding
+def cost_model(run: Run) -> CostModel | None:
+    """The cost model, from the cost table and the engines that were built since; None without a table."""
+    table = profile(run)
+    if table is None:
+        return None
+    return fit(table, prepare(run).network, rounds(run).timings(table))
 
 
 def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Measurement]:

@@ -1,49 +1,58 @@
-"""What the target really runs, from engines that were built and audited."""
+"""What the target really runs, from engines that were built and audited; and preparation, which ends with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
-from hwsmpq.device.runtime import NOT_AUDITED
-from hwsmpq.pipeline.prepare.calibrate import calibrate
+from hwsmpq.pipeline.prepare.calibrate import calibrated
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import REFERENCE, Assignment, Fallbacks
+from hwsmpq.types import Realised, Survey
 
 
 @holding
-def survey(run: Run) -> Fallbacks:
-    """What the target really runs: the uniform engine of every precision, built and audited before anything is spent
-    on measuring a precision that a layer does not have. The run takes them as they run from here on."""
-    calibrate(run)
+def survey(run: Run) -> Survey:
+    """Audits of the uniform engine of every precision, built before anything is spent on measuring a precision that a
+    layer does not have."""
+    before = calibrated(run)
 
-    def make() -> Fallbacks:
-        fallbacks, layers = Fallbacks({}), [layer.name for layer in run.network.layers]
+    def make() -> Survey:
+        found = Survey(run.target.native, run.substitutes)
+        layers = [layer.name for layer in run.network.layers]
         for done, name in enumerate(run.ladder.names, 1):
-            assignment = run.network.uniform(name)
-            with run.builder.temporary(assignment) as engine:
-                fallbacks = with_observed(fallbacks, run, assignment, engine.realised(layers))
+            network = found.realise(run.network)
+            with before.builder.temporary(network.uniform(name)) as engine:
+                found = _with(found, before, Realised(network.uniform(name), engine.realised(layers)))
             run.progress("survey", done, len(run.ladder.names))
-        return fallbacks
+        return found
 
-    fallbacks = run.stage(Fallbacks, make)
-    run.take_as_realised(fallbacks)
-    return fallbacks
+    return run.stage(Survey, make)
 
 
-def with_observed(
-    fallbacks: Fallbacks, run: Run, assignment: Assignment, realised: Mapping[str, str]
-) -> Fallbacks:
-    """The fallbacks, and those that an engine of ``assignment`` shows by what its layers run in. New ones are told to
-    the user.
+@holding
+def prepare(run: Run) -> Prepared:
+    """The only way to the stages that evaluate, decide and prove: calibrated, and as engines were seen to run."""
+    return calibrated(run).with_survey(survey(run))
 
-    Where a layer runs in no precision that the target offers (mixed types), the reference takes its place.
-    """
-    found = {group: dict(known) for group, known in fallbacks.found.items()}
-    for group, asked in assignment.items():
-        others = [(layer.name, realised[layer.name]) for layer in run.network.layers_of(group)]
-        others = [(layer, precision) for layer, precision in others if precision not in (asked, NOT_AUDITED)]
-        if others and asked != REFERENCE and asked not in found.get(group, {}):
-            layer, precision = others[0]
-            found.setdefault(group, {})[asked] = precision if precision in run.target.native else REFERENCE
-            run.notify(f"{run.target.name} runs {layer} in {precision} where {asked} was asked for: taken as such")
-    return Fallbacks(found)
+
+def record(prepared: Prepared, engine: Realised) -> bool:
+    """Add a built engine to the survey if it runs something otherwise than known; whether it does."""
+    run = prepared.run
+    known = run.read(Survey)
+    longer = _with(known, prepared, engine)
+    if longer.realise(run.network) == prepared.network:
+        return False
+    run.artifacts.write(longer, run.artifacts.made_from(Survey))
+    return True
+
+
+def _with(known: Survey, prepared: Prepared, engine: Realised) -> Survey:
+    """The survey with one engine more. What it shows anew is told to the user."""
+    run = prepared.run
+    longer = replace(known, engines=(*known.engines, engine))
+    before = known.fallbacks(run.network)
+    for group, found in longer.fallbacks(run.network).items():
+        for asked, runs in found.items():
+            if asked not in before.get(group, {}):
+                run.notify(f"{run.target.name} runs {group} in {runs} where {asked} was asked for: taken as such")
+    return longer

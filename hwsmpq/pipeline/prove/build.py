@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwsmpq.engine.handout import write_handout
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.finetune import builder_of, trained
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import (
@@ -15,10 +15,10 @@ from hwsmpq.types import (
 @holding
 def build(run: Run) -> Manifest:
     """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
+    prepared = prepare(run)
     plan = run.plan()
-    survey(run)
     folder = run.path(Manifest).parent
-    of_trained = trained(run, plan) is not None
+    of_trained = trained(prepared, plan) is not None
     if not of_trained and run.artifacts.has(Trained):
         run.notify(
             f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
@@ -27,7 +27,7 @@ def build(run: Run) -> Manifest:
 
     def make() -> Manifest:
         run.progress("build", 0, 1)
-        manifest = builder_of(run, plan).deliver(plan.assignment, folder)
+        manifest = builder_of(prepared, plan).deliver(plan.assignment, folder)
         run.progress("build", 1, 1)
         return manifest
 

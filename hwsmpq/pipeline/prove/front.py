@@ -14,19 +14,19 @@ from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import enough
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
-from hwsmpq.pipeline.prepare.profile import profile
-from hwsmpq.pipeline.prepare.survey import survey
+from hwsmpq.pipeline.prepare.profile import cost_model
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.built import build_engines
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.report.front import draw
 from hwsmpq.search.pool import Proposal, unsolved
 from hwsmpq.search.problem import Problem
-from hwsmpq.types import Candidate, Cost, CostTable, Front, Plan
+from hwsmpq.types import Candidate, Cost, CostTable, Front, Plan, Rounds
 
 CHART_FILE = "front.svg"
 N_POINTS = 12
 MADE_ENGINES = (
-    "ranges", "fallbacks", "cost_table", "network", "runs", "target", "machine", "report", "metric", "batch", "threads",
+    "ranges", "survey", "cost_table", "network", "runs", "target", "machine", "report", "metric", "batch", "threads",
 )
 """What the measurements of engines depend on, besides the assignments."""
 
@@ -56,14 +56,14 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
             "nothing is timed with --cost bitops" if timed else "the target builds no engine that runs here",
             f"leave out --measure, or take {'--cost latency' if timed else 'a --target that measures latency'}",
         )
-    survey(run)
-    table = profile(run)
-    costs = costs_of(run.network, run.ladder, table)
+    prepared = prepare(run)
+    model = cost_model(run)
+    costs = costs_of(prepared.network, run.ladder, model)
     plan = run.read(Plan) if run.artifacts.has(Plan) else None
     # Contributions that were sampled until a plan was stable are taken as they are.
     budgets = {b.kind: b.limit for b in plan.budgets if b.kind in costs} if plan else {}
-    contributions = contribute(run, enough(run, costs, budgets))
-    unused = {CostTable: table is None, Plan: plan is None}
+    contributions = contribute(run, enough(prepared, costs, budgets))
+    unused = {CostTable: model is None, Rounds: not run.measures_latency, Plan: plan is None}
     inputs = run.inputs(Front, [kind for kind, is_unused in unused.items() if is_unused], points=n_points)
     stored = run.read(Front) if run.artifacts.has(Front) else None
     made_from = run.artifacts.made_from(Front)
@@ -71,13 +71,13 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
         front = stored
     else:
         known = (*(plan.candidates if plan else ()), *(stored.points if stored else ()))
-        front = find_front(run, costs, contributions, known, n_points)
+        front = find_front(prepared, costs, contributions, known, n_points)
         if stored and all(made_from.get(role) == inputs[role] for role in MADE_ENGINES):
             front = replace(front, engines=stored.engines)
         run.artifacts.write(front, inputs)
     missing = [p.assignment for p in spread(front, n_built) if front.engine_of(p.assignment) is None]
     if missing:
-        built = [engine for engine in build_engines(run, missing) if front.engine_of(engine.assignment) is None]
+        built = [engine for engine in build_engines(prepared, missing) if front.engine_of(engine.assignment) is None]
         front = replace(front, engines=(*front.engines, *built))
         run.artifacts.write(front, inputs)
     write_bytes(run.folder / CHART_FILE, draw(front))
@@ -88,21 +88,22 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
 def uniform_front(run: Run) -> Front:
     """What one precision everywhere costs and loses, for every precision of the ladder, on the whole search part: what
     a budget can be chosen by before anything is searched. Nothing of it is kept but the measurements."""
-    survey(run)
-    costs = costs_of(run.network, run.ladder, profile(run))
+    prepared = prepare(run)
+    network = prepared.network
+    costs = costs_of(network, run.ladder, cost_model(run))
     problem = Problem(
-        Cost(np.zeros((len(run.network.groups), len(run.ladder.names)))), costs, {},
-        allowed=allowed(run.network, run.ladder),
+        Cost(np.zeros((len(network.groups), len(run.ladder.names)))), costs, {},
+        allowed=allowed(network, run.ladder),
     )
-    batches = NestedBatches(run)
+    batches = NestedBatches(prepared)
     whole = sum(batches.sizes)
-    choices = choices_of(run.network, run.ladder, [run.network.uniform(name) for name in run.ladder.names])
+    choices = choices_of(network, run.ladder, [network.uniform(name) for name in run.ladder.names])
     points = [
-        as_candidate(run, None, batches, Measured(Proposal(unsolved(problem, choice), ("uniform",)), whole))
+        as_candidate(prepared, None, batches, Measured(Proposal(unsolved(problem, choice), ("uniform",)), whole))
         for choice in choices if choice is not None
     ]
     return Front(
-        target=run.target.name, model_sha256=run.network.model_sha256, ladder=run.ladder.names, seed=run.settings.seed,
+        target=run.target.name, model_sha256=network.model_sha256, ladder=run.ladder.names, seed=run.settings.seed,
         cost="latency_ms" if "latency_ms" in costs else "bitops", value=run.value,
         reference_value=float(batches.reference(whole)[0].mean()), n_compared=len(points), points=tuple(points),
     )

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hwsmpq.errors import InfeasibleError
-from hwsmpq.hardware.cost_model import refit
 from hwsmpq.pipeline.decide.solve import search
-from hwsmpq.pipeline.prepare.survey import with_observed
+from hwsmpq.pipeline.prepare.prepared import Prepared
+from hwsmpq.pipeline.prepare.profile import rounds
+from hwsmpq.pipeline.prepare.survey import prepare, record
 from hwsmpq.pipeline.prove.build import build
-from hwsmpq.pipeline.prove.verify import certify, rounds_of, verify
+from hwsmpq.pipeline.prove.verify import certify, verify
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import (
-    Budget,
-    Certificate,
-    CostTable,
-    EngineTiming,
-    Fallbacks,
-    Manifest,
-    Measurement,
-)
+from hwsmpq.types import Budget, Certificate, Manifest, Realised, Rounds
 
 MAX_ROUNDS = 4
 USABLE_SLACK = 0.03
@@ -29,8 +22,8 @@ USABLE_SLACK = 0.03
 @holding
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
-    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, refit the cost model with what was measured
-    and solve again.
+    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, what was measured becomes evidence for the
+    cost model, and solve again.
 
     Every search chooses among what is predicted to keep the budgets and what was measured to keep them, so that a
     later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
@@ -40,21 +33,22 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """
     n_corrections = 0
     while True:
-        rounds = rounds_of(run, budgets)
+        measured = rounds(run)
+        earlier = measured.of(budgets)
         try:
             plan = search(
-                run, budgets, n_margins([r.met for r in rounds]), fastest=len(rounds) + 1 >= MAX_ROUNDS,
-                met=[r.assignment for r in rounds if r.met],
+                run, budgets, n_margins([r.met for r in earlier]), fastest=len(earlier) + 1 >= MAX_ROUNDS,
+                met=[r.assignment for r in earlier if r.met],
             )
         except InfeasibleError:
-            if not rounds:
+            if not earlier:
                 raise
             # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
             return certify(run, lambda: run.read(Certificate))
-        if n_corrections < MAX_ROUNDS and _takes_as_built(run, build(run)):
+        if n_corrections < MAX_ROUNDS and _shows_something_new(prepare(run), build(run)):
             n_corrections += 1
             continue
-        if rounds and rounds[-1].met and rounds[-1].assignment == plan.assignment:
+        if earlier and earlier[-1].met and earlier[-1].assignment == plan.assignment:
             return certify(run, lambda: run.read(Certificate))
         certificate = verify(run)
         last = certificate.rounds[-1]
@@ -63,11 +57,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
             return certificate
         if last.met and last.assignment == run.network.uniform(run.ladder.top):
             return certificate
-        assert certificate.latency_ms is not None
-        table, latency = run.read(CostTable), certificate.latency_ms
-        measured = Measurement(latency.measured, latency.spread, certificate.n_loads)
-        timing = EngineTiming(last.assignment, measured, table.uniform_ms[run.ladder.top])
-        run.artifacts.write(refit(table, run.network, timing), run.artifacts.made_from(CostTable))
+        run.artifacts.write(Rounds((*measured.rounds, last)), run.artifacts.made_from(Rounds))
 
 
 def n_margins(met: Sequence[bool]) -> float:
@@ -93,13 +83,6 @@ def _worth_another(certificate: Certificate) -> bool:
     return False
 
 
-def _takes_as_built(run: Run, manifest: Manifest) -> bool:
+def _shows_something_new(prepared: Prepared, manifest: Manifest) -> bool:
     """Record what the built engine runs otherwise than planned; whether anything was new."""
-    known = run.read(Fallbacks)
-    realised = {audit.layer: audit.realised for audit in manifest.layers}
-    fallbacks = with_observed(known, run, manifest.assignment, realised)
-    if fallbacks == known:
-        return False
-    run.artifacts.write(fallbacks, run.artifacts.made_from(Fallbacks))
-    run.take_as_realised(fallbacks)
-    return True
+    return record(prepared, Realised(manifest.assignment, {audit.layer: audit.realised for audit in manifest.layers}))

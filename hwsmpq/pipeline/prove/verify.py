@@ -9,14 +9,14 @@ from torch import Tensor
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.agree import check
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
-from hwsmpq.hardware.cost_model import interval_ms, predict
 from hwsmpq.pipeline.decide.costs import counted_costs
-from hwsmpq.pipeline.prepare.profile import time_engines
+from hwsmpq.pipeline.prepare.prepared import Prepared
+from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.stages import ROWS
 from hwsmpq.types import (
     CHOSEN,
     REFERENCE,
@@ -29,12 +29,13 @@ from hwsmpq.types import (
     Certificate,
     CostTable,
     EngineResult,
-    Fallbacks,
     LatencyOutcome,
     Manifest,
     Measurement,
     Plan,
     Round,
+    Rounds,
+    Survey,
 )
 
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
@@ -44,55 +45,36 @@ IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from 
 @holding
 def verify(run: Run) -> Certificate:
     """Measure the built engine against the reference and write the certificate."""
-    return certify(run, lambda: _verify(run, rounds_of(run, run.read(Plan).budgets)))
+    return certify(run, lambda: _verify(prepare(run)))
 
 
 def certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
     """Build the plan's engine and write the certificate that ``make`` gives for it, unless it has one."""
     build(run)
-    # A refitted table that gives the same plan again is a new round: the plan is measured anew, not read back.
-    return run.stage(Certificate, make, _unused(run))
+    # New evidence that gives the same plan again is a new round: the plan is measured anew, not read back.
+    return run.stage(Certificate, make, () if run.measures_latency else (CostTable, Rounds))
 
 
-def _unused(run: Run) -> tuple[type, ...]:
-    """What a certificate does without where nothing is timed."""
-    return () if run.measures_latency else (CostTable,)
-
-
-def rounds_of(run: Run, budgets: tuple[Budget, ...]) -> tuple[Round, ...]:
-    """Rounds of the last certificate for the same budgets that the cost table was refitted with, if it was measured
-    on the same machine and judged alike."""
-    if not run.measures_latency or not run.artifacts.has(Certificate):
-        return ()
-    recorded, of_a_round = run.artifacts.made_from(Certificate), {Manifest, Plan, Fallbacks, CostTable}
-    now = run.inputs(Certificate, of_a_round)
-    if any(recorded.get(name) != now[name] for name in now.keys() - {ROWS[kind].schema for kind in of_a_round}):
-        return ()
-    certificate = run.read(Certificate)
-    if {(b.kind, b.limit) for b in certificate.budgets} != {(b.kind, b.limit) for b in budgets}:
-        return ()
-    known = [engine.assignment for engine in run.read(CostTable).engines]
-    return tuple(r for r in certificate.rounds if r.assignment in known)
-
-
-def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
+def _verify(prepared: Prepared) -> Certificate:
+    run = prepared.run
     plan, manifest, report_part = run.read(Plan), run.read(Manifest), run.parts[1]
     uniform = dict.fromkeys((*run.ladder.names, REFERENCE))
-    assignments = {name: run.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
+    assignments = {name: prepared.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
     times: dict[str, Measurement] = {}
     conditions: dict[str, str] = {}
-    engines = _engines(run, assignments) if run.target.has_latency else {}
+    engines = _engines(prepared, assignments) if run.target.has_latency else {}
     if run.measures_latency:
-        table = run.read(CostTable)
+        model = cost_model(run)
+        assert model is not None
         times = time_engines(run, engines, "verify")
         conditions = run.target.conditions()
         latency = LatencyOutcome(
             reference=times[run.ladder.top].median_ms,
-            predicted=predict(table, run.network, plan.assignment),
+            predicted=model.predict(plan.assignment),
             measured=times[CHOSEN].median_ms,
             spread=times[CHOSEN].spread_ms,
-            interval=interval_ms(table, run.network, plan.assignment),
+            interval=model.interval_ms(plan.assignment),
         )
     outputs = {
         name: engine_outputs(
@@ -100,8 +82,8 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
             lambda done, n, name=name: run.progress(f"verify: {name}", done, n),
         )
         for name, engine in engines.items()
-    } or _simulated(run, assignments, plan)
-    network = _network(run) if engines else outputs[REFERENCE]
+    } or _simulated(prepared, assignments, plan)
+    network = network_outputs(prepared) if engines else outputs[REFERENCE]
     accuracy = compare(
         run.judge, report_part, network, outputs[CHOSEN],
         "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
@@ -109,12 +91,12 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     by_bound = run.settings.confidence is not None
     outcomes = tuple(_outcome(budget, plan, latency, accuracy, by_bound) for budget in plan.budgets)
     this_round = Round(
-        plan.assignment, latency.predicted if latency else None, latency.measured if latency else None,
+        plan.budgets, plan.assignment, latency.predicted if latency else None, times.get(CHOSEN),
         all(outcome.met for outcome in outcomes),
     )
     results = []
     for name, out in outputs.items():
-        bitops, size_mb = counted_costs(run.network, assignments[name])
+        bitops, size_mb = counted_costs(prepared.network, assignments[name])
         judged = compare(run.judge, report_part, network, out, accuracy.source, run.settings.drop_confidence)
         results.append(
             EngineResult(
@@ -126,36 +108,42 @@ def _verify(run: Run, rounds: tuple[Round, ...]) -> Certificate:
     return Certificate(
         target=run.target.name,
         machine=run.target.machine(),
-        model_sha256=run.network.model_sha256,
-        claim=_claim(run, plan),
+        model_sha256=prepared.network.model_sha256,
+        claim=_claim(prepared, plan),
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
         audit=Audit.of(manifest.layers),
-        rounds=(*rounds, this_round),
+        rounds=(*rounds(run).of(plan.budgets), this_round),
         engines=tuple(results),
         n_loads=times[CHOSEN].n_repeats if times else 0,
-        fallbacks=run.read(Fallbacks).found,
+        fallbacks=run.read(Survey).fallbacks(run.network),
         conditions=conditions,
-        agreement=_agreements(run, plan, network, outputs) if engines else {},
+        agreement=_agreements(prepared, plan, network, outputs) if engines else {},
         coverage=run.network.coverage,
     )
 
 
-def _network(run: Run) -> Tensor:
+def network_outputs(prepared: Prepared) -> Tensor:
     """Outputs of the network itself on the report part, for which no engine of it stands in."""
-    return run.simulator.scores(
-        [run.network.uniform(REFERENCE)], run.parts[1].inputs, lambda out, rows: out,
+    run = prepared.run
+    return prepared.simulator.scores(
+        [prepared.network.uniform(REFERENCE)], run.parts[1].inputs, lambda out, rows: out,
         lambda done, n: run.progress("verify: network", done, n),
     )[0]
 
 
-def _agreements(run: Run, plan: Plan, network: Tensor, outputs: dict[str, Tensor]) -> dict[str, Agreement]:
+def _agreements(
+    prepared: Prepared, plan: Plan, network: Tensor, outputs: dict[str, Tensor]
+) -> dict[str, Agreement]:
     """Whether the fp32 engine reproduces the network, and the plan's engine what was simulated."""
-    inputs, reference = run.parts[1].inputs, run.network.uniform(REFERENCE)
+    run = prepared.run
+    inputs, reference = run.parts[1].inputs, prepared.network.uniform(REFERENCE)
     found = {
-        REFERENCE: check(run.builder, run.simulator, reference, inputs, outputs[REFERENCE], network),
-        CHOSEN: check(builder_of(run, plan), simulator_of(run, plan), plan.assignment, inputs, outputs[CHOSEN]),
+        REFERENCE: check(prepared.builder, prepared.simulator, reference, inputs, outputs[REFERENCE], network),
+        CHOSEN: check(
+            builder_of(prepared, plan), simulator_of(prepared, plan), plan.assignment, inputs, outputs[CHOSEN]
+        ),
     }
     for name, one in found.items():
         if not one.agrees:
@@ -163,24 +151,27 @@ def _agreements(run: Run, plan: Plan, network: Tensor, outputs: dict[str, Tensor
     return found
 
 
-def _claim(run: Run, plan: Plan) -> str:
+def _claim(prepared: Prepared, plan: Plan) -> str:
     """What the certificate rests on, and whether its accuracy is that of retrained weights."""
+    run = prepared.run
     claim = run.target.claim
     if run.target.has_latency and not run.measures_latency:
         claim = UNTIMED_CLAIM if run.settings.cost == "bitops" else IMPORTED_CLAIM
-    result = trained(run, plan)
+    result = trained(prepared, plan)
     return claim if result is None else f"{claim}; retrained for {result.recipe.n_epochs} epochs on {result.data}"
 
 
-def _engines(run: Run, assignments: dict[str, Assignment]) -> dict[str, Engine]:
-    builder = run.builder
+def _engines(prepared: Prepared, assignments: dict[str, Assignment]) -> dict[str, Engine]:
+    run = prepared.run
+    builder = prepared.builder
     uniform = {name: builder.engine(assignment) for name, assignment in assignments.items() if name != CHOSEN}
     return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
 
 
-def _simulated(run: Run, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
+def _simulated(prepared: Prepared, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
     """Outputs on the report part: uniform networks as they came, the plan with trained weights if there are any."""
 
+    run = prepared.run
     def outputs(simulator: Simulator, stage: str, part: dict[str, Assignment]) -> dict[str, Tensor]:
         rows = simulator.scores(
             list(part.values()), run.parts[1].inputs, lambda out, rows: out,
@@ -189,8 +180,8 @@ def _simulated(run: Run, assignments: dict[str, Assignment], plan: Plan) -> dict
         return dict(zip(part, rows, strict=True))
 
     uniform = {name: assignment for name, assignment in assignments.items() if name != CHOSEN}
-    return outputs(run.simulator, "uniform", uniform) | outputs(
-        simulator_of(run, plan), CHOSEN, {CHOSEN: assignments[CHOSEN]}
+    return outputs(prepared.simulator, "uniform", uniform) | outputs(
+        simulator_of(prepared, plan), CHOSEN, {CHOSEN: assignments[CHOSEN]}
     )
 
 

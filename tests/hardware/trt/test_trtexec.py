@@ -11,7 +11,7 @@ import qdq_network as net
 
 from hwsmpq.device.runtime import UNATTRIBUTED
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cost_model
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import (
     ImportedEngine,
@@ -59,11 +59,12 @@ def test_recovers_the_machine(tmp_path, dialect):
     }
     assert {timing.assignment["up"] for timing in table.engines} == set(LADDER.names)
     assert [timing.assignment for timing in table.engines] == drawn
-    assert (table.scale, table.offset_ms) == pytest.approx((syn.SCALE, syn.OFFSET_MS))
-    assert table.switch_ms == pytest.approx(syn.SWITCH_MS)
-    assert table.fit_error_ms == pytest.approx(0, abs=1e-9)
+    model = fit(table, NETWORK)
+    assert (model.scale, model.offset_ms) == pytest.approx((syn.SCALE, syn.OFFSET_MS))
+    assert model.switch_ms == pytest.approx(syn.SWITCH_MS)
+    assert model.fit_error_ms == pytest.approx(0, abs=1e-9)
     for x in draw_mixtures(NETWORK, LADDER, 20, seed=7):
-        assert cost_model.predict(table, NETWORK, x) == pytest.approx(syn.total_ms(x))
+        assert model.predict(x) == pytest.approx(syn.total_ms(x))
     assert (table.target, table.machine, table.ladder) == ("tensorrt", {"device": "Made Up 1"}, LADDER.names)
 
 

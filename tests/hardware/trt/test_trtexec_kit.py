@@ -15,7 +15,7 @@ import pytest
 import qdq_network as net
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware import cost_model
+from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
@@ -78,7 +78,7 @@ def test_what_the_script_leaves_makes_the_cost_table(folder, run):
     assert [timing.assignment for timing in table.engines] == MIXTURES
     assert table.machine == {"device": "Made Up 1", "compute_capability": "8.9", "runtime": "tensorrt 10.9.0"}
     for x in draw_mixtures(NETWORK, LADDER, 5, seed=3):
-        assert cost_model.predict(table, NETWORK, x) == pytest.approx(syn.total_ms(x))
+        assert fit(table, NETWORK).predict(x) == pytest.approx(syn.total_ms(x))
 
 
 def test_goes_on_where_it_stopped(folder, run):

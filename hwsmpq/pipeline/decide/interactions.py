@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.pipeline.decide.candidates import surrogate
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import Contributions, Interactions
 
 
 def record_interactions(
-    run: Run, problem: Problem, contributions: Contributions, levels: NDArray[np.int64], values: NDArray[np.float64]
+    prepared: Prepared, problem: Problem, contributions: Contributions, levels: NDArray[np.int64],
+    values: NDArray[np.float64],
 ) -> Interactions:
     """Write the pair terms of the surrogate that enters the race.
 
@@ -22,16 +23,17 @@ def record_interactions(
         values: their values (n,).
     """
 
+    run = prepared.run
     def make() -> Interactions:
         model = surrogate(problem, levels, values)
         low, high = run.ladder.names.index(contributions.start), len(run.ladder.names) - 1
-        names = run.network.group_names
+        names = prepared.network.group_names
         pairs = [
             (names[i], names[j], float(table[low, low] - table[low, high] - table[high, low] + table[high, high]))
             for i, j, table in (model.pairs if model else ())
         ]
         return Interactions(
-            model_sha256=run.network.model_sha256,
+            model_sha256=prepared.network.model_sha256,
             value=contributions.value,
             low=contributions.start,
             high=run.ladder.top,
