@@ -11,7 +11,11 @@ from scipy.optimize import LinearConstraint
 from scipy.sparse import csr_array
 
 from hwsmpq.search.problem import Problem
+from hwsmpq.search.switches import as_switch
 from hwsmpq.types import Cost
+
+Formats = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""See :class:`hwsmpq.search.switches.Switch`."""
 
 SCALE = 1e4
 """Largest coefficient after scaling: HiGHS stops at absolute tolerances of 1e-6, which this makes 1e-10 of it."""
@@ -19,23 +23,35 @@ SCALE = 1e4
 
 @dataclass(frozen=True)
 class Variables:
-    """Where the variables lie: y[g, a] (binary) first, then z[a, b] (continuous) for every pair of groups."""
+    """Where the variables lie: y[g, a] (binary) first, then z[a, b] (continuous) for every pair of groups, then u[f]
+    (continuous) for every format of a switch.
+
+    A switch needs a few variables where a pair needs all combinations, and is as tight: the sum over formats of what
+    the second group has more of one than the first is the least that has to be converted, between choices as well.
+    That serves where its cost is held down; a value that is maximised would take u as large as it can.
+    """
 
     n_groups: int
     n_levels: int
     pairs: tuple[tuple[int, int], ...]
+    switches: tuple[tuple[int, int, Formats], ...] = ()
 
     @staticmethod
     def of(problem: Problem) -> Variables:
         """The variables that the objective and the limited costs need."""
-        pairs = {
-            (min(i, j), max(i, j))
-            for cost in (problem.objective, *(problem.costs[kind] for kind in problem.limits))
-            for i, j, table in cost.pairs
-            if i != j and table.any()
-        }
+        costs = [(problem.costs[kind], True) for kind in problem.limits]
+        costs.append((problem.objective, problem.minimise is not None))
+        pairs: set[tuple[int, int]] = set()
+        switches: dict[tuple[int, int, Formats], None] = {}
+        for cost, held_down in costs:
+            for i, j, table in cost.pairs:
+                switch = as_switch(table) if held_down else None
+                if i != j and switch:
+                    switches[i, j, switch.formats] = None
+                elif i != j and table.any():
+                    pairs.add((min(i, j), max(i, j)))
         n_groups, n_levels = problem.value.unary.shape
-        return Variables(n_groups, n_levels, tuple(sorted(pairs)))
+        return Variables(n_groups, n_levels, tuple(sorted(pairs)), tuple(switches))
 
     @property
     def n_binaries(self) -> int:
@@ -43,25 +59,38 @@ class Variables:
 
     @property
     def n(self) -> int:
+        return self._n_before_switches + sum(len(formats) for _, _, formats in self.switches)
+
+    @property
+    def _n_before_switches(self) -> int:
         return self.n_binaries + len(self.pairs) * self.n_levels**2
 
-    def coefficients(self, cost: Cost) -> tuple[NDArray[np.float64], float]:
+    def coefficients(self, cost: Cost, held_down: bool) -> tuple[NDArray[np.float64], float]:
         """Coefficients (n,) and constant of a cost, moved so that the least of every block is 0.
 
         Every block (a group's choices, a pair's combinations) sums to one, so that moving changes no solution;
         it leaves only the differences that matter for the solver's tolerances.
+
+        Args:
+            held_down: whether the cost is minimised or limited, so that its switches may be written as such.
         """
         unary = cost.unary.astype(np.float64)
         tables = np.zeros((len(self.pairs), self.n_levels, self.n_levels))
         position = {pair: index for index, pair in enumerate(self.pairs)}
+        due = dict.fromkeys(self.switches, 0.0)
         for i, j, table in cost.pairs:
             if i == j:
                 unary[i] += np.diag(table)
+            elif held_down and (switch := as_switch(table)):
+                due[i, j, switch.formats] += switch.cost
             elif table.any():
                 tables[position[min(i, j), max(i, j)]] += table if i < j else table.T
         least, least_pairs = unary.min(axis=1), tables.min(axis=(1, 2))
         constant = cost.constant + float(least.sum()) + float(least_pairs.sum())
-        moved = np.concatenate([(unary - least[:, None]).ravel(), (tables - least_pairs[:, None, None]).ravel()])
+        converted = [np.full(len(formats), paid) for (_, _, formats), paid in due.items()]
+        moved = np.concatenate(
+            [(unary - least[:, None]).ravel(), (tables - least_pairs[:, None, None]).ravel(), *converted]
+        )
         return moved, constant
 
     def one_hot(self) -> LinearConstraint:
@@ -84,9 +113,22 @@ class Variables:
             np.concatenate(rows), np.concatenate(columns), np.concatenate(entries), 2 * size * len(self.pairs), 0.0, 0.0
         )
 
+    def converting(self) -> LinearConstraint:
+        """u[f] >= sum_b y[j, b] - sum_a y[i, a] over the levels of format f of every switch."""
+        rows, columns, entries = [], [], []
+        row, u = 0, self._n_before_switches
+        for i, j, formats in self.switches:
+            for first, second in formats:
+                y = [*(i * self.n_levels + a for a in first), *(j * self.n_levels + b for b in second)]
+                rows += [row] * (len(y) + 1)
+                columns += [*y, u + row]
+                entries += [*(-1.0 for _ in first), *(1.0 for _ in second), -1.0]
+                row += 1
+        return self._constraint(np.array(rows), np.array(columns), np.array(entries), row, -np.inf, 0.0)
+
     def at_most(self, cost: Cost, limit: float) -> LinearConstraint:
         """cost <= limit."""
-        moved, constant = self.coefficients(cost)
+        moved, constant = self.coefficients(cost, held_down=True)
         factor = scale(moved)
         columns = np.flatnonzero(moved)
         return self._constraint(

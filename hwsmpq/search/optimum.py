@@ -30,12 +30,14 @@ def optimum(problem: Problem, exclude: Sequence[NDArray[np.int64]], time_limit_s
     """
     deadline = time.monotonic() + time_limit_s
     variables = Variables.of(problem)
-    objective = variables.coefficients(problem.objective)[0]
+    objective = variables.coefficients(problem.objective, problem.minimise is not None)[0]
     sign = -1.0 if problem.minimise is None else 1.0
     factor = scale(objective)
     fixed = [variables.one_hot()]
     if variables.pairs:
         fixed.append(variables.linking())
+    if variables.switches:
+        fixed.append(variables.converting())
     fixed += [variables.at_most(problem.costs[kind], limit) for kind, limit in problem.limits.items()]
     integrality = np.zeros(variables.n)
     integrality[: variables.n_binaries] = 1
