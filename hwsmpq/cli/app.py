@@ -238,7 +238,7 @@ def pareto(values: dict[str, Any]) -> None:
     n_built = values["measure"] or 0
     _stage(
         values, lambda run: stage(run, n_points, n_built),
-        lambda front: display.show_front(front, spread(front, n_built)),
+        lambda front: display.show_front(front, sorted(spread(front, n_built), key=front.cost_of)),
     )
     if not values["json"]:
         folder = values["out"]

@@ -117,6 +117,38 @@ def test_the_script_for_tensorrt_is_python(qdq_copy: Path, target: str, task: Ta
     assert "$" not in script and f"import {SERVED[target].package} as tensorrt" in script
 
 
+class TwoHeads(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Conv2d(1, 4, 3)
+        self.classes, self.boxes = torch.nn.Linear(4, 3), torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(x).relu().mean((2, 3))
+        return {"logits": self.classes(features), "boxes": self.boxes(features)}
+
+
+def test_several_outputs_keep_names_and_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, inputs = TwoHeads().eval(), images(40, seed=1)
+    with torch.no_grad():
+        labels = net(inputs)["logits"].argmax(1)
+    settings = Settings(**{**SMALL, "task": ""}, target="openvino-cpu", ladder=("int8", "fp32"), cost="bitops")
+    run = hwsmpq.Run(tmp_path / "run", settings, Task(net, images(8, 2), (inputs, labels)))
+    hwsmpq.search(run, (hwsmpq.Budget("bitops", 1e9),))
+    hwsmpq.build(run)
+    (port,), _ = ports(tmp_path / "run" / "engine" / "qdq.onnx")
+    sample = images(1, seed=7)
+    np.savez(tmp_path / "inputs.npz", **{port.name: sample.numpy()})
+    script = tmp_path / "run" / "engine" / SCRIPT
+    subprocess.run([sys.executable, script, tmp_path / "inputs.npz", tmp_path / "outputs.npz"], check=True)
+    expected = hwsmpq.load(tmp_path / "run")(sample)
+    with np.load(tmp_path / "outputs.npz") as found:
+        assert list(found) == ["logits", "boxes"] == list(expected)
+        for name in found:
+            np.testing.assert_array_equal(found[name], expected[name].numpy())
+
+
 def test_ports_of_several_inputs(tmp_path: Path) -> None:
     from torch import nn
 
