@@ -112,6 +112,10 @@ def apart(name: str, options: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = json.loads(text) if text else {"network": name, "failures": {}}
     if died:
         row["failures"]["process"] = died[:300]
+        if "took more" in died:  # what it had begun with is no failure of the network
+            begun = [key for key in row if key in ("captured", "read") or key.endswith(".built")]
+            row = {key: value for key, value in row.items() if value or key not in begun or key in row["failures"]}
+            row["too_slow"] = True
     return row | {"wall_s": time.monotonic() - start}
 
 
@@ -210,6 +214,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
         tried = [row[step] for row in rows if step in row]
         found |= {step: sum(tried), f"{step}_of": len(tried)}
     covered = [row["in_layers"] for row in rows if "in_layers" in row]
+    found["too_slow"] = sum("too_slow" in row for row in rows)
     return found | {"in_layers.mean": sum(covered) / max(1, len(covered)), "networks": len(rows)}
 
 

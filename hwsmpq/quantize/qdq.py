@@ -26,11 +26,16 @@ from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, Assignment, Lay
 
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
+LARGEST_MESSAGE = 2**31 - 2**24
+"""Bytes of weights in an ONNX file; more lie in a file beside it, since protobuf ends at 2 GB."""
+IN_THE_GRAPH = "captured"
+"""Where a float file of that size says that its weights are: they stay in the captured graph."""
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
-    """The captured network in full precision as ONNX, every layer's node named by the layer.
+    """The captured network in full precision as ONNX, every layer's node named by the layer. Weights of more than
+    :data:`LARGEST_MESSAGE` are left out, for :func:`write_qdq` to take them from the graph.
 
     Raises:
         HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
@@ -57,7 +62,24 @@ def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
     fold_padding(model.graph)
     remove_unused_nodes(model)
     _name_layers(model, captured)
+    if _n_bytes(model) > LARGEST_MESSAGE:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and _stored(captured, name) is not None:
+                value.const_value = ir.ExternalTensor(
+                    IN_THE_GRAPH, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+                )
     return ir.serde.serialize_model(model).SerializeToString()
+
+
+def _n_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _stored(captured: Captured, name: str) -> Tensor | None:
+    """The tensor of that name in the captured graph."""
+    return captured.graph.state_dict().get(name)
 
 
 def _name_layers(model: ir.Model, captured: Captured) -> None:
@@ -104,15 +126,23 @@ def write_qdq(
     bias and result of that type, and a Cast back behind them; in a form without casts only their weight is of it.
     Each layer's node carries its precision as metadata.
 
+    Weights of more than :data:`LARGEST_MESSAGE` lie in a file beside it, named as it is with ``.data`` behind.
+
     Raises:
         HwsmpqError: an operation has no such form (names it).
     """
     form = form or OnnxForm()
     model = ir.serde.deserialize_model(onnx.load_model_from_string(fp32_onnx))
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(_stored(captured, name), name=name)
     _Writer(model, captured, assignment, ranges, scheme, form).write()
     if form.opset is not None:
         lower(model, form.opset)
-    write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
+    if _n_bytes(model) > LARGEST_MESSAGE:
+        ir.save(model, path, external_data=f"{path.name}.data")
+    else:
+        write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
 
 
 class _Writer:

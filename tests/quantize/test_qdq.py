@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqEngine
 from hwsmpq.model.capture import Captured, capture
+from hwsmpq.quantize import qdq
 from hwsmpq.quantize.qdq import OPSET, PRECISION_KEY, export_onnx, write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import FP8_MAX, SCHEMES, Scheme, get_scheme
@@ -343,3 +344,22 @@ def test_convolutions_pad_zeros_by_themselves(scheme: str, precision: str, tmp_p
     assert sum(node.op_type == "Pad" for node in model.graph.node) == 2, "the value .5, and what else is read"
     expected = Simulator(captured, ranges, rules).scores([assignment], (x,), lambda out, rows: out)[0]
     torch.testing.assert_close(run(model, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_beyond_the_limit_of_protobuf_lie_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file as within the limit, node by node and tensor by tensor, and ONNX Runtime computes the same."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnxruntime)")
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8)), torch.randn(9, 64)
+    captured, scheme = capture(model, (x,)), get_scheme("unsigned_activations")
+    ranges = calibrate(captured, (x,), scheme, [8])
+    results = []
+    for limit in (qdq.LARGEST_MESSAGE, 1000):
+        monkeypatch.setattr(qdq, "LARGEST_MESSAGE", limit)
+        path = tmp_path / f"{limit}.onnx"
+        write_qdq(export_onnx(captured), captured, {"0": "fp32", "2": "int8"}, ranges, scheme, path)
+        assert path.with_name(f"{path.name}.data").exists() == (limit == 1000)
+        results.append(runtime.InferenceSession(path).run(None, {"input": x[:1].numpy()})[0])
+    np.testing.assert_array_equal(*results)
