@@ -73,6 +73,12 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
             _limit(asked.get(kind), outcome) if outcome else "none",
             "" if outcome is None else "met" if outcome.met else "MISSED",
         )
+    default = certificate.runtime_default
+    if default:
+        yield (
+            "Without settings", f"{quantity('latency_ms', default.latency_ms)} in {default.precision}", "",
+            f"{quantity('latency_ms', default.plain_ms)}, outputs change by {default.plain_error:.1e}", "", "",
+        )
     if certificate.agreement:
         engine, chosen = certificate.agreement[REFERENCE], certificate.agreement[CHOSEN]
         limit, agrees = f"at most {chosen.allowed:.1e}", "met" if chosen.agrees else "MISSED"

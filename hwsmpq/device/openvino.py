@@ -63,7 +63,8 @@ class OpenvinoRuntime(Runtime):
     """OpenVINO's CPU plugin.
 
     Options of a build: ``layers``: of every layer the tensors of the ONNX file that it and what follows it with
-    constants alone write, and its stored weight; ``bf16``: the layers that run in it. Of a load: ``n_threads``.
+    constants alone write, and its stored weight; ``bf16``: the layers that run in it. Or ``untouched``: true for a file
+    as it comes, with nothing said in it. Of a load: ``n_threads``; ``plain``: true without any other setting.
     """
 
     def unavailable(self) -> str | None:
@@ -84,7 +85,10 @@ class OpenvinoRuntime(Runtime):
         }
 
     def capabilities(self) -> dict[str, Any]:
-        return {"int8_saturates": cpu.int8_saturates(), "bf16": self.unavailable() is None and _computes_in_bf16()}
+        return {
+            "int8_saturates": cpu.int8_saturates(), "bf16": self.unavailable() is None and _computes_in_bf16(),
+            "computes_in": "fp32" if self.unavailable() else _default_precision(),
+        }
 
     def build(self, onnx: Path, folder: Path, options: Mapping[str, Any]) -> None:
         self._require()
@@ -97,14 +101,7 @@ class OpenvinoRuntime(Runtime):
                 f"OpenVINO cannot convert {onnx}", _refusal(error),
                 "replace the operation it names in the model, or use another target",
             ) from error
-        _name_layers(model, options["layers"])
-        # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
-        # every inference, as they do by default where the processor has dot products of integers.
-        model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
-        reduced = {f"{layer}{LAYER}" for layer in options["bf16"]}
-        model.set_rt_info("bf16" if reduced else "f32", COMPUTES_IN)
-        store_in_bf16(openvino, model, reduced)
-        kept = kept_in_fp32(openvino, model, {f"{layer}{LAYER}" for layer in options["layers"]}, reduced)
+        kept = set() if options.get("untouched") else _prepared(model, options)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -122,7 +119,7 @@ class OpenvinoRuntime(Runtime):
         self._require()
         if not (folder / FILE).is_file():
             raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
-        engine = OpenvinoEngine(folder / FILE, options["n_threads"])
+        engine = OpenvinoEngine(folder / FILE, options["n_threads"], bool(options.get("plain")))
         if engine.hint == "bf16" and not _computes_in_bf16():
             raise HwsmpqError(
                 f"the engine in {folder} computes in bf16", "this processor does not", "search again on this machine",
@@ -139,8 +136,8 @@ class OpenvinoEngine(Engine):
     """A compiled OpenVINO model and its one inference request; ``hint`` is what its floats are computed in, unless the
     file says otherwise."""
 
-    def __init__(self, path: Path, n_threads: int = 1) -> None:
-        self._path, self._n_threads = path, n_threads
+    def __init__(self, path: Path, n_threads: int = 1, plain: bool = False) -> None:
+        self._path, self._n_threads, self._plain = path, n_threads, plain
         self.reload()
 
     def reload(self) -> None:
@@ -194,7 +191,8 @@ class OpenvinoEngine(Engine):
             core = openvino.Core()
             model = core.read_model(self._path)
             self.hint = str(model.get_rt_info(COMPUTES_IN).value) if model.has_rt_info(COMPUTES_IN) else "f32"
-            config = {**CONFIG, HINT: self.hint, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
+            settings = {} if self._plain else {HINT: self.hint}
+            config = {**CONFIG, **settings, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
             return core.compile_model(model, "CPU", config)
         except Exception as error:
             raise HwsmpqError(
@@ -248,6 +246,28 @@ class OpenvinoEngine(Engine):
                 "build the engine from an ONNX file whose nodes carry the layers' names",
             )
         return owners
+
+
+def _prepared(model: Any, options: Mapping[str, Any]) -> set[str]:
+    """Put into a model what its engine is to compute; names of the operations that are to stay in fp32."""
+    import openvino
+
+    _name_layers(model, options["layers"])
+    # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
+    # every inference, as they do by default where the processor has dot products of integers.
+    model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
+    reduced = {f"{layer}{LAYER}" for layer in options["bf16"]}
+    model.set_rt_info("bf16" if reduced else "f32", COMPUTES_IN)
+    store_in_bf16(openvino, model, reduced)
+    return kept_in_fp32(openvino, model, {f"{layer}{LAYER}" for layer in options["layers"]}, reduced)
+
+
+def _default_precision() -> str:
+    """What OpenVINO computes floats in by itself."""
+    import openvino
+
+    name: str = openvino.Core().get_property("CPU", HINT).get_type_name()
+    return PRECISIONS.get(name, name)
 
 
 def _computes_in_bf16() -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hwsmpq.artifacts import file_digest
+from hwsmpq.artifacts import file_digest, write_bytes
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.structure import differences
 from hwsmpq.hardware.stored import stored_in_onnx
@@ -58,6 +58,12 @@ class Builder:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         self.write(assignment, folder)
         return self._target.load(folder)
+
+    def untouched(self) -> Engine:
+        """The loaded engine that the runtime makes of the network by itself."""
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        write_bytes(folder / ONNX_FILE, export_onnx(self._captured, self.batch))
+        return self._target.untouched(folder / ONNX_FILE, folder)
 
     @contextmanager
     def temporary(self, assignment: Assignment) -> Iterator[Engine]:

@@ -109,6 +109,17 @@ class OpenvinoCpuTarget(Target):
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
         return stored_in_ir(folder, layers)
 
+    @property
+    def computes_in(self) -> str:
+        return str(self._runtime.capabilities()["computes_in"])
+
+    def untouched(self, onnx: Path, folder: Path) -> Engine:
+        self._runtime.build(onnx, folder, {"untouched": True})
+        return self.load_plainly(folder)
+
+    def load_plainly(self, folder: Path) -> Engine:
+        return self._runtime.load(folder, {"n_threads": self._n_threads, "plain": True})
+
     def load(self, folder: Path) -> Engine:
         return self._runtime.load(folder, {"n_threads": self._n_threads})
 

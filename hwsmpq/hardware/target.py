@@ -120,6 +120,20 @@ class Target(ABC):
         """What the files of :meth:`build` hold of layers: of those that can be read in them."""
         return {}
 
+    @property
+    def computes_in(self) -> str:
+        """What the runtime computes floats in by itself: the precision of an fp32 file without settings."""
+        return REFERENCE
+
+    def untouched(self, onnx: Path, folder: Path) -> Engine:
+        """The engine of a network's own ONNX file as the runtime's documentation makes and loads it, with the threads
+        of the target. Only where :attr:`computes_in` is not fp32."""
+        raise NotImplementedError(f"{self.name} computes fp32 files in fp32")
+
+    def load_plainly(self, folder: Path) -> Engine:
+        """Load what :meth:`build` wrote without settings, likewise."""
+        raise NotImplementedError(f"{self.name} computes fp32 files in fp32")
+
     @abstractmethod
     def load(self, folder: Path) -> Engine:
         """Load what :meth:`build` wrote.

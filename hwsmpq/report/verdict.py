@@ -7,7 +7,7 @@ from typing import Literal
 
 from hwsmpq.report.advice import advise
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
-from hwsmpq.types import CHOSEN, PRECISIONS, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan
+from hwsmpq.types import CHOSEN, PRECISIONS, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, RuntimeDefault
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ def judge(network: Network, plan: Plan | None, certificate: Certificate | None) 
     reference = plan.ladder[-1]
     if certificate.latency_ms is not None:
         parts = [_speed(certificate.latency_ms, reference)]
+        if certificate.runtime_default is not None:
+            parts.append(_against_default(certificate.latency_ms, certificate.runtime_default))
     else:
         ratio = _bitops_ratio(network, plan)
         parts = [f"{ratio[0].upper()}{ratio[1:]} (no latency claim)"]
@@ -60,6 +62,16 @@ def _speed(latency: LatencyOutcome, reference: str) -> str:
     if latency.measured < latency.reference:
         return f"{latency.reference / latency.measured:.2f}x faster than {reference}"
     return f"{latency.measured / latency.reference:.2f}x slower than {reference}"
+
+
+def _against_default(latency: LatencyOutcome, default: RuntimeDefault) -> str:
+    """The runtime computes the fp32 file in another precision by itself, which is what a user had before."""
+    name = f"your runtime's default ({default.precision}, {milliseconds(default.latency_ms)})"
+    if abs(default.latency_ms - latency.measured) <= latency.spread + default.spread_ms:
+        return f"as fast as {name} within the timing spread"
+    if latency.measured < default.latency_ms:
+        return f"{default.latency_ms / latency.measured:.2f}x faster than {name}"
+    return f"slower than {name}"
 
 
 def _bitops_ratio(network: Network, plan: Plan) -> str:

@@ -21,6 +21,7 @@ from hwsmpq.types.certificate import (
     Manifest,
     Round,
     Rounds,
+    RuntimeDefault,
 )
 from hwsmpq.types.coverage import Coverage, OtherWeight
 from hwsmpq.types.front import BuiltEngine, Front
@@ -108,6 +109,7 @@ __all__ = [
     "Recipe",
     "Round",
     "Rounds",
+    "RuntimeDefault",
     "Scores",
     "Settings",
     "Stability",

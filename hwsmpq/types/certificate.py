@@ -87,6 +87,24 @@ class LatencyOutcome:
 
 
 @dataclass(frozen=True)
+class RuntimeDefault:
+    """What the runtime does by itself, with the same number of threads, in the same run of measurements.
+
+    Attributes:
+        precision: what it computes floats in, unless told otherwise.
+        latency_ms, spread_ms: of the network's fp32 file, loaded without settings.
+        plain_ms: of the plan's engine, loaded without settings.
+        plain_error: of the outputs of that, against those certified: root of error energy over theirs.
+    """
+
+    precision: str
+    latency_ms: float
+    spread_ms: float
+    plain_ms: float
+    plain_error: float
+
+
+@dataclass(frozen=True)
 class AccuracyOutcome:
     """Metric of reference and engine on the report part; ``paired_stderr`` of their difference. Fractions.
 
@@ -197,7 +215,8 @@ class Certificate:
     ``fallbacks`` are layers that engines ran otherwise than asked, and that the plan took as they ran. ``conditions``
     is the state of the device while it was timed. Latencies are medians over ``n_loads`` loads of every engine.
     ``agreement`` compares engines that were run: that of the plan with what was simulated, without which nothing is
-    verified, and that of fp32 with the network. ``coverage`` says which weights are in layers.
+    verified, and that of fp32 with the network. ``coverage`` says which weights are in layers. ``runtime_default`` is
+    None where nothing was timed, or where the runtime computes fp32 by itself as the engine in fp32 does.
     """
 
     target: str
@@ -215,6 +234,7 @@ class Certificate:
     conditions: dict[str, str] = field(default_factory=dict)
     agreement: dict[str, Agreement] = field(default_factory=dict)
     coverage: Coverage | None = None
+    runtime_default: RuntimeDefault | None = None
 
     @property
     def agrees(self) -> bool:

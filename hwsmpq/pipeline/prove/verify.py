@@ -7,8 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.engine.agree import check
+from hwsmpq.engine.agree import N_SAMPLES, check
 from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
+from hwsmpq.model.agreement import relative_error
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines
@@ -35,9 +36,12 @@ from hwsmpq.types import (
     Plan,
     Round,
     Rounds,
+    RuntimeDefault,
     Survey,
 )
 
+UNTOUCHED, PLAIN = "untouched", "plain"
+"""Names of engines while they are timed: the network as it comes, and the plan's engine, both without settings."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
@@ -63,11 +67,13 @@ def _verify(prepared: Prepared) -> Certificate:
     latency: LatencyOutcome | None = None
     times: dict[str, Measurement] = {}
     conditions: dict[str, str] = {}
+    by_itself: dict[str, Engine] = {}
     engines = _engines(prepared, assignments) if run.target.has_latency else {}
     if run.measures_latency:
         model = cost_model(run)
         assert model is not None
-        times = time_engines(run, engines, "verify")
+        by_itself = _by_itself(prepared)
+        times = time_engines(run, engines | by_itself, "verify")
         conditions = run.target.conditions()
         latency = LatencyOutcome(
             reference=times[run.ladder.top].median_ms,
@@ -83,6 +89,7 @@ def _verify(prepared: Prepared) -> Certificate:
         )
         for name, engine in engines.items()
     } or _simulated(prepared, assignments, plan)
+    runtime_default = _runtime_default(run, by_itself, times, outputs[CHOSEN]) if by_itself else None
     network = network_outputs(prepared) if engines else outputs[REFERENCE]
     accuracy = compare(
         run.judge, report_part, network, outputs[CHOSEN],
@@ -121,6 +128,29 @@ def _verify(prepared: Prepared) -> Certificate:
         conditions=conditions,
         agreement=_agreements(prepared, plan, network, outputs) if engines else {},
         coverage=run.network.coverage,
+        runtime_default=runtime_default,
+    )
+
+
+def _by_itself(prepared: Prepared) -> dict[str, Engine]:
+    """Engines without settings: of the network as it comes, and of the plan. None where that changes nothing."""
+    run = prepared.run
+    if run.target.computes_in == REFERENCE:
+        return {}
+    return {UNTOUCHED: prepared.builder.untouched(), PLAIN: run.target.load_plainly(run.path(Manifest).parent)}
+
+
+def _runtime_default(
+    run: Run, by_itself: dict[str, Engine], times: dict[str, Measurement], certified: Tensor
+) -> RuntimeDefault:
+    rows = tuple(x[:N_SAMPLES] for x in run.parts[1].inputs)
+    plain = engine_outputs(by_itself[PLAIN], rows, run.settings.batch)
+    return RuntimeDefault(
+        precision=run.target.computes_in,
+        latency_ms=times[UNTOUCHED].median_ms,
+        spread_ms=times[UNTOUCHED].spread_ms,
+        plain_ms=times[PLAIN].median_ms,
+        plain_error=relative_error([certified[: len(plain)]], [plain]),
     )
 
 
