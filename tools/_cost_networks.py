@@ -31,6 +31,9 @@ NETWORKS: dict[str, Callable[[], Task]] = {
     "resnet18": lambda: _random("resnet18"),
     "resnet50": lambda: _random("resnet50"),
     "mobilenet_v2": lambda: _random("mobilenet_v2"),
+    "mobilenet_v3_small": lambda: _random("mobilenet_v3_small"),
+    "mobilenet_v3_large": lambda: _random("mobilenet_v3_large"),
     "resnet20": lambda: _example("cifar_resnet20"),
     "efficientnet_lite0": lambda: _example("efficientnet_lite0"),
+    "minilm": lambda: _example("minilm_stsb"),
 }
