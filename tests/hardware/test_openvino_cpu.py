@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,11 @@ class TestOpenvinoCpu(RunnableConformance):
         """The plugin has no int8 transposed convolution for inputs with a zero point."""
         realised = build(UNIFORM["int8"], zero_points={"r5": 100}).realised(net.NAMES)
         assert realised == {**UNIFORM["int8"], "up": "fp32"}
+
+    def test_other_processors_are_called_untested(self, target, monkeypatch):
+        assert "untested" not in target.claim
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+        assert target.claim.endswith("; untested on aarch64")
 
     def test_refused_operation_is_named(self, target, tmp_path):
         graph = helper.make_graph(
