@@ -28,13 +28,13 @@ from _bench import Bench, arguments
 from _cost_networks import NETWORKS
 
 from hwsmpq.device.timing import measure
-from hwsmpq.hardware.cost_model import predict
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
-from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
+from hwsmpq.pipeline.prepare.profile import cost_model, profile, timing_inputs
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import CHOSEN, CostTable, Manifest, Settings
+from hwsmpq.types import CHOSEN, CostTable, Manifest, Plan, Settings
 
 LADDER = ("int8", "bf16", "fp32")
 DROP = {"efficientnet_lite0": 1.0, "resnet20": 1.0, "minilm": 0.5}
@@ -89,25 +89,25 @@ def _predictions(
 ) -> float:
     """Mean error of predictions for unseen mixtures, in percent."""
     known = [timing.assignment for timing in table.engines]
-    drawn = draw_mixtures(run.network, run.ladder, n, options.seed + OTHER_SEED)
+    prepared, model = prepare(run), cost_model(run)
+    assert model is not None
+    drawn = draw_mixtures(prepared.network, run.ladder, n, options.seed + OTHER_SEED)
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in known}
-    assignments = {name: run.network.uniform(name) for name in LADDER} | unseen
-    engines = {name: run.builder.engine(x) for name, x in assignments.items()}
+    assignments = {name: prepared.network.uniform(name) for name in LADDER} | unseen
+    engines = {name: prepared.builder.engine(x) for name, x in assignments.items()}
     times = measure(engines, timing_inputs(run), options.seed, seconds).as_when(table.uniform_ms)
-    errors = [100 * abs(predict(table, run.network, x) / times[name].median_ms - 1) for name, x in unseen.items()]
+    errors = [100 * abs(model.predict(x) / times[name].median_ms - 1) for name, x in unseen.items()]
     bench.figures |= {f"{network}.mape": float(np.mean(errors)), f"{network}.worst": max(errors)}
     return float(np.mean(errors))
 
 
 def _plan(bench: Bench, run: Run, network: str, seconds: float, options: argparse.Namespace) -> None:
     certificate = refine(run, resolve_budgets(run, max_drop=DROP.get(network, ANY_DROP)))
-    folder = run.path(Manifest).parent
-    plan = run.plan()
-    counts = Counter(plan.assignment.values())
+    folder, builder, uniform = run.path(Manifest).parent, prepare(run).builder, prepare(run).network.uniform
+    counts = Counter(run.read(Plan).assignment.values())
     engines = {
-        "default": run.builder.untouched(), "f32": run.builder.engine(run.network.uniform("fp32")),
-        "bf16": run.builder.engine(run.network.uniform("bf16")),
-        "int8": run.builder.engine(run.network.uniform("int8")),
+        "default": builder.untouched(), "f32": builder.engine(uniform("fp32")), "bf16": builder.engine(uniform("bf16")),
+        "int8": builder.engine(uniform("int8")),
         "plan": run.target.load(folder), "plain": run.target.load_plainly(folder),
     }
     times = measure(engines, timing_inputs(run), options.seed, 2 * seconds).measured
