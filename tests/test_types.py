@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hwsmpq.device.runtime import NOT_AUDITED
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.report.formats import count
 from hwsmpq.types import (
@@ -190,3 +191,16 @@ def test_verified_needs_every_budget_a_clean_audit_and_agreement() -> None:
     ]
     assert not certificate(True, error=0.3).verified
     assert not certificate(True, error=None).verified  # nothing was compared
+
+
+def test_an_audit_sees_almost_all_macs() -> None:
+    def layer(name: str, n_macs: int) -> Layer:
+        return Layer(name, "linear", f"{name}.weight", (1, 1), 0, "x", (1,), (1,), n_macs, 1, 0)
+
+    for n_macs, is_clean in ((9, True), (11, False)):
+        network = Network("sha", (layer("a", 1000 - n_macs), layer("b", n_macs)), (), (), 0)
+        audit = Audit.of((LayerAudit("a", "int8", "int8"), LayerAudit("b", "int8", NOT_AUDITED)), network)
+        assert audit.not_audited == {"b": n_macs / 1000} and not audit.mismatches and audit.n_as_requested == 1
+        assert audit.is_clean == is_clean
+    damaged = LayerAudit("b", "int8", NOT_AUDITED, "another weight")
+    assert Audit.of((LayerAudit("a", "int8", "int8"), damaged), network).mismatches == (damaged,)

@@ -2,7 +2,7 @@
 
 Of every network, target and assignment (uniform fp32 and int8, two random mixtures): the relative error of the engine's
 outputs, and the response of the simulated network to a disturbance of every layer. A certificate allows ``AMPLITUDE``
-times the response, so ``<target>.false_alarms`` is the share of engines beyond that, where nothing is wrong with any.
+times the response, so ``<target>.alarms`` is the share of engines beyond that.
 An interrupted run goes on with the networks that are not yet in the file of ``--json``.
 """
 
@@ -77,7 +77,7 @@ def judge(bench: Bench) -> None:
         bench.figures |= {
             f"{target}.engines": len(rows),
             f"{target}.networks": len({row["network"] for row in rows}),
-            f"{target}.false_alarms": sum(ratio > AMPLITUDE for ratio in ratios) / len(rows),
+            f"{target}.alarms": sum(ratio > AMPLITUDE for ratio in ratios) / len(rows),
             f"{target}.largest_ratio": max(ratios),
         }
     bench.write()

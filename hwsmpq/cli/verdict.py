@@ -27,6 +27,8 @@ def show_verdict(certificate: Certificate, folder: Path) -> None:
         for asked, realised in found.items():
             console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
     show_mismatches(certificate.audit.mismatches)
+    for layer, share in certificate.audit.not_audited.items():
+        console.print(f"  {escape(layer)}: not audited ({share:.1%} of the MACs)", soft_wrap=True)
     if certificate.coverage:
         console.print(covered(certificate.coverage), markup=False, highlight=False, soft_wrap=True)
     console.print(f"[bold]{verdict.badge}:[/] {escape(verdict.text)}", highlight=False, soft_wrap=True)

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 
 from hwsmpq.device import cpu
 from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, store_in_bf16
-from hwsmpq.device.runtime import UNATTRIBUTED, Engine, Runtime
+from hwsmpq.device.runtime import NOT_AUDITED, UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ class OpenvinoEngine(Engine):
 
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
         kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
-        return {layer: _precision(kernels[layer], layer, self.hint) for layer in layers}
+        return {
+            layer: _precision(kernels[layer], layer, self.hint) if layer in kernels else NOT_AUDITED for layer in layers
+        }
 
     def layer_ms(
         self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
@@ -218,7 +221,7 @@ class OpenvinoEngine(Engine):
         return found
 
     def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
-        """Computing node -> the layers it computes."""
+        """Computing node -> the layers it computes, of those that the file has: the plugin may rename some."""
         wanted = {layer + suffix: layer for layer in layers for suffix in SUFFIXES}
         owners: dict[str, list[str]] = {}
         # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
@@ -240,9 +243,12 @@ class OpenvinoEngine(Engine):
                     owners[node] = [max(lost, key=len)]
         missing = missing.difference(*owners.values())
         if missing:
+            file = self._path.read_text(encoding="utf-8")
+            missing = {layer for layer in missing if f'"{escape(layer)}{LAYER}"' not in file}
+        if missing:
             raise HwsmpqError(
                 f"layer {min(missing)!r} is not in the engine {self._path}",
-                f"no convolution or matrix product of the compiled graph comes from it ({len(missing)} such layers)",
+                f"no convolution or matrix product of its file comes from it ({len(missing)} such layers)",
                 "build the engine from an ONNX file whose nodes carry the layers' names",
             )
         return owners

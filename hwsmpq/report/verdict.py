@@ -96,7 +96,10 @@ def _audit(certificate: Certificate) -> str:
         return "no layer audited"
     if audit.n_as_requested == audit.n_layers and not audit.mismatches:
         return f"all {audit.n_layers} layers run as requested"
-    return f"only {audit.n_as_requested} of {audit.n_layers} layers run as requested"
+    said = f"only {audit.n_as_requested} of {audit.n_layers} layers run as requested"
+    if not audit.not_audited:
+        return said
+    return f"{said} ({len(audit.not_audited)} not audited, {sum(audit.not_audited.values()):.1%} of the MACs)"
 
 
 def _budgets(certificate: Certificate) -> str:

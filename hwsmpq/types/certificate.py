@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hwsmpq.device.measurement import Measurement
+from hwsmpq.device.runtime import NOT_AUDITED
 from hwsmpq.types.budget import Bound, Budget, BudgetKind
 from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.measured import CostTable, EngineTiming
+from hwsmpq.types.network import Network
 from hwsmpq.types.precision import Assignment
 
+LEAST_AUDITED = 0.99
+"""Share of the MACs whose layers an audit has to see."""
 CHOSEN = "chosen"
 """Name of the plan's engine among those that are measured."""
 
@@ -126,15 +130,29 @@ class AccuracyOutcome:
 
 @dataclass(frozen=True)
 class Audit:
+    """What layers of an engine run in. ``not_audited`` are those whose kernels the runtime does not name, with their
+    share of the MACs; of the others, ``mismatches`` run otherwise than requested."""
+
     n_layers: int
     n_as_requested: int
     mismatches: tuple[LayerAudit, ...]
+    not_audited: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(layers: Sequence[LayerAudit]) -> Audit:
-        """The audit of an engine from those of all its layers."""
-        mismatches = tuple(layer for layer in layers if not layer.as_requested)
-        return Audit(len(layers), len(layers) - len(mismatches), mismatches)
+    def of(layers: Sequence[LayerAudit], network: Network) -> Audit:
+        """The audit of an engine from those of all layers of its network."""
+        n_macs = {layer.name: layer.n_macs for layer in network.layers}
+        n_all = max(1, sum(n_macs.values()))
+        unseen = [layer for layer in layers if layer.realised == NOT_AUDITED and not layer.differs]
+        mismatches = tuple(layer for layer in layers if not layer.as_requested and layer not in unseen)
+        n_as_requested = len(layers) - len(mismatches) - len(unseen)
+        shares = {layer.layer: n_macs[layer.layer] / n_all for layer in unseen}
+        return Audit(len(layers), n_as_requested, mismatches, shares)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found to run otherwise, in at least :data:`LEAST_AUDITED` of the MACs."""
+        return not self.mismatches and sum(self.not_audited.values()) <= 1 - LEAST_AUDITED
 
 
 @dataclass(frozen=True)
@@ -244,4 +262,4 @@ class Certificate:
 
     @property
     def verified(self) -> bool:
-        return all(b.met for b in self.budgets) and not self.audit.mismatches and self.agrees
+        return all(b.met for b in self.budgets) and self.audit.is_clean and self.agrees

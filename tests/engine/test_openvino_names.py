@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import nn
 
 from hwsmpq.device.openvino import OpenvinoEngine
+from hwsmpq.device.runtime import NOT_AUDITED
 from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
+
+if TYPE_CHECKING:
+    from .conftest import Prepared
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid}
 
@@ -37,11 +42,12 @@ def test_products_between_activations_are_found(activation: str, precision: str,
     assert realised == dict.fromkeys(layers, precision)
 
 
-def test_a_product_that_lost_its_name_is_found_by_its_weight() -> None:
+def test_a_product_that_lost_its_name_is_found_by_its_weight(tmp_path: Path) -> None:
     """As in ConViT, where the zero point of one input of int8 came to be the middle of the range."""
     kernel = {"runtimePrecision": "i8", "layerType": "FullyConnected", "data": "i8", "originalLayersNames": ""}
     engine, lost = object.__new__(OpenvinoEngine), "Multiply_9"
-    engine._path, engine.hint = Path("model.xml"), "f32"
+    engine._path, engine.hint = tmp_path / "model.xml", "f32"
+    engine._path.write_text("<net/>")
     engine.__dict__["_kernels"] = {
         "a.proj/layer": {**kernel, "originalLayersNames": "a.proj/layer", "constants": [("a.proj.weight.int8", "i8")]},
         lost: {**kernel, "originalLayersNames": lost, "constants": [("a.b.proj.weight.int8", "i8"), ("C", "f32")]},
@@ -49,3 +55,13 @@ def test_a_product_that_lost_its_name_is_found_by_its_weight() -> None:
     assert engine.realised(["a.proj", "a.b.proj"]) == {"a.proj": "int8", "a.b.proj": "int8"}
     with pytest.raises(HwsmpqError, match="layer 'other' is not in the engine"):
         engine.realised(["a.proj", "other"])
+
+
+def test_a_layer_that_the_plugin_renames_is_not_audited(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not even in the file is an error (see the targets' conformance)."""
+    engine = prepared.builder.engine(prepared.network.uniform("int8"))
+    layers = [layer.name for layer in prepared.network.layers]
+    lost = engine._layer_kernels(layers[:1]).popitem()[0]
+    monkeypatch.setattr(engine, "_kernels", {name: one for name, one in engine._kernels.items() if name != lost})
+    found = engine.realised(layers)
+    assert found == dict.fromkeys(layers, "int8") | {layers[0]: NOT_AUDITED}

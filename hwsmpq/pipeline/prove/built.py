@@ -36,7 +36,7 @@ def build_engines(prepared: Prepared, assignments: Sequence[Assignment]) -> list
             assignment=assignment,
             latency=latency[name],
             accuracy=compare(run.judge, report_part, network, outputs[name], "engine"),
-            audit=Audit.of(prepared.builder.audit(assignment, engines[name])),
+            audit=Audit.of(prepared.builder.audit(assignment, engines[name]), prepared.network),
         )
         for name, assignment in named.items()
     ]

@@ -120,7 +120,7 @@ def _verify(prepared: Prepared) -> Certificate:
         budgets=outcomes,
         latency_ms=latency,
         accuracy=accuracy,
-        audit=Audit.of(manifest.layers),
+        audit=Audit.of(manifest.layers, prepared.network),
         rounds=(*rounds(run).of(plan.budgets), this_round),
         engines=tuple(results),
         n_loads=times[CHOSEN].n_repeats if times else 0,
