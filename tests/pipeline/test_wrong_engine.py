@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import hwsmpq
 from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
+from hwsmpq.pipeline.prepare import survey
 from hwsmpq.types import CHOSEN, REFERENCE
 
 
@@ -24,23 +25,30 @@ class Pooled(nn.Module):
         return self.o(self.p(x).amax(2))
 
 
-@pytest.mark.parametrize("is_cured", [True, False])
-def test_a_wrong_kernel_is_never_verified(is_cured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["rewritten", "substituted", "unseen by the survey"])
+def test_a_wrong_kernel_is_never_verified(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the rewrite that goes around it, the layer behind it runs in fp32, or nothing is verified."""
     if (reason := OpenvinoCpuTarget().unavailable()) is not None:
         pytest.skip(reason)
-    if not is_cured:
+    if case != "rewritten":
         monkeypatch.setattr(OpenvinoCpuTarget, "rewrite", lambda self, onnx: onnx)
+    if case == "unseen by the survey":
+        monkeypatch.setattr(survey, "_wrong", lambda *given: {})
     torch.manual_seed(0)
     with torch.no_grad():
         net = Pooled().eval()
         x = torch.randn(200, 32, 1) + 0.5 * torch.randn(200, 32, 16)
         net.o.bias.data -= net(x).mean(0)
         y = net(x).argmax(1)
-    found = hwsmpq.optimize(
-        hwsmpq.Task(net, x[:64], (x[64:], y[64:])), tmp_path, cost="bitops", bitops="int8", ladder=("int8", "fp32")
-    )
+    task = hwsmpq.Task(net, x[:64], (x[64:], y[64:]))
+    found = hwsmpq.optimize(task, tmp_path, cost="bitops", bitops="int8", ladder=("int8", "fp32"))
     assert found.accuracy.reference == 1.0  # the network's own answers
     assert found.agreement[REFERENCE].agrees
-    if not is_cured and found.agreement[CHOSEN].agrees:
+    if case == "unseen by the survey" and found.agreement[CHOSEN].agrees:
         pytest.skip(f"{found.machine['runtime']} computes it right here without the rewrite")
-    assert found.verified == is_cured, found.agreement
+    if case == "substituted" and not found.fallbacks:
+        pytest.skip(f"{found.machine['runtime']} computes it right here without the rewrite")
+    assert found.verified == (case != "unseen by the survey"), found.agreement
+    assert found.fallbacks == ({"o": {"int8": "fp32"}} if case == "substituted" else {})
+    assert found.agreement[CHOSEN].agrees == found.verified
+    assert found.verified or found.agreement[CHOSEN].where == ("o",)
