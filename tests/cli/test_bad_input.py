@@ -118,7 +118,9 @@ BAD_OPTIONS = {
     "negative size": (["--size-mb", "-1"], ["size_mb budget of -1"]),
     "negative drop": (["--max-drop", "-0.5"], ["max_drop budget of -0.5"]),
     "drop that is no number": (["--max-drop", "nan"], ["max_drop budget of nan"]),
-    "data of another kind of task": (["--data", "imagefolder:x", "--bitops", "int8"], ["--data and --weights go with"]),
+    "data of another kind of task": (
+        ["--data", "imagefolder:x", "--bitops", "int8"], ["--weights goes with", "brings its own"]
+    ),
 }
 
 
@@ -221,7 +223,8 @@ def a_list(path: Path) -> None:
 
 DAMAGE: dict[Callable[[Path], None], str] = {
     truncate: "not readable JSON", empty: "not readable JSON", binary: "not readable JSON",
-    edit: "was changed after it was written", newer: "has schema_version 3", of_another_kind: "field 'schema'",
+    edit: "was changed after it was written", newer: f"has schema_version {artifacts.SCHEMA_VERSION + 1}",
+    of_another_kind: "field 'schema'",
     a_list: "field 'schema'",
 }
 FILES = ("settings", "network", "ranges", "contributions", "plan", "engine/manifest", "certificate")

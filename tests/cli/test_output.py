@@ -43,21 +43,21 @@ def test_version(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("verb", SHOWN)
-def test_verbs_on_a_finished_run(cli: Cli, qdq_run: Finished, verb: str) -> None:
-    result = cli(verb, "-o", qdq_run.folder)
+def test_verbs_on_a_finished_run(cli: Cli, qdq_copy: Path, verb: str) -> None:
+    result = cli(verb, "-o", qdq_copy)
     assert (result.code, result.err) == (0, "")
     assert SHOWN[verb] in result.out
 
 
 @pytest.mark.parametrize("verb", SHOWN)
-def test_json_is_the_artifact_and_nothing_else(cli: Cli, qdq_run: Finished, verb: str) -> None:
+def test_json_is_the_artifact_and_nothing_else(cli: Cli, qdq_copy: Path, verb: str) -> None:
     file = {
         "inspect": "network", "calibrate": "ranges", "contribute": "contributions", "build": "engine/manifest",
         "verify": "certificate",
     }[verb]
-    result = cli(verb, "--json", "-o", qdq_run.folder)
+    result = cli(verb, "--json", "-o", qdq_copy)
     assert (result.code, result.err) == (0, "")
-    assert json.loads(result.out) == json.loads((qdq_run.folder / f"{file}.json").read_text())["payload"]
+    assert json.loads(result.out) == json.loads((qdq_copy / f"{file}.json").read_text())["payload"]
 
 
 def test_profile_of_a_target_without_latency_says_nothing_measured(cli: Cli, qdq_run: Finished) -> None:
