@@ -83,7 +83,7 @@ def test_every_import_is_a_declared_dependency(metadata: Message) -> None:
     known = packages_distributions()
     declared = {line.split(">")[0].split("=")[0].strip().lower() for line in metadata.get_all("Requires-Dist", [])}
     for module in third_party:
-        name = "protobuf" if module == "google.protobuf" else UNDECLARED.get(module) or known[module][0]
+        name = "protobuf" if module == "google.protobuf" else UNDECLARED.get(module) or known.get(module, [module])[0]
         assert name.lower() in declared, module
 
 

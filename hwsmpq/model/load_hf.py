@@ -36,7 +36,7 @@ def load_hf(folder: Path, data: str | None) -> Task:
         import transformers
     except ImportError as error:
         raise HwsmpqError(
-            f"hf:{folder} needs transformers", "it is not installed here", "pip install transformers"
+            f"hf:{folder} needs transformers", "it is not installed here", "pip install 'hwsmpq[transformers]'"
         ) from error
     names = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
     kind = getattr(transformers, names[0], None)
