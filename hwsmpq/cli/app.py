@@ -171,7 +171,15 @@ def ladder(values: dict[str, Any]) -> None:
     from hwsmpq.hardware.targets import get_target
     from hwsmpq.pipeline.evaluate.ladder import sweep, swept
 
-    values["ladder"] = ",".join(swept(get_target(values["target"]).native))
+    asked = swept(get_target(values["target"]).native)
+    folder = Folder(values["out"])
+    known = folder.read(Settings) if folder.has(Settings) else None
+    if known and (known.target, set(known.ladder)) != (values["target"], set(asked)):
+        raise HwsmpqError(
+            f"{folder.root} holds a run on {known.target} with the ladder {','.join(known.ladder)}",
+            "a proposal has a folder of its own, and changes no run", "choose another folder with -o",
+        )
+    values["ladder"] = ",".join(asked)
     _stage(values, sweep, display.show_sweep)
 
 

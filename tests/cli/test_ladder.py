@@ -22,3 +22,9 @@ def test_a_ladder_is_proposed_that_a_run_takes(cli: Cli, tmp_path: Path) -> None
 
 def test_a_target_without_a_choice_of_bits_is_refused(cli: Cli, tmp_path: Path) -> None:
     cli("ladder", TASK, "--target", "openvino-cpu", "-o", tmp_path / "run").assert_one_message("no bits to choose")
+
+
+def test_a_proposal_changes_no_run(cli: Cli, qdq_copy: Path) -> None:
+    before = {path: path.read_bytes() for path in sorted(qdq_copy.rglob("*")) if path.is_file()}
+    cli("ladder", "-o", qdq_copy).assert_one_message("holds a run on onnx-qdq", "changes no run", "another folder")
+    assert {path: path.read_bytes() for path in sorted(qdq_copy.rglob("*")) if path.is_file()} == before
