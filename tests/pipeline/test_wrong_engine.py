@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import hwsmpq
+from hwsmpq.device.runtime import Engine
 from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
 from hwsmpq.pipeline.prepare import survey
-from hwsmpq.types import CHOSEN, REFERENCE
+from hwsmpq.pipeline.prepare.prepared import Prepared
+from hwsmpq.types import CHOSEN, REFERENCE, Assignment
 
 
 class Pooled(nn.Module):
@@ -52,3 +54,26 @@ def test_a_wrong_kernel_is_never_verified(case: str, tmp_path: Path, monkeypatch
     assert found.fallbacks == ({"o": {"int8": "fp32"}} if case == "substituted" else {})
     assert found.agreement[CHOSEN].agrees == found.verified
     assert found.verified or found.agreement[CHOSEN].where == ("o",)
+
+
+def test_only_what_runs_as_asked_for_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO has no int8 kernel for grouped transposed convolutions of few channels. The simulation of int8 says
+    nothing of an engine that computes them in fp32."""
+    if (reason := OpenvinoCpuTarget().unavailable()) is not None:
+        pytest.skip(reason)
+    compared: list[tuple[Assignment, dict[str, str]]] = []
+
+    def look(prepared: Prepared, assignment: Assignment, engine: Engine) -> dict[str, str]:
+        compared.append((assignment, dict(engine.realised(["0", "4"]))))
+        return {}
+
+    monkeypatch.setattr(survey, "_wrong", look)
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(4, 8, 2, 2, groups=2)
+    net = nn.Sequential(up, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    x, y = torch.randn(40, 4, 8, 8), torch.randint(2, (40,))
+    settings = hwsmpq.Settings(target="openvino-cpu", ladder=("int8", "fp32"), cost="bitops")
+    run = hwsmpq.Run(tmp_path, settings, task=hwsmpq.Task(net, x[:16], (x[16:], y[16:])))
+    seen = survey.survey(run)
+    assert seen.fallbacks(run.network) == {"0": {"int8": "fp32"}}
+    assert compared == [({"0": "fp32", "4": "int8"},) * 2, ({"0": "fp32", "4": "fp32"},) * 2]

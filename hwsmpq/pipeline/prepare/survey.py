@@ -26,16 +26,27 @@ def survey(run: Run) -> Survey:
 
     def make() -> Survey:
         found = Survey(run.target.native, run.substitutes)
-        layers = [layer.name for layer in run.network.layers]
         for done, name in enumerate(run.ladder.names, 1):
-            assignment = found.realise(run.network).uniform(name)
-            with before.builder.temporary(assignment) as engine:
-                wrong = _wrong(before, assignment, engine) if run.target.has_latency else {}
-                found = _with(found, before, Realised(assignment, engine.realised(layers) | wrong))
+            found = _surveyed(before, found, name)
             run.progress("survey", done, len(run.ladder.names))
         return found
 
     return run.stage(Survey, make)
+
+
+def _surveyed(prepared: Prepared, known: Survey, name: str) -> Survey:
+    """The survey with the uniform engine of a precision. Where a layer runs otherwise than asked for, it is built again
+    as it runs: only such an engine can compute what is simulated."""
+    run = prepared.run
+    assignment = known.realise(run.network).uniform(name)
+    with prepared.builder.temporary(assignment) as engine:
+        layers = engine.realised([layer.name for layer in run.network.layers])
+        found = _with(known, prepared, Realised(assignment, layers))
+        if not run.target.has_latency:
+            return found
+        if found.fallbacks(run.network) == known.fallbacks(run.network):
+            return _with(known, prepared, Realised(assignment, layers | _wrong(prepared, assignment, engine)))
+    return _surveyed(prepared, found, name)
 
 
 def _wrong(prepared: Prepared, assignment: Assignment, engine: Engine) -> dict[str, str]:
