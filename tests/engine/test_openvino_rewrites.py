@@ -82,6 +82,17 @@ class Scaled(nn.Module):
         return self.out(torch.relu(self.q(x) * 0.125))
 
 
+class Padded(nn.Module):
+    """Keys without a bias, of which those of padded tokens are 0, and their directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k = nn.Linear(N_CHANNELS, N_CHANNELS, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.k(nn.functional.pad(x, (0, 0, 0, 4))), dim=-1)
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -109,6 +120,7 @@ CASES = {
         lambda: Positions(partial(torch.amin, dim=1, keepdim=True), nn.Conv2d(1, 2, 3)), IMAGE
     ),
     "factor": Case(Scaled, (64,)),
+    "norm of padded tokens": Case(Padded, (4, N_CHANNELS)),
     "attention": Case(partial(Attention, False), (8, 64), "fp32"),
     "fused attention": Case(partial(Attention, True), (8, 64), "fp32"),
 }
@@ -128,7 +140,10 @@ def decibels(case: Case, target: OpenvinoCpuTarget) -> float:
     ranges = calibrate(captured, (x,), scheme, [8], smooth=[precision])
     assignment = captured.network.uniform(case.precision)
     simulated = Simulator(captured, ranges, scheme).scores([assignment], (x[:8],), lambda out, rows: out)[0]
-    found = engine_outputs(Builder(captured, ranges, scheme, target).engine(assignment), (x[:8],))
+    builder = Builder(captured, ranges, scheme, target)
+    engine = builder.engine(assignment)
+    assert [one.realised for one in builder.audit(assignment, engine)] == [case.precision] * len(assignment)
+    found = engine_outputs(engine, (x[:8],))
     return float(10 * torch.log10(simulated.square().sum() / (simulated - found).square().sum().clamp_min(1e-30)))
 
 
