@@ -17,6 +17,7 @@ from hwsmpq.lock import LOCK_FILE
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
+from hwsmpq.report.network import PICTURE_FILE
 from hwsmpq.report.render import render
 from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Budget, Certificate, Settings
@@ -57,8 +58,10 @@ def finish(folder: Path, settings: Settings, **limits: float | str) -> Finished:
 
 
 def contents(folder: Path) -> dict[str, bytes | int]:
-    """Every file of a run folder, and how much its store holds (how SQLite lays it out is its own affair)."""
-    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((MEMO_FILE, LOCK_FILE))]
+    """Every file of a run folder but the picture of its network, and how much its store holds (how SQLite lays it out
+    is its own affair)."""
+    others = (MEMO_FILE, LOCK_FILE, PICTURE_FILE)
+    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(others)]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in kept}
     return {**files, MEMO_FILE: Memo(folder / MEMO_FILE).count()}
 

@@ -84,7 +84,10 @@ def test_every_changed_value_is_refused(path: Path) -> None:
             artifacts.read(path, Settings)
 
 
-@pytest.mark.parametrize(("version", "fix"), [(3, "upgrade hwsmpq"), (0, "delete"), (None, "delete"), ("1", "delete")])
+@pytest.mark.parametrize(
+    ("version", "fix"),
+    [(artifacts.SCHEMA_VERSION + 1, "upgrade hwsmpq"), (0, "delete"), (None, "delete"), ("1", "delete")],
+)
 def test_other_versions_are_refused_by_name(path: Path, version: object, fix: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
     with pytest.raises(HwsmpqError, match=f"schema_version {version!r}") as caught:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from hwsmpq.model.capture import Captured
+
 ATEN = torch.ops.aten
 ELEMENTWISE = {
     ATEN.relu.default, ATEN.relu6.default, ATEN.hardtanh.default, ATEN.clamp.default, ATEN.silu.default,
@@ -36,8 +38,14 @@ class Carry:
     is_written: bool = False
 
 
-def carries(nodes: Collection[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[fx.Node, Carry]:
-    """Of every operation; ``group_of`` has those that are layers."""
+def carries_of(captured: Captured) -> dict[fx.Node, Carry]:
+    """Of every operation of a captured network."""
+    groups = {captured.layer_nodes[x.name]: captured.network.group_of(x.name) for x in captured.network.layers}
+    return _carries([n for n in captured.graph.graph.nodes if n.op == "call_function"], groups)
+
+
+def _carries(nodes: Collection[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[fx.Node, Carry]:
+    """``group_of`` has the operations that are layers."""
     sources: dict[fx.Node, frozenset[str]] = {}
     for node in nodes:
         known = [sources.get(n, frozenset()) for n in node.all_input_nodes if n.op != "get_attr" and n.all_input_nodes]

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.runner import GraphRunner
-from hwsmpq.quantize.carry import Carry, carries
+from hwsmpq.quantize.carry import Carry, carries_of
 from hwsmpq.quantize.residual import Residual, residuals
 from hwsmpq.types import Layer
 
@@ -67,7 +67,7 @@ def schedule(
     group_of = {node: captured.network.group_of(layer.name) for node, layer in layer_of.items()}
     nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function"]
     residual_of = residuals(captured) if quantizes_residuals else {}
-    carry_of = carries(nodes, group_of) if carries_bf16 else {}
+    carry_of = carries_of(captured) if carries_bf16 else {}
     groups: dict[fx.Node, frozenset[str]] = {}
     for node in captured.graph.graph.nodes:
         own = {group_of[node]} if node in group_of else set()

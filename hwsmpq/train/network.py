@@ -15,7 +15,8 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.quantize.layer import QuantizedLayer, channels_last
+from hwsmpq.quantize.carry import Carry, carries_of
+from hwsmpq.quantize.layer import QuantizedLayer, channels_last, rounded
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.train.lsq import Quantizer, straight_through
@@ -46,6 +47,7 @@ class QuantizedNetwork(nn.Module):
         self._group_of = {layer.name: self.network.group_of(layer.name) for layer in self.network.layers}
         found = residuals(captured) if scheme.quantizes_residuals else {}
         self._residuals = {node.name: residual for node, residual in found.items()}
+        self._carry = {n.name: c for n, c in carries_of(captured).items()} if scheme.carries_bf16 else {}
         self.weight_quantizers, self.input_quantizers = nn.ModuleDict(), nn.ModuleDict()
         self._grids: dict[str, list[Grid]] = {}
         self._layers: dict[str, _TrainedLayer] = {}
@@ -89,6 +91,11 @@ class QuantizedNetwork(nn.Module):
     def is_quantized(self) -> bool:
         """Whether anything is."""
         return any(precision.name != REFERENCE for group in self.precisions.values() for precision in group)
+
+    def is_in_bf16(self, node: str) -> bool:
+        """Whether the target has the result of an operation in bf16; see :mod:`hwsmpq.quantize.carry`."""
+        sources = self._carry.get(node, Carry()).sources
+        return bool(sources) and all(p.name == "bf16" for group in sources for p in self.precisions[group])
 
     def precisions_of(self, layer: Layer) -> tuple[Precision, ...]:
         return self.precisions[self._group_of[layer.name]]
@@ -182,9 +189,15 @@ class _Pass:
         self._quantized: dict[str, Tensor] = {}
 
     def compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result, net = self._result(n, args, kwargs), self._net
+        return _in_bf16(result) if net.is_in_bf16(n.name) and net._carry[n.name].is_written else result
+
+    def _result(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
         if layer is not None:
             return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
+        if not self._net.is_in_bf16(n.name):  # in fp32, it reads those in bf16 from memory
+            args = tuple(self._from_memory(node, x) for node, x in zip(n.args, args, strict=True))
         if residual is not None:
             reader, partner = (self._of[layer.name] for layer in (residual.reader, residual.partner))
             if residual.is_quantized(reader.precision, partner.precision):
@@ -197,14 +210,23 @@ class _Pass:
     def _input(self, n: fx.Node, layer: QuantizedLayer, args: tuple[Any, ...], index: int) -> Tensor:
         source = str(n.args[index])
         if source not in self._quantized:
-            self._quantized[source] = layer.input(args[index])
+            x = args[index] if layer.precision.quantizes_activations else self._from_memory(n.args[index], args[index])
+            self._quantized[source] = layer.input(x)
         return self._quantized[source]
+
+    def _from_memory(self, node: Any, x: Any) -> Any:
+        """An argument as it was written."""
+        return _in_bf16(x) if isinstance(node, fx.Node) and self._net.is_in_bf16(node.name) else x
 
 
 def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:
     """The network under one assignment."""
     precisions = {group: (PRECISIONS[name],) for group, name in assignment.items()}
     return QuantizedNetwork(captured, ranges, scheme, precisions)
+
+
+def _in_bf16(x: Any) -> Any:
+    return straight_through(x, rounded(x.detach(), torch.bfloat16)) if isinstance(x, Tensor) else x
 
 
 def _clipped(observed: TensorRange, clips: dict[int, tuple[float, float]]) -> TensorRange:
