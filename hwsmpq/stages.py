@@ -85,7 +85,7 @@ TABLE = (
     Row(types.CostTable, "cost_table.json", "cost_table", (types.Ranges, types.Survey), _RUN,
         ("ladder", "batch", "threads", "seed", "n_mixtures")),
     Row(types.Rounds, "rounds.json", "rounds", (types.Ranges, types.Survey, types.CostTable),
-        (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost")),
+        (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost", "confidence")),
     Row(Evaluations, "evaluations.sqlite", "evaluations", (types.Ranges,),
         ("network", "scheme", "value", "metric", "runner"), asked=("samples",)),
     Row(types.Contributions, "contributions.json", "contributions", (types.Ranges, types.Survey),

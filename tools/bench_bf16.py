@@ -89,7 +89,8 @@ def _predictions(
 ) -> float:
     """Mean error of predictions for unseen mixtures, in percent."""
     known = [timing.assignment for timing in table.engines]
-    prepared, model = prepare(run), cost_model(run)
+    prepared = prepare(run)
+    model = cost_model(prepared)
     assert model is not None
     drawn = draw_mixtures(prepared.network, run.ladder, n, options.seed + OTHER_SEED)
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in known}

@@ -422,7 +422,8 @@ def test_missed_latency_is_solved_again_with_what_was_measured(
     distinct = {json.dumps(r.assignment, sort_keys=True) for r in certificate.rounds}
     assert len(certificate.rounds) == len(distinct)  # what was measured above the budget is not built again
     # The last word has the fastest of all that was not measured above the budget.
-    model, limit, groups = profiling_stage.cost_model(run), certificate.budgets[0].limit, run.network.group_names
+    model = profiling_stage.cost_model(prepare(run))
+    limit, groups = certificate.budgets[0].limit, run.network.group_names
     missed = [assignment for assignment, ms in model.measured_ms() if ms > limit]
     choices = [dict(zip(groups, names, strict=True)) for names in product(run.ladder.names, repeat=len(groups))]
     fastest = min(model.predict(x) for x in choices if x not in missed)

@@ -71,7 +71,7 @@ def search(
     _Search(prepared, [b for b in budgets if b.kind in counted], None, counted)
     if not run.path(Plan).exists():
         tell_doubts(prepared)
-    model = cost_model(run)
+    model = cost_model(prepared)
     if "latency_ms" in limits and model is None:
         raise HwsmpqError(
             f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",

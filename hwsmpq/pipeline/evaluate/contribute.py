@@ -68,7 +68,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
 def scores(run: Run, contributions: Contributions) -> Scores:
     """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
     prepared = prepare(run)
-    batch, base = run.score_batch, _base_of(prepared, contributions)
+    batch, base = run.score_batch, _base_of(run, contributions)
 
     def make() -> Scores:
         tables, skipped = [], {}
@@ -94,7 +94,7 @@ def observed(prepared: Prepared, contributions: Contributions) -> tuple[NDArray[
     The estimator is played again on the memo, which holds all of them unless it was deleted.
     """
     run = prepared.run
-    game = _value_game(prepared, run.score_batch, run.settings.estimator, _base_of(prepared, contributions))
+    game = _value_game(prepared, run.score_batch, run.settings.estimator, _base_of(run, contributions))
     n_draws = len(contributions.draws)
     if n_draws and run.settings.estimator in ESTIMATORS:
         ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
@@ -157,8 +157,7 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     return replace(table, phi=table.phi - table.phi[:, [base]], floor_value=base_value, top_value=top_value)
 
 
-def _base_of(prepared: Prepared, contributions: Contributions) -> int:
-    run = prepared.run
+def _base_of(run: Run, contributions: Contributions) -> int:
     return run.ladder.names.index(contributions.start)
 
 

@@ -13,6 +13,7 @@ from hwsmpq.device.timing import too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.cost_model import CostModel, fit
+from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import CostTable, Measurement, Rounds
@@ -49,13 +50,10 @@ def rounds(run: Run) -> Rounds:
     return run.stage(Rounds, lambda: Rounds(())) if timed else Rounds(())
 
 
-@holding
-def cost_model(run: Run) -> CostModel | None:
+def cost_model(prepared: Prepared) -> CostModel | None:
     """The cost model, from the cost table and the engines that were built since; None without a table."""
-    table = profile(run)
-    if table is None:
-        return None
-    return fit(table, prepare(run).network, rounds(run).timings(table))
+    table = profile(prepared.run)
+    return None if table is None else fit(table, prepared.network, rounds(prepared.run).timings(table))
 
 
 def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Measurement]:

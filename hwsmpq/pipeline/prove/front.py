@@ -57,7 +57,7 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
             f"leave out --measure, or take {'--cost latency' if timed else 'a --target that measures latency'}",
         )
     prepared = prepare(run)
-    model = cost_model(run)
+    model = cost_model(prepared)
     costs = costs_of(prepared.network, run.ladder, model)
     plan = run.read(Plan) if run.artifacts.has(Plan) else None
     # Contributions that were sampled until a plan was stable are taken as they are.
@@ -90,7 +90,7 @@ def uniform_front(run: Run) -> Front:
     a budget can be chosen by before anything is searched. Nothing of it is kept but the measurements."""
     prepared = prepare(run)
     network = prepared.network
-    costs = costs_of(network, run.ladder, cost_model(run))
+    costs = costs_of(network, run.ladder, cost_model(prepared))
     problem = Problem(
         Cost(np.zeros((len(network.groups), len(run.ladder.names)))), costs, {},
         allowed=allowed(network, run.ladder),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -70,7 +70,7 @@ def _verify(prepared: Prepared) -> Certificate:
     by_itself: dict[str, Engine] = {}
     engines = _engines(prepared, assignments) if run.target.has_latency else {}
     if run.measures_latency:
-        model = cost_model(run)
+        model = cost_model(prepared)
         assert model is not None
         by_itself = _by_itself(prepared)
         times = time_engines(run, engines | by_itself, "verify")
@@ -82,13 +82,7 @@ def _verify(prepared: Prepared) -> Certificate:
             spread=times[CHOSEN].spread_ms,
             interval=model.interval_ms(plan.assignment),
         )
-    outputs = {
-        name: engine_outputs(
-            engine, report_part.inputs, run.settings.batch,
-            lambda done, n, name=name: run.progress(f"verify: {name}", done, n),
-        )
-        for name, engine in engines.items()
-    } or _simulated(prepared, assignments, plan)
+    outputs = outputs_of(run, engines, "verify") or _simulated(prepared, assignments, plan)
     runtime_default = _runtime_default(run, by_itself, times, outputs[CHOSEN]) if by_itself else None
     network = network_outputs(prepared) if engines else outputs[REFERENCE]
     accuracy = compare(
@@ -154,6 +148,17 @@ def _runtime_default(
     )
 
 
+def outputs_of(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Tensor]:
+    """Outputs of engines on the report part, by name."""
+    return {
+        name: engine_outputs(
+            engine, run.parts[1].inputs, run.settings.batch,
+            lambda done, n, name=name: run.progress(f"{stage}: {name}", done, n),
+        )
+        for name, engine in engines.items()
+    }
+
+
 def network_outputs(prepared: Prepared) -> Tensor:
     """Outputs of the network itself on the report part, for which no engine of it stands in."""
     run = prepared.run
@@ -192,16 +197,15 @@ def _claim(prepared: Prepared, plan: Plan) -> str:
 
 
 def _engines(prepared: Prepared, assignments: dict[str, Assignment]) -> dict[str, Engine]:
-    run = prepared.run
-    builder = prepared.builder
+    run, builder = prepared.run, prepared.builder
     uniform = {name: builder.engine(assignment) for name, assignment in assignments.items() if name != CHOSEN}
     return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
 
 
 def _simulated(prepared: Prepared, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
     """Outputs on the report part: uniform networks as they came, the plan with trained weights if there are any."""
-
     run = prepared.run
+
     def outputs(simulator: Simulator, stage: str, part: dict[str, Assignment]) -> dict[str, Tensor]:
         rows = simulator.scores(
             list(part.values()), run.parts[1].inputs, lambda out, rows: out,
