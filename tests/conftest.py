@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 from tiny_task import task
 
 from hwsmpq.contribution.memo import Memo
+from hwsmpq.hardware.remote import reach
 from hwsmpq.lock import LOCK_FILE
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.refine import refine
@@ -91,3 +95,25 @@ def qdq_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
 def qdq_copy(qdq_run: Finished, tmp_path: Path) -> Path:
     """A copy of the finished run on onnx-qdq, to change."""
     return Path(shutil.copytree(qdq_run.folder, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Makes environments of a runtime and what that needs, and gives the commands that reach them."""
+    commands: dict[str, str] = {}
+
+    def bare(package: str) -> str:
+        if package not in commands:
+            folder = tmp_path_factory.mktemp("bare")
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            python = folder / "bin" / "python"
+            install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", package]
+            done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+            if done.returncode:
+                pytest.skip(f"no package registry: {done.stderr.strip().splitlines()[-1:]}")
+            commands[package] = shlex.quote(str(python))
+        return commands[package]
+
+    yield bare
+    for command in commands.values():
+        reach(command).close()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hwsmpq.device.runtime import Runtime
 
 RUNTIMES = {
+    "onnxruntime": "hwsmpq.device.onnxruntime.runtime:OnnxruntimeRuntime",
     "openvino": "hwsmpq.device.openvino:OpenvinoRuntime",
     "tensorrt": "hwsmpq.device.tensorrt.runtime:TensorrtRuntime",
     "tensorrt-rtx": "hwsmpq.device.tensorrt.runtime:TensorrtRtxRuntime",

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hwsmpq.device.onnxruntime.session import open_session, refusal
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.onnxruntime_cpu.session import open_session, refusal
 from hwsmpq.model.agreement import allowed, relative_error, tensors_of
 
 N_SAMPLES = 3

@@ -10,6 +10,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.openvino_ir import stored_in_ir
+from hwsmpq.hardware.processor import claim_of, scheme_of
 from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, REFERENCE, Layer, OnnxForm
@@ -23,8 +24,6 @@ WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
 PER_TENSOR = "per-tensor"
-TESTED = {"x86_64", "AMD64"}
-"""Architectures whose kernels were compared with the simulation."""
 NO_BF16 = "the processor has neither avx512_bf16 nor AMX, or OpenVINO does not name bf16 among its capabilities"
 
 
@@ -67,9 +66,7 @@ class OpenvinoCpuTarget(Target):
 
     @property
     def claim(self) -> str:  # type: ignore[override]
-        """Measured wherever it runs; kernels of other processors than x86 were never seen by who wrote this."""
-        measured, architecture = "latency and accuracy measured on the built engine", self.machine()["architecture"]
-        return measured if architecture in TESTED else f"{measured}; untested on {architecture}"
+        return claim_of(self.machine()["architecture"])
 
     @property
     def default_ladder(self) -> tuple[str, ...]:
@@ -80,9 +77,8 @@ class OpenvinoCpuTarget(Target):
 
     @property
     def scheme_name(self) -> str:
-        """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
         name = "unsigned_activations" + ("_per_tensor" if self._options == PER_TENSOR else "")
-        return f"{name}_no_vnni" if self._runtime.capabilities()["int8_saturates"] else name
+        return scheme_of(name, self._runtime.capabilities())
 
     def unavailable(self) -> str | None:
         return self._runtime.unavailable()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,6 @@ from conformance import UNIFORM, RunnableConformance
 from onnx import TensorProto, helper, save
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.remote import reach
 from hwsmpq.hardware.targets import get_target
 
 
@@ -67,20 +65,6 @@ class TestOpenvinoThroughAPipe(RunnableConformance):
         assert (there == here).all()
 
 
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory):
-    """A Python with OpenVINO and what that needs, which is numpy."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "openvino"]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        pytest.skip(f"no package registry: {done.stderr.strip().splitlines()[-1:]}")
-    yield shlex.quote(str(python))
-    reach(shlex.quote(str(python))).close()
-
-
 @pytest.mark.slow
 class TestOpenvinoInABareEnvironment(RunnableConformance):
     target_name = "openvino-cpu"
@@ -88,4 +72,4 @@ class TestOpenvinoInABareEnvironment(RunnableConformance):
     @pytest.fixture(autouse=True)
     def _there(self, bare, monkeypatch):
         monkeypatch.delenv("PYTHONPATH", raising=False)
-        monkeypatch.setattr(type(self), "device", bare)
+        monkeypatch.setattr(type(self), "device", bare("openvino"))

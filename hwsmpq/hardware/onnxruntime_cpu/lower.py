@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
+from hwsmpq.device.onnxruntime.audit import weight_name
 from hwsmpq.hardware.onnxruntime_cpu.operands import (
     Activation,
     Weight,
@@ -33,13 +34,6 @@ from hwsmpq.types import ONNX_LAYERS
 CONTRIB = "com.microsoft"
 LARGEST_BIAS = 2.0**30
 """Leaves the products as much of a 32-bit sum."""
-
-WEIGHT = "/weight"
-
-
-def weight_name(layer: str) -> str:
-    """The initializer that a layer reads in a lowered graph."""
-    return f"{layer}{WEIGHT}"
 
 
 def lower(model: ir.Model) -> None:
@@ -87,7 +81,7 @@ class _Layer:
 
     def _in_float(self) -> None:
         weight = self._node.inputs[1]
-        if weight is not None and weight.is_initializer() and not weight.name.endswith(WEIGHT):
+        if weight is not None and weight.is_initializer() and not weight.name.endswith(weight_name("")):
             weight.name = weight_name(self._node.name)  # what else reads it, such as an embedding, reads it still
         else:
             self._node.replace_input_with(1, self._constant("weight", self._weight.values))

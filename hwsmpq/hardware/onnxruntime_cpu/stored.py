@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from hwsmpq.hardware.onnxruntime_cpu.lower import LARGEST_BIAS, weight_name
+from hwsmpq.device.onnxruntime.audit import weight_name
+from hwsmpq.hardware.onnxruntime_cpu.lower import LARGEST_BIAS
 from hwsmpq.hardware.stored import Stored, along, in_shape
 from hwsmpq.types import Layer
 

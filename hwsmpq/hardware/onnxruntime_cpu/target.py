@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsmpq.artifacts import write_bytes
-from hwsmpq.device import cpu
+from hwsmpq.device.onnxruntime.runtime import FILE
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.onnxruntime_cpu import session
+from hwsmpq.hardware.device import HERE, Device
+from hwsmpq.hardware.processor import claim_of, scheme_of
 from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from hwsmpq.model.capture import Captured
-
-FILE = "model.onnx"
 
 
 class OnnxruntimeCpuTarget(Target):
@@ -33,22 +31,27 @@ class OnnxruntimeCpuTarget(Target):
     name = "onnxruntime-cpu"
     native = ("int8", "fp32")
     has_latency = True
-    claim = "latency and accuracy measured on the built engine"
+    anywhere = True
+
+    def __init__(self, device: Device = HERE) -> None:
+        self.device, self._runtime = device, device.runtime("onnxruntime")
+
+    def on(self, device: Device) -> Target:
+        return OnnxruntimeCpuTarget(device)
+
+    @property
+    def claim(self) -> str:  # type: ignore[override]
+        return claim_of(self.machine()["architecture"])
 
     @property
     def scheme_name(self) -> str:
-        """On x86 without a dot-product instruction int8 kernels saturate in int16 unless weights keep to half range."""
-        return "unsigned_activations_no_vnni" if cpu.int8_saturates() else "unsigned_activations"
+        return scheme_of("unsigned_activations", self._runtime.capabilities())
 
     def unavailable(self) -> str | None:
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "the onnxruntime package is not installed (pip install onnxruntime)"
-        return None
+        return self._runtime.unavailable()
 
     def machine(self) -> dict[str, str]:
-        return {
-            **cpu.describe(), "n_threads": str(session.N_THREADS), "runtime": f"onnxruntime {session.version()}",
-        }
+        return self._runtime.describe()
 
     def runs(self, layer: Layer, precision: str) -> bool:
         return precision in self.native and (precision != "int8" or layer.kind != "conv_transpose")
@@ -60,16 +63,10 @@ class OnnxruntimeCpuTarget(Target):
         return ties(_model(export_onnx(captured)), [layer.name for layer in captured.network.layers])
 
     def build(self, onnx: Path, folder: Path) -> None:
-        _require(self)
-        data = _lowered(onnx)
-        try:
-            session.open_session(data)
-        except Exception as error:
-            raise HwsmpqError(
-                f"ONNX Runtime refuses {onnx}", session.refusal(error),
-                "replace the operation it names in the model, or use another target",
-            ) from error
-        write_bytes(folder / FILE, data)
+        with tempfile.TemporaryDirectory(prefix="hwsmpq-") as lowered:
+            path = Path(lowered) / onnx.name
+            path.write_bytes(_lowered(onnx))
+            self._runtime.build(path, folder, {})
 
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
         from hwsmpq.hardware.onnxruntime_cpu.stored import stored_in_lowered
@@ -77,12 +74,7 @@ class OnnxruntimeCpuTarget(Target):
         return stored_in_lowered(folder / FILE, layers)
 
     def load(self, folder: Path) -> Engine:
-        from hwsmpq.hardware.onnxruntime_cpu.engine import OnnxruntimeEngine
-
-        _require(self)
-        if not (folder / FILE).is_file():
-            raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
-        return OnnxruntimeEngine(folder / FILE)
+        return self._runtime.load(folder, {})
 
 
 def _lowered(path: Path) -> bytes:
@@ -106,9 +98,3 @@ def _model(data: bytes) -> onnx_ir.Model:
     proto = onnx.load_model_from_string(data)
     onnx.checker.check_model(proto)
     return onnx_ir.serde.deserialize_model(proto)
-
-
-def _require(target: Target) -> None:
-    reason = target.unavailable()
-    if reason:
-        raise HwsmpqError(f"target {target.name} cannot be used here", reason, "install it, or use --target onnx-qdq")

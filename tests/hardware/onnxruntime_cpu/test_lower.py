@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from hwsmpq.device.onnxruntime.audit import weight_name
+from hwsmpq.device.onnxruntime.session import open_session
 from hwsmpq.hardware.onnxruntime_cpu import OnnxruntimeCpuTarget
-from hwsmpq.hardware.onnxruntime_cpu.lower import lower, weight_name
-from hwsmpq.hardware.onnxruntime_cpu.session import open_session
+from hwsmpq.hardware.onnxruntime_cpu.lower import lower
 from hwsmpq.quantize.scheme import get_scheme
 
 X_SCALE, X_ZERO = 0.03, 100
@@ -73,7 +76,10 @@ class Graph:
         lower(lowered)
         x = self.rng.normal(size=self.shape).astype(np.float32) * 2 if x is None else x
         (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
-        session = open_session(onnx_ir.serde.serialize_model(lowered).SerializeToString())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "lowered.onnx"
+            path.write_bytes(onnx_ir.serde.serialize_model(lowered).SerializeToString())
+            session = open_session(path)
         (found,) = session.run(None, {"x": x})
         assert found.shape == expected.shape
         assert 10 * np.log10(np.sum(expected**2) / max(np.sum((found - expected) ** 2), 1e-30)) > least_db

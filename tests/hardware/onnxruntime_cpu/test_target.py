@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 import threading
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from hwsmpq.device import cpu
+from hwsmpq.device.onnxruntime.session import open_session
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnxruntime_cpu import OnnxruntimeCpuTarget
-from hwsmpq.hardware.onnxruntime_cpu.session import open_session
+from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
@@ -42,7 +45,7 @@ def executed(folder):
     return [event for event in events if event["name"].endswith("_kernel_time")]
 
 
-class TestOnnxruntimeCpu(RunnableConformance):
+class OnnxruntimeConformance(RunnableConformance):
     target_name = "onnxruntime-cpu"
 
     @pytest.fixture
@@ -59,6 +62,31 @@ class TestOnnxruntimeCpu(RunnableConformance):
             return {name: "int8" if name in int8 else "fp32" for name in asked}
 
         return expected
+
+
+class TestOnnxruntimeThroughAPipe(OnnxruntimeConformance):
+    device = shlex.quote(sys.executable)
+
+    def test_computes_bit_for_bit_what_it_does_here(self, build, tmp_path):
+        x = net.sample(0)
+        (there,) = build(UNIFORM["int8"]).infer([x])
+        (here,) = get_target("onnxruntime-cpu").load(tmp_path / "engine").infer([x])
+        assert (there == here).all()
+
+
+@pytest.mark.slow
+class TestOnnxruntimeInABareEnvironment(OnnxruntimeConformance):
+    @pytest.fixture(autouse=True)
+    def _there(self, bare, monkeypatch):
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        monkeypatch.setattr(type(self), "device", bare("onnxruntime"))
+
+
+class TestOnnxruntimeCpu(OnnxruntimeConformance):
+    def test_other_processors_are_called_untested(self, target, monkeypatch):
+        assert "untested" not in target.claim
+        monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
+        assert target.claim.endswith("; untested on aarch64")
 
     @pytest.mark.parametrize("case", ASSIGNMENTS)
     def test_precision_agrees_with_the_types_that_kernels_read(self, build, tmp_path, case):

@@ -6,18 +6,21 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
+from hwsmpq.device.onnxruntime.audit import Kernel, kernels
+from hwsmpq.device.onnxruntime.nodes import read_nodes
+from hwsmpq.device.onnxruntime.session import OPTIMISED_FILE, open_session, refusal
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.onnxruntime_cpu.audit import Kernel, kernels
-from hwsmpq.hardware.onnxruntime_cpu.session import OPTIMISED_FILE, open_session, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 N_WARM_UP = 3
 TIME = "_kernel_time"
@@ -45,7 +48,7 @@ class OnnxruntimeEngine(Engine):
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+            outputs: list[NDArray[Any]] = self._session.run(None, self._feeds(inputs))
         except Exception as error:
             expected = ", ".join(str(port.shape) for port in self._session.get_inputs())
             raise HwsmpqError(
@@ -72,6 +75,11 @@ class OnnxruntimeEngine(Engine):
             total[owner if owner in total else UNATTRIBUTED] += fastest
         return total
 
+    def _feeds(self, inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if len(inputs) != len(self._names):
+            raise ValueError(f"{len(inputs)} inputs came for {len(self._names)}")
+        return dict(zip(self._names, inputs))
+
     def _open(self, instruments: Path | None = None) -> Any:
         try:
             return open_session(self._path, instruments)
@@ -90,9 +98,9 @@ class OnnxruntimeEngine(Engine):
         with tempfile.TemporaryDirectory(prefix="hwsmpq-") as folder:
             session = self._open(Path(folder))
             for _ in range(n_runs):
-                session.run(None, dict(zip(self._names, inputs, strict=True)))
+                session.run(None, self._feeds(inputs))
             events = json.loads(Path(session.end_profiling()).read_text())
-            found = kernels(onnx.load(self._path).graph, onnx.load(Path(folder) / OPTIMISED_FILE).graph)
+            found = kernels(read_nodes(self._path), read_nodes(Path(folder) / OPTIMISED_FILE))
         missing = [layer for layer in layers if layer not in found]
         if missing:
             raise HwsmpqError(
@@ -104,6 +112,6 @@ class OnnxruntimeEngine(Engine):
         samples: dict[tuple[str, str], list[float]] = defaultdict(list)
         for event in events:
             if event["name"].endswith(TIME):
-                key = event["name"].removesuffix(TIME), event["args"]["node_index"]
+                key = event["name"][: -len(TIME)], event["args"]["node_index"]
                 samples[key].append(event["dur"] / 1e3)
         return found, [(name, times) for (name, _), times in samples.items()]

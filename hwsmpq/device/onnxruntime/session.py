@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 N_THREADS = 1
 # It requantizes float weights of layers between DequantizeLinear and QuantizeLinear, one scale a tensor.
@@ -18,7 +20,7 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def open_session(model: Path | bytes, instruments: Path | None = None) -> Any:
+def open_session(model: Path, instruments: Path | None = None) -> Any:
     """A session that computes in the calling thread.
 
     Args:
@@ -37,11 +39,11 @@ def open_session(model: Path | bytes, instruments: Path | None = None) -> Any:
         options.optimized_model_filepath = str(instruments / OPTIMISED_FILE)
         options.enable_profiling, options.profile_file_prefix = True, str(instruments / "profile")
     return onnxruntime.InferenceSession(
-        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"],
+        str(model), options, providers=["CPUExecutionProvider"],
         disabled_optimizers=DISABLED_OPTIMIZERS,
     )
 
 
 def refusal(error: Exception) -> str:
     """The runtime's message in one line."""
-    return " ".join(str(error).removeprefix("[ONNXRuntimeError] : ").split())[:500]
+    return " ".join(str(error).replace("[ONNXRuntimeError] : ", "", 1).split())[:500]
