@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -97,15 +98,27 @@ def qdq_copy(qdq_run: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(qdq_run.folder, tmp_path / "run"))
 
 
+def oldest_python() -> str:
+    """The oldest Python of this machine that a device may have, on the path or of pyenv."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for minor in range(8, sys.version_info.minor):
+        for python in (shutil.which(f"python3.{minor}"), *versions.glob(f"3.{minor}.*/bin/python")):
+            # Some on the path are stubs, and some distributions have no venv.
+            if python and subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:
+                return str(python)
+    return sys.executable
+
+
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Makes environments of a runtime and what that needs, and gives the commands that reach them."""
+    """Makes environments of a runtime and what that needs, with the oldest Python there is, and gives the commands that
+    reach them."""
     commands: dict[str, str] = {}
 
     def bare(package: str) -> str:
         if package not in commands:
             folder = tmp_path_factory.mktemp("bare")
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            subprocess.run([oldest_python(), "-m", "venv", folder], check=True)
             python = folder / "bin" / "python"
             install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", package]
             done = subprocess.run(install, capture_output=True, text=True, timeout=300)

@@ -31,9 +31,9 @@ def store_in_bf16(openvino: Any, model: Any, reduced: Collection[str]) -> None:
             name = weight.get_friendly_name()
             if weight.get_type_name() == "Constant" and weight.get_element_type() == openvino.Type.f32:
                 if name not in stored:
-                    narrow = openvino.opset13.constant(weight.data.copy(), dtype=openvino.Type.bf16)
+                    narrow = _operations(openvino).constant(weight.data.copy(), dtype=openvino.Type.bf16)
                     narrow.set_friendly_name(name)
-                    stored[name] = openvino.opset13.convert(narrow, "f32")
+                    stored[name] = _operations(openvino).convert(narrow, "f32")
                     stored[name].set_friendly_name(f"{name}.wide")
                 op.input(1).replace_source_output(stored[name].output(0))
 
@@ -96,7 +96,7 @@ def _reshape(openvino: Any, op: Any) -> None:
     """Put a reshape in the place of an operation that the plugin replaces by one, without the attribute."""
     shape = op.output(0).get_partial_shape()
     if shape.is_static:
-        reshape = openvino.opset13.reshape(op.input_value(0), list(shape.to_shape()), False)
+        reshape = _operations(openvino).reshape(op.input_value(0), list(shape.to_shape()), False)
         reshape.output(0).set_names(op.output(0).get_names())
         for reader in op.output(0).get_target_inputs():
             reader.replace_source_output(reshape.output(0))
@@ -110,7 +110,7 @@ def _apart_from_bias(openvino: Any, layer: Any) -> set[str]:
     if layer.get_type_name() != "MatMul" or len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
         return set()
     largest = float(np.finfo(np.float32).max)
-    clamp = openvino.opset13.clamp(layer.output(0), -largest, largest)
+    clamp = _operations(openvino).clamp(layer.output(0), -largest, largest)
     clamp.set_friendly_name(f"{layer.get_friendly_name()}.kept")
     readers[0].replace_source_output(clamp.output(0))
     return {clamp.get_friendly_name()}
@@ -122,8 +122,8 @@ def _converted(openvino: Any, op: Any, kinds: dict[str, str]) -> set[str]:
     names: set[str] = set()
     for index, value in enumerate(op.input_values()):
         if kinds.get(value.get_node().get_friendly_name()) == BF16:
-            narrow = openvino.opset13.convert(value, "bf16")
-            wide = openvino.opset13.convert(narrow, "f32")
+            narrow = _operations(openvino).convert(value, "bf16")
+            wide = _operations(openvino).convert(narrow, "f32")
             for step, node in enumerate((narrow, wide)):
                 node.set_friendly_name(f"{op.get_friendly_name()}.bf16.{index}.{step}")
                 names.add(node.get_friendly_name())
@@ -151,7 +151,7 @@ def _clamped(openvino: Any, quantize: Any) -> set[str]:
         return set()
     low, high = (float(end.data.reshape(-1)[0]) for end in ends)
     margin = MARGIN * (high - low) / (quantize.get_attributes()["levels"] - 1)
-    clamp = openvino.opset13.clamp(value, low + margin, high - margin)
+    clamp = _operations(openvino).clamp(value, low + margin, high - margin)
     clamp.set_friendly_name(f"{quantize.get_friendly_name()}.kept")
     quantize.input(0).replace_source_output(clamp.output(0))
     return {clamp.get_friendly_name()}
@@ -168,3 +168,8 @@ def keep_in_fp32(path: Path, names: Collection[str]) -> None:
                 layer.insert(0 if layer.find("data") is None else 1, info)
             ElementTree.SubElement(info, "attribute", KEEP)
     tree.write(path)
+
+
+def _operations(openvino: Any) -> Any:
+    """What makes operations; it lay elsewhere before 2025."""
+    return openvino.opset13 if hasattr(openvino, "opset13") else openvino.runtime.opset13
