@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from hwsmpq.pipeline.prove.verify import verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.report.render import render
-    from hwsmpq.types import Budget, Recipe, Settings
+    from hwsmpq.types import Budget, Constraints, Recipe, Settings
 
 __all__ = [
     "Budget",
+    "Constraints",
     "HwsmpqError",
     "Recipe",
     "Run",
@@ -53,6 +54,7 @@ __all__ = [
 
 _HOME = {
     "Budget": "hwsmpq.types",
+    "Constraints": "hwsmpq.types",
     "HwsmpqError": "hwsmpq.errors",
     "Recipe": "hwsmpq.types",
     "Run": "hwsmpq.pipeline.run",

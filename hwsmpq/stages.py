@@ -44,7 +44,8 @@ class Row:
 ROLES: dict[str, tuple[str, ...]] = {
     "model": (),
     "network": ("target",),
-    "runs": ("target", "ladder"),
+    "runs": ("target", "ladder", "exclude"),
+    "constraints": ("pin", "at_least", "together", "max_switches"),
     "calibration": (),
     "quantized": ("ladder", "smooth", "correct_bias"),
     "search": ("seed",),
@@ -60,9 +61,9 @@ ROLES: dict[str, tuple[str, ...]] = {
     "machine": ("target", "threads", "device"),
 }
 """What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
-groups; what the target has no kernel for; the calibration samples; the precisions that ranges are for; the parts of the
-evaluation data; the task's functions, and whether it is classification; what scores assignments and what they are run
-on; scheme, target, machine."""
+groups; what the target has no kernel for, and what the user excludes; what plans are held to; the calibration samples;
+the precisions that ranges are for; the parts of the evaluation data; the task's functions, and whether it is
+classification; what scores assignments and what they are run on; scheme, target, machine."""
 
 UNCOUNTED = {
     "task": "what it gives counts: model, data and functions",
@@ -96,7 +97,8 @@ TABLE = (
         ("ladder", "seed"), asked=("base", "methods")),
     Row(types.Interactions, "interactions.json", "interactions", (types.Contributions,)),
     Row(types.Plan, "plan.json", "plan",
-        (types.Ranges, types.Survey, types.CostTable, types.Rounds, types.Contributions), (*_SCORED, "search"),
+        (types.Ranges, types.Survey, types.CostTable, types.Rounds, types.Contributions),
+        (*_SCORED, "search", "constraints"),
         ("ladder", "seed", "n_score_samples", "n_candidates", "search_evaluations", "search_seconds", "additive",
          "confidence"),
         asked=("budgets", "margin", "met")),
@@ -109,7 +111,7 @@ TABLE = (
         (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost", "confidence")),
     Row(types.Front, "front.json", "front",
         (types.Ranges, types.Survey, types.CostTable, types.Rounds, types.Contributions, types.Plan),
-        (*_SCORED, "search", "report", "classification", "target", "machine"),
+        (*_SCORED, "search", "constraints", "report", "classification", "target", "machine"),
         ("ladder", "seed", "n_score_samples", "batch", "threads", "confidence"), asked=("points",)),
 )
 ROWS: dict[type, Row] = {row.kind: row for row in TABLE}

@@ -17,6 +17,7 @@ from hwsmpq.cli import display
 from hwsmpq.cli.options import (
     BUDGETS,
     CALIBRATION,
+    CONSTRAINTS,
     EXECUTION,
     FOLDER,
     MODEL,
@@ -47,7 +48,7 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool
     from hwsmpq.hardware.targets import target_for
 
     run = Folder(folder)
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in given.items() if value not in (None, [])}
     # The folder remembers them, and may be gone on with from anywhere.
     task = absolute(task) if task else task
     if "data" in changes:
@@ -236,7 +237,7 @@ def search(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, "points", "measure")
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *CONSTRAINTS, "points", "measure")
 def pareto(values: dict[str, Any]) -> None:
     """Trace the whole front of latency (or BitOps) against value, and draw it."""
     from hwsmpq.pipeline.prove.front import CHART_FILE, N_POINTS, spread

@@ -25,12 +25,13 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
-from hwsmpq.report.formats import bounded, count, covered, error_over
+from hwsmpq.report.formats import bounded, count, covered, error_over, held
 from hwsmpq.types import (
     Assignment,
     Candidate,
     Contributions,
     Front,
+    Held,
     LayerAudit,
     Manifest,
     Network,
@@ -109,12 +110,16 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
     console.print(network_tree(network, title), soft_wrap=not console.is_terminal)
     if network.coverage:
         console.print(covered(network.coverage), markup=False, highlight=False, soft_wrap=True)
-    n = len(ladder)
+    n, n_free = len(ladder), len(network.groups) - len(network.excluded)
     console.print(f"{len(network.edges)} tensors pass from group to group, converted where precisions change")
     console.print(
-        f"search space: {n}^{len(network.groups)} = {count(network.n_configurations(n))} configurations"
+        f"search space: {n}^{n_free} = {count(network.n_configurations(n))} configurations"
         f" ({', '.join(ladder)})"
     )
+    if network.excluded:
+        console.print(
+            f"excluded, never quantized: {', '.join(network.excluded)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def show_sweep(sweep: Sweep) -> None:
@@ -169,6 +174,7 @@ def show_plan(plan: Plan) -> None:
         f" {plan.predicted_drop_points:+.2f} points lost on the search part{bound}"
         f" ({len(plan.candidates)} candidates; solver: {plan.status}, gap {plan.gap:.1g})"
     )
+    show_held(plan.held)
     if plan.stability:
         unsure = sorted((share, escape(group)) for group, share in plan.stability.certainty.items() if share < 0.9)
         drawn = plan.stability.drawn or "draws of the contributions"
@@ -178,6 +184,12 @@ def show_plan(plan: Plan) -> None:
             + (f"; least sure: {', '.join(f'{g} {s:.0%}' for s, g in unsure[:5])}" if unsure else ""),
             soft_wrap=True,
         )
+
+
+def show_held(found: Sequence[Held]) -> None:
+    """What the user held a plan to."""
+    for line in held(found):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_trained(trained: Trained) -> None:

@@ -54,6 +54,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "bitops": (str, "Largest BitOps, a number or a uniform precision such as w4a4."),
     "size_mb": (str, "Largest size in MB, a number or a uniform precision."),
     "max_drop": (float, "Largest loss in points of the metric."),
+    "max_switches": (int, "Tensors that are converted between formats, at most."),
     "workers": (int, "Processes on this machine that evaluate assignments (extra ray)."),
     "ray": (str, "Address of a Ray cluster that evaluates assignments, e.g. auto."),
 }
@@ -165,8 +166,24 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
     ),
 }
 
+_REPEATED = {
+    "pin": ("PATTERN=PRECISION", "These layers in this precision, no other."),
+    "at_least": ("PATTERN=PRECISION", "These layers with no fewer bits than this precision."),
+    "exclude": ("PATTERN", "These layers never quantized, and no candidates."),
+    "together": ("PATTERN,PATTERN", "All of these layers in one precision."),
+}
+for _name, (_metavar, _text) in _REPEATED.items():
+    _SPECIAL[_name] = (
+        Annotated[
+            list[str] | None,
+            typer.Option(help=f"{_text} Repeatable; '' forgets what the run folder remembers.", metavar=_metavar,
+                         show_default=False),
+        ],
+        None,
+    )
+
 FOLDER = ("task", "out", "json")
-MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder")
+MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder", "exclude")
 CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
 PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
@@ -175,7 +192,11 @@ SCORING = (
     "target_error", "memory_mb", *EXECUTION,
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
-SEARCH = ("stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *BUDGETS)
+CONSTRAINTS = ("pin", "at_least", "together", "max_switches")
+SEARCH = (
+    "stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *CONSTRAINTS,
+    *BUDGETS,
+)
 
 
 def absolute(named: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from hwsmpq.cli.display import console, show_mismatches, table
+from hwsmpq.cli.display import console, show_held, show_mismatches, table
 from hwsmpq.folder import Folder
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, significant, speed
 from hwsmpq.report.verdict import judge
@@ -26,6 +26,7 @@ def show_verdict(certificate: Certificate, folder: Path) -> None:
     for group, found in certificate.fallbacks.items():
         for asked, realised in found.items():
             console.print(f"  {escape(group)} has no {asked} in this engine: taken as {realised}", soft_wrap=True)
+    show_held(certificate.held)
     show_mismatches(certificate.audit.mismatches)
     for layer, share in certificate.audit.not_audited.items():
         console.print(f"  {escape(layer)}: not audited ({share:.1%} of the MACs)", soft_wrap=True)

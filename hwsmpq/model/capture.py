@@ -84,6 +84,10 @@ class Captured:
         """The same, for a target whose files hold quantized weights in that many bits or more."""
         return replace(self, network=replace(self.network, least_weight_bits=least_weight_bits))
 
+    def with_excluded(self, excluded: dict[str, str]) -> Captured:
+        """The same with groups that stay in one precision."""
+        return replace(self, network=replace(self.network, excluded=excluded))
+
     def with_substitutes(self, substitutes: dict[str, dict[str, str]]) -> Captured:
         """The same, for a target that runs other precisions than those asked for; see :class:`hwsmpq.types.Network`."""
         return replace(self, network=replace(self.network, substitutes=substitutes))

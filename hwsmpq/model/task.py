@@ -16,6 +16,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.inputs import Inputs, names_in, tensors_in
 from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.outputs import OutputForm
+from hwsmpq.types import Constraints
 
 PerSample = Callable[[Any, Tensor], Tensor]
 """(outputs of n samples as the model gives them, targets (n, ...)) -> one number a sample, float (n,)."""
@@ -83,6 +84,7 @@ class Task:
             they are unless both metric and loss are the task's own.
         preprocessing: what was done to the samples before they got here, in words: it is written beside the engine for
             whoever serves it.
+        constraints: what plans are held to, besides what the settings of a run say.
         outputs: names of the outputs that ``kl`` and ``mse`` compare, with their weights if it is a dict; by default
             all floats, by 1. Outputs have the names of keys and fields, else the number of their place, joined by dots.
             A metric or loss of the task's own gets all outputs as the model gives them; the defaults judge the first
@@ -110,12 +112,14 @@ class Task:
         classification: bool | None = None,
         preprocessing: str = "",
         outputs: Mapping[str, float] | Sequence[str] | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
         self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
         self.version = version
         self.name = name
         self.preprocessing = preprocessing
+        self.constraints = constraints or Constraints()
         judge = metric or top1
         self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
         self.loss = loss or cross_entropy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq.artifacts import digest, plain
@@ -59,7 +60,8 @@ def _runner(run: Run) -> list[Any]:
 _CONTENT: dict[str, Callable[[Run], Any]] = {
     "model": lambda run: run.network.model_sha256,
     "network": lambda run: [run.network.model_sha256, run.network.ties],
-    "runs": lambda run: run.substitutes,
+    "runs": lambda run: [run.substitutes, run.network.excluded] if run.network.excluded else run.substitutes,
+    "constraints": lambda run: replace(run.constraints, exclude=()),
     "calibration": lambda run: run.calibration_sha256,
     "quantized": lambda run: [run.integer_bits, [p.name for p in run.smoothed], [p.name for p in run.corrected]],
     "search": lambda run: run.parts[0].sha256(),

@@ -33,7 +33,8 @@ from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.sensitivity.registry import SENSITIVITIES
-from hwsmpq.types import CostTable, Ladder, Network, Plan, Precision, Ranges, Settings
+from hwsmpq.types import REFERENCE, Constraints, CostTable, Ladder, Network, Plan, Precision, Ranges, Settings
+from hwsmpq.types.constraints import groups_of, option
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -171,6 +172,7 @@ class Run:
                 "choose another folder with -o, or remove that one",
             )
         captured = captured.with_ties(self.target.ties(captured)).with_least_bits(self.target.least_weight_bits)
+        captured = captured.with_excluded(self._excluded(captured.network))
         runs = substitutes(self.target, captured.network, self.ladder)
         if artifacts.plain(captured.network) != known:
             self.artifacts.write(captured.network, {})
@@ -178,6 +180,22 @@ class Run:
             self.artifacts.write(self.settings, {})
         del lock
         return captured.with_substitutes(runs)
+
+    @property
+    def constraints(self) -> Constraints:
+        """What plans are held to, by task and settings."""
+        return self.task.constraints & self.settings.constraints
+
+    def _excluded(self, network: Network) -> dict[str, str]:
+        """What excluded groups stay in: the top of the ladder where that is no quantization, else the reference."""
+        stay = self.ladder.top if self.ladder[self.ladder.top].is_float else REFERENCE
+        found = {
+            group: stay for pattern in self.constraints.exclude
+            for group in groups_of(network, pattern, option("exclude", pattern))
+        }
+        if len(found) == len(network.groups):
+            raise HwsmpqError("no candidate is left", "all layers are excluded", "exclude fewer")
+        return found
 
     @property
     def judge(self) -> Task:

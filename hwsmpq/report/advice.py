@@ -19,7 +19,8 @@ def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
     """The fastest uniform engine that keeps every budget, where it is surely faster than the plan: a cost budget asks
     for the most accurate plan within it, not for the fastest."""
     latency, chosen = certificate.latency_ms, _engine(certificate, CHOSEN)
-    if latency is None or chosen is None or plan.objective == "latency":
+    # What the plan is held to, one precision everywhere seldom keeps.
+    if latency is None or chosen is None or plan.objective == "latency" or plan.held:
         return
     faster = [
         engine for engine in certificate.engines

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, limit, milliseconds, stated
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, held, limit, milliseconds, stated
 from hwsmpq.report.timings import summaries, timings
 from hwsmpq.report.tradeoff import tradeoff
 from hwsmpq.report.verdict import judge
@@ -95,11 +95,13 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
     ladder = run.ladder
     if ladder:
         yield Fact("Ladder", " < ".join(ladder))
-        yield Fact("Search space", f"{len(ladder)}^{len(network.groups)} = "
+        yield Fact("Search space", f"{len(ladder)}^{len(network.groups) - len(network.excluded)} = "
                                    f"{count(network.n_configurations(len(ladder)))} assignments")
     if run.plan:
         gap = "" if run.plan.status == "optimal" else f", gap {run.plan.gap:.2%}"
         yield Fact("Solver", f"{run.plan.status}{gap}, objective {run.plan.objective}")
+    for line in held(run.plan.held if run.plan else ()):
+        yield Fact("Held", clean(line))
     latency = run.certificate.latency_ms if run.certificate else None
     if latency and latency.interval:
         low, high = map(milliseconds, latency.interval)

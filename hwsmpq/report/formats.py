@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
-from hwsmpq.types import Bound, Budget, BudgetKind, Coverage, Drawn, OtherWeight
+from hwsmpq.types import Bound, Budget, BudgetKind, Coverage, Drawn, Held, OtherWeight
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -54,6 +55,15 @@ def signed_points(value: float) -> str:
 def bounded(bound: Bound | None) -> str:
     """What is said of a drop beside its estimate; empty where nothing was bounded."""
     return "" if bound is None else f"at most {bound.points:.2f} with {bound.confidence:.0%} confidence"
+
+
+def held(found: Sequence[Held]) -> list[str]:
+    """What a plan was held to, and which groups that binds: one line a constraint."""
+    lines = []
+    for one in found:
+        named, more = ", ".join(one.groups[:MOST_NAMED]), len(one.groups) - MOST_NAMED
+        lines.append(f"held to {one.option}: {named}" + (f" and {more} more" if more > 0 else ""))
+    return lines
 
 
 def error_over(drawn: Drawn | None) -> str:

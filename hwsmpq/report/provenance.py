@@ -12,6 +12,7 @@ from hwsmpq.report.formats import clean
 from hwsmpq.report.tradeoff import finalists
 from hwsmpq.report.view import Fact
 from hwsmpq.types import Budget, Settings
+from hwsmpq.types.constraints import LISTS
 
 ALWAYS = ("target", "ladder")
 """Spelled out: with a ladder alone, the command line chooses a target by itself."""
@@ -29,6 +30,8 @@ def command(settings: Settings, budgets: tuple[Budget, ...]) -> str:
             continue
         if isinstance(value, bool):
             words.append(FLAGS[field.name, value])
+        elif field.name in LISTS:
+            words += [word for one in value for word in (_option(field.name), one)]
         else:
             words += [_option(field.name), ",".join(value) if isinstance(value, tuple) else str(value)]
     for budget in budgets:

@@ -1,21 +1,25 @@
-"""Why no assignment keeps the limits, and what could be reached instead."""
+"""Why no assignment keeps limits and constraints, and what could be reached instead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor, log10
 
 from hwsmpq.errors import InfeasibleError
+from hwsmpq.search.allowed import Allowed, Rule
 from hwsmpq.search.optimum import optimum
 from hwsmpq.search.problem import Problem, Solution
 from hwsmpq.types import with_slack
 
 
 def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
-    """The error that names the binding budgets of an infeasible problem and the least reachable value of each, as the
-    costs have it (what was measured to miss a limit is left aside)."""
+    """The error that names the binding budgets and constraints of an infeasible problem and the least reachable value
+    of each budget, as the costs have it (what was measured to miss a limit is left aside)."""
     problem = replace(problem, missed=frozenset())
+    rules = binding_rules(problem, time_limit_s)
+    if rules:
+        return _held_by(problem, rules, time_limit_s)
     alone = {kind: _least(problem, kind, {}, time_limit_s) for kind in problem.limits}
     lowest = {kind: least.objective for kind, least in alone.items() if least is not None}
     too_low = [kind for kind, least in lowest.items() if least > with_slack(problem.limits[kind])]
@@ -41,6 +45,42 @@ def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
         f"each can be reached alone ({_reachable(alone, binding)}), but not with all other budgets kept",
         "raise one budget, keeping the others: least reachable " + _reachable(given_others, binding, " or "),
     )
+
+
+def binding_rules(problem: Problem, time_limit_s: float) -> tuple[Rule, ...]:
+    """Rules that together, and with none of them dropped, make an infeasible problem infeasible; none where it stays
+    so without any."""
+    allowed = problem.permitted
+    if not allowed.rules or not _can(replace(problem, allowed=Allowed(allowed.offered)), time_limit_s):
+        return ()
+    for rule in allowed.rules:
+        fewer = allowed.without(rule)
+        if not _can(replace(problem, allowed=fewer), time_limit_s):
+            allowed = fewer
+    return allowed.rules
+
+
+def _held_by(problem: Problem, rules: Sequence[Rule], time_limit_s: float) -> InfeasibleError:
+    allowed = replace(problem.permitted, rules=tuple(rules))
+    given_others = {
+        kind: _least(
+            replace(problem, allowed=allowed), kind, {k: v for k, v in problem.limits.items() if k != kind},
+            time_limit_s,
+        )
+        for kind in problem.limits
+    }
+    binding = [kind for kind, least in given_others.items() if least is not None]
+    said = " and ".join(rule.said for rule in rules)
+    raised = f", or raise a budget: least reachable {_reachable(given_others, binding, ' or ')}" if binding else ""
+    return InfeasibleError(
+        f"no assignment keeps {_budgets(problem, binding or problem.limits)} with {said}",
+        f"without {'it' if len(rules) == 1 else 'one of these'} there are some",
+        f"drop or loosen {'it' if len(rules) == 1 else 'one of them'}{raised}",
+    )
+
+
+def _can(problem: Problem, time_limit_s: float) -> bool:
+    return optimum(problem, (), time_limit_s) is not None
 
 
 def _least(problem: Problem, kind: str, limits: dict[str, float], time_limit_s: float) -> Solution | None:

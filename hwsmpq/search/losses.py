@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from hwsmpq.errors import InfeasibleError
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem, Solution, identity
@@ -20,8 +22,9 @@ def cheapest_at_losses(problem: Problem, cheapest: str) -> list[Solution]:
     Raises:
         InfeasibleError: no choice keeps the limits at any loss.
     """
-    unary = problem.value.unary
-    loss = Cost(unary.max(1, keepdims=True) - unary)
+    unary, choices = problem.value.unary, problem.choices
+    best = np.where(choices, unary, -np.inf).max(1, keepdims=True)
+    loss = Cost(np.where(choices, best - unary, 0.0))
     whole = float(loss.unary.max(1).sum())
     costs = {**problem.costs, "value_loss": loss}
     found: dict[tuple[int, ...], Solution] = {}

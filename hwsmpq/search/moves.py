@@ -1,4 +1,4 @@
-"""Neighbours of a choice: one group or two groups at other levels, every limit kept."""
+"""Neighbours of a choice: one group (or set of groups that take one level) or two at other levels, every limit kept."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def neighbours(
     Args:
         exclude: choices that are not proposed again.
     """
+    allowed = problem.permitted
+    if allowed.are_tied:
+        others = [allowed.join(other) for other in exclude if allowed.permits(other)]
+        return [allowed.spread(found) for found in neighbours(problem.joined, allowed.join(choice), n, others)]
     n_levels = problem.value.unary.shape[1]
     seen = {identity(c) for c in (choice, *exclude)}
     changes = np.argwhere(problem.choices & (np.arange(n_levels) != choice[:, None]))

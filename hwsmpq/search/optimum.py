@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ def optimum(problem: Problem, exclude: Sequence[NDArray[np.int64]], time_limit_s
     Raises:
         NothingInTime: nothing was found within ``time_limit_s``.
     """
+    allowed = problem.permitted
+    if allowed.are_tied:
+        others = [allowed.join(choice) for choice in exclude if allowed.permits(choice)]
+        found = optimum(problem.joined, others, time_limit_s)
+        return found and replace(found, choice=allowed.spread(found.choice))
     deadline = time.monotonic() + time_limit_s
     variables = Variables.of(problem)
     objective = variables.coefficients(problem.objective, problem.minimise is not None)[0]

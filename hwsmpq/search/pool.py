@@ -37,17 +37,9 @@ def pool(
     found: list[tuple[str, Solution]] = []
     for name, value in values.items():
         found += [(name, solution) for solution in k_best(replace(problem, value=value), k)]
-    found += [("uniform", unsolved(problem, choice)) for choice in _uniform(problem) if problem.keeps_limits(choice)]
+    uniform = [problem.permitted.nearest(level) for level in range(problem.choices.shape[1])]
+    found += [("uniform", unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
     return merge([*found, *known])
-
-
-def _uniform(problem: Problem) -> list[NDArray[np.int64]]:
-    """Every group at one level, or at the next one above (else below) that it may take."""
-    n_levels = problem.value.unary.shape[1]
-    distance = np.arange(n_levels) - np.arange(n_levels)[:, None]  # (wanted, taken)
-    rank = np.where(distance >= 0, distance, n_levels - distance)
-    barred = np.where(problem.choices[:, None, :], 0, 2 * n_levels)  # (group, 1, taken)
-    return list((rank + barred).argmin(axis=2).T)
 
 
 def merge(found: Sequence[tuple[str, Solution]]) -> list[Proposal]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.search.allowed import Allowed, Mask
 from hwsmpq.types import Cost, with_slack
 
 Choice = NDArray[np.int64]
@@ -27,8 +29,8 @@ class Problem:
     least of that cost under the limits.
 
     Costs without a limit are only reported. A largest predicted drop is a cost like any other. ``allowed``
-    (n_groups, n_precisions) says which choices there are; all by default. ``missed`` are choices (see
-    :func:`identity`) that break a limit by what was measured of them, whatever the costs say.
+    says which choices there are; all by default. ``missed`` are choices (see :func:`identity`) that break a limit by
+    what was measured of them, whatever the costs say.
 
     Raises:
         HwsmpqError: a limit or ``minimise`` names no cost, or a table has entries that are not finite.
@@ -39,7 +41,7 @@ class Problem:
     costs: Mapping[str, Cost]
     limits: Mapping[str, float]
     minimise: str | None = None
-    allowed: NDArray[np.bool_] | None = None
+    allowed: Allowed | None = None
     missed: frozenset[tuple[int, ...]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class Problem:
                     f"drop the {kind} budget, or choose a target that measures it",
                 )
         n, n_levels = self.value.unary.shape
-        if self.allowed is not None and self.allowed.shape != (n, n_levels):
+        if self.allowed is not None and self.allowed.offered.shape != (n, n_levels):
             raise ValueError(f"allowed choices do not fit {n} groups at {n_levels} precisions")
         for name, cost in {"value": self.value, **self.costs}.items():
             tables = [table for _, _, table in cost.pairs]
@@ -62,10 +64,26 @@ class Problem:
                     "run the stage that writes it again",
                 )
 
+    @cached_property
+    def permitted(self) -> Allowed:
+        """Which choices there are."""
+        return self.allowed or Allowed(np.ones(self.value.unary.shape, dtype=bool))
+
     @property
-    def choices(self) -> NDArray[np.bool_]:
-        """Which choices there are, (n_groups, n_precisions)."""
-        return np.ones(self.value.unary.shape, dtype=bool) if self.allowed is None else self.allowed
+    def choices(self) -> Mask:
+        """Levels that each group may take, (n_groups, n_precisions)."""
+        return self.permitted.mask
+
+    @cached_property
+    def joined(self) -> Problem:
+        """The same with one group for every set of groups that take one level."""
+        allowed = self.permitted
+        missed = (np.array(choice) for choice in self.missed)
+        return Problem(
+            allowed.join_cost(self.value), {kind: allowed.join_cost(cost) for kind, cost in self.costs.items()},
+            self.limits, self.minimise, allowed.joined(),
+            frozenset(identity(allowed.join(choice)) for choice in missed if allowed.permits(choice)),
+        )
 
     @property
     def objective(self) -> Cost:
@@ -73,8 +91,8 @@ class Problem:
         return self.value if self.minimise is None else self.costs[self.minimise]
 
     def keeps_limits(self, choice: NDArray[np.int64]) -> bool:
-        """Whether a choice (n_groups,) keeps every limit."""
-        if identity(choice) in self.missed:
+        """Whether a choice (n_groups,) is permitted and keeps every limit."""
+        if identity(choice) in self.missed or not self.permitted.permits(choice):
             return False
         return all(self.costs[kind](choice) <= with_slack(limit) for kind, limit in self.limits.items())
 

@@ -23,6 +23,7 @@ from hwsmpq.types.certificate import (
     Rounds,
     RuntimeDefault,
 )
+from hwsmpq.types.constraints import Constraints, Held
 from hwsmpq.types.coverage import Coverage, OtherWeight
 from hwsmpq.types.front import BuiltEngine, Front
 from hwsmpq.types.measured import (
@@ -78,6 +79,7 @@ __all__ = [
     "BuiltEngine",
     "Candidate",
     "Certificate",
+    "Constraints",
     "Contributions",
     "Cost",
     "CostTable",
@@ -89,6 +91,7 @@ __all__ = [
     "Format",
     "Front",
     "Group",
+    "Held",
     "Interactions",
     "Ladder",
     "LatencyOutcome",

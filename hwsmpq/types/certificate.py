@@ -9,6 +9,7 @@ from typing import Literal
 from hwsmpq.device.measurement import Measurement
 from hwsmpq.device.runtime import NOT_AUDITED
 from hwsmpq.types.budget import Bound, Budget, BudgetKind
+from hwsmpq.types.constraints import Held
 from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.measured import CostTable, EngineTiming
 from hwsmpq.types.network import Network
@@ -234,7 +235,8 @@ class Certificate:
     is the state of the device while it was timed. Latencies are medians over ``n_loads`` loads of every engine.
     ``agreement`` compares engines that were run: that of the plan with what was simulated, without which nothing is
     verified, and that of fp32 with the network. ``coverage`` says which weights are in layers. ``runtime_default`` is
-    None where nothing was timed, or where the runtime computes fp32 by itself as the engine in fp32 does.
+    None where nothing was timed, or where the runtime computes fp32 by itself as the engine in fp32 does. ``held`` is
+    what the user held the plan to, besides the budgets.
     """
 
     target: str
@@ -253,6 +255,7 @@ class Certificate:
     agreement: dict[str, Agreement] = field(default_factory=dict)
     coverage: Coverage | None = None
     runtime_default: RuntimeDefault | None = None
+    held: tuple[Held, ...] = ()
 
     @property
     def agrees(self) -> bool:

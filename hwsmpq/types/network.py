@@ -81,8 +81,9 @@ class Network:
     """What capture found: layers, groups (in execution order) and the tensors that layers read, each once.
 
     ``substitutes`` says, by group and precision, which other precision a target runs where it has no kernel for the
-    one asked for. ``ties`` are layers whose groups were joined, by the target or the user. ``coverage`` says which
-    weights are in layers (None where an earlier version did not).
+    one asked for; ``excluded``, by group, what the user leaves it in whatever is asked for. ``ties`` are layers whose
+    groups were joined, by the target or the user. ``coverage`` says which weights are in layers (None where an earlier
+    version did not).
     """
 
     model_sha256: str
@@ -94,6 +95,7 @@ class Network:
     substitutes: dict[str, dict[str, str]] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     least_weight_bits: int = 0
+    excluded: dict[str, str] = field(default_factory=dict)
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -124,7 +126,10 @@ class Network:
 
         Whatever else takes an assignment (simulator, writer, costs, plans) takes one that was realised.
         """
-        return {group: self.substitutes.get(group, {}).get(name, name) for group, name in asked.items()}
+        return {
+            group: self.excluded.get(group) or self.substitutes.get(group, {}).get(name, name)
+            for group, name in asked.items()
+        }
 
     def uniform(self, precision: str) -> Assignment:
         """Every group at ``precision``, realised."""
@@ -156,5 +161,5 @@ class Network:
         return total
 
     def n_configurations(self, n_precisions: int) -> int:
-        """Size of the search space."""
-        return int(n_precisions ** len(self.groups))
+        """Size of the search space: excluded groups are no candidates."""
+        return int(n_precisions ** (len(self.groups) - len(self.excluded)))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.types.budget import Bound, Budget
+from hwsmpq.types.constraints import Held
 from hwsmpq.types.measured import Drawn
 from hwsmpq.types.precision import Assignment
 
@@ -74,7 +75,7 @@ class Plan:
     """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from.
 
     ``n_evaluations`` is what the race spent, in evaluations of the score batch. ``drop_bound`` is what the drop lies
-    below on unseen samples, by those of the search part.
+    below on unseen samples, by those of the search part. ``held`` is what the user held it to, besides the budgets.
     """
 
     assignment: Assignment
@@ -94,3 +95,4 @@ class Plan:
     stability: Stability | None = None
     n_evaluations: float = 0.0
     drop_bound: Bound | None = None
+    held: tuple[Held, ...] = ()

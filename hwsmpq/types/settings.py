@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.types.budget import USUAL_CONFIDENCE
+from hwsmpq.types.constraints import Constraints, as_tuple
 from hwsmpq.types.precision import Precision
 
 MOST = {
@@ -41,7 +42,8 @@ class Settings:
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
     (by default with an even chance; what is missed is measured and solved again), and a largest drop counts as kept
-    only where its bound with ``confidence`` keeps it (by default the drop on the samples does).
+    only where its bound with ``confidence`` keeps it (by default the drop on the samples does). The last fields hold
+    plans to what :class:`hwsmpq.Constraints` says, on top of those of the task.
     """
 
     task: str = ""
@@ -75,6 +77,16 @@ class Settings:
     device: str = ""
     confidence: float | None = None
     memory_mb: int = 1024
+    pin: tuple[str, ...] = ()
+    at_least: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    max_switches: int | None = None
+
+    @property
+    def constraints(self) -> Constraints:
+        """What plans are held to."""
+        return Constraints(self.pin, self.at_least, self.exclude, self.together, self.max_switches)
 
     @property
     def drop_confidence(self) -> float:
@@ -82,6 +94,9 @@ class Settings:
         return USUAL_CONFIDENCE if self.confidence is None else self.confidence
 
     def __post_init__(self) -> None:
+        for name in ("pin", "at_least", "exclude", "together"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        _ = self.constraints  # refuses now what it would refuse later
         if self.evaluate not in ("simulator", "engine"):
             raise HwsmpqError(f"cannot evaluate by {self.evaluate!r}", fix="take simulator or engine")
         if self.cost not in (None, "latency", "bitops"):
@@ -140,3 +155,8 @@ class Options(TypedDict, total=False):
     device: str
     confidence: float | None
     memory_mb: int
+    pin: tuple[str, ...]
+    at_least: tuple[str, ...]
+    exclude: tuple[str, ...]
+    together: tuple[str, ...]
+    max_switches: int | None

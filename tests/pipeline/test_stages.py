@@ -27,7 +27,7 @@ from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES, ROLES, ROWS, UNCOUNTED, Evaluations
-from hwsmpq.types import Certificate, CostTable, Recipe, Settings
+from hwsmpq.types import Certificate, Constraints, CostTable, Recipe, Settings
 
 SETTINGS = Settings(
     task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8", "fp32"), n_pairs=2, n_score_samples=16, n_candidates=2,
@@ -105,6 +105,10 @@ CHANGES: dict[str, tuple[Asked, set[str]]] = {
     "n_candidates": (settings(n_candidates=3), {"plan"}),
     "search_evaluations": (settings(search_evaluations=8), {"plan"}),
     "confidence": (settings(confidence=0.9), {"plan", "certificate", "front"}),
+    "constraints": (settings(pin=("head=w4a4",), at_least=("conv2=w4a4",), together=("conv2,conv3",), max_switches=1),
+                    {"plan", "front"}),
+    "constraints of the task": (Asked(task={"constraints": Constraints(pin=("head=w4a4",))}), {"plan", "front"}),
+    "exclude": (settings(exclude=("head",)), {"survey", *SCORED, "manifest", "certificate", "trained"}),
     "budget": (Asked(bitops="int8"), {"plan", "trained"}),
     "recipe": (Asked(recipe=Recipe(n_epochs=1, batch_size=32)), {"trained"}),
     "batch": (settings(batch=2), {"survey", "manifest", "certificate", "front"}),

@@ -129,8 +129,7 @@ def screen_for_cost(
         for name, value in values.items()
         for solution in cheapest_at_losses(replace(problem, value=value), cheapest)
     ]
-    n_groups, n_levels = problem.value.unary.shape
-    top = np.full(n_groups, n_levels - 1)
+    top = problem.permitted.nearest(problem.choices.shape[1] - 1)
     if problem.keeps_limits(top):
         found.append(("uniform", unsolved(problem, top)))
     proposals = sorted(merge(found), key=lambda p: p.solution.costs[cheapest])

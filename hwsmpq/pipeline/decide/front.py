@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, surrogate
-from hwsmpq.pipeline.decide.costs import allowed, assignment_of, choices_of
+from hwsmpq.pipeline.decide.choices import problem_of
+from hwsmpq.pipeline.decide.costs import assignment_of, choices_of
 from hwsmpq.pipeline.decide.solve import value_tables
 from hwsmpq.pipeline.evaluate.contribute import observed
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
@@ -49,13 +50,16 @@ def find_front(
     run = prepared.run
     kind: CostKind = "latency_ms" if "latency_ms" in costs else "bitops"
     tables = value_tables(prepared, contributions)
-    problem = Problem(tables[contributions.estimator], costs, {}, allowed=allowed(prepared.network, run.ladder))
-    limited = [replace(problem, limits={kind: limit}) for limit in _limits(problem, kind, n_points)]
+    problem = problem_of(prepared, costs, {}, tables[contributions.estimator])
+    limited = [replace(problem, limits={**problem.limits, kind: limit}) for limit in _limits(problem, kind, n_points)]
     batches, walks = NestedBatches(prepared), observed(prepared, contributions)
 
     known = list(known)
     chosen = choices_of(prepared.network, run.ladder, [one.assignment for one in known])
-    earlier = [(one, choice) for one, choice in zip(known, chosen, strict=True) if choice is not None]
+    earlier = [
+        (one, choice) for one, choice in zip(known, chosen, strict=True)
+        if choice is not None and problem.keeps_limits(choice)
+    ]
     found = [(name, unsolved(problem, choice)) for one, choice in earlier for name in one.sources]
     found += _walked(prepared, problem, walks[0])
     model = surrogate(problem, *walks)
@@ -88,7 +92,7 @@ def _limits(problem: Problem, kind: CostKind, n: int) -> list[float]:
     """Up to ``n`` limits from the cost of the cheapest choice to that of the top. They are spaced by ratio: BitOps of
     the top are many times those of the floor, and equal steps would leave one limit to all that lies between."""
     least = solve(replace(problem, minimise=kind)).costs[kind]
-    top = problem.choices.shape[1] - 1 - problem.choices[:, ::-1].argmax(axis=1)
+    top = problem.permitted.nearest(problem.choices.shape[1] - 1)
     return np.unique(np.geomspace(least, max(least, problem.costs[kind](top)), n)).tolist()
 
 
@@ -100,7 +104,8 @@ def _walked(prepared: Prepared, problem: Problem, walks: NDArray[np.int64]) -> F
     found: Found = []
     for choice in choices:
         assert choice is not None
-        found.append(("walk", unsolved(problem, choice)))
+        if problem.keeps_limits(choice):
+            found.append(("walk", unsolved(problem, choice)))
     return found
 
 

@@ -21,7 +21,8 @@ from hwsmpq.pipeline.decide.candidates import (
     race_for_value,
     screen_for_cost,
 )
-from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
+from hwsmpq.pipeline.decide.choices import held, problem_of
+from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
 from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
@@ -105,10 +106,11 @@ def enough(prepared: Prepared, costs: dict[str, Cost], limits: Mapping[str, floa
         return None
 
     def suffice(draws: NDArray[np.float64]) -> bool:
-        problem = Problem(Cost(draws.mean(0)), costs, solved, allowed=allowed(prepared.network, run.ladder))
+        problem = problem_of(prepared, costs, solved, Cost(draws.mean(0)))
         return _repeated(problem, draws, run.settings.seed)[0] >= least
 
-    return Enough(suffice, [least, sorted(solved.items())])
+    asked: list[object] = [least, sorted(solved.items())]
+    return Enough(suffice, [*asked, run.constraints] if run.constraints else asked)
 
 
 class _Search:
@@ -127,9 +129,8 @@ class _Search:
         by_bound = run.settings.confidence is not None
         self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
-        unvalued = Cost(np.zeros((len(prepared.network.groups), len(run.ladder.names))))
-        self._problem = Problem(unvalued, costs, limits, allowed=allowed(prepared.network, run.ladder))
-        if limits:
+        self._problem = problem_of(prepared, costs, limits)
+        if self._problem.limits:
             solve(self._problem)
         latency = next((b for b in budgets if b.kind == "latency_ms"), None)
         if model is not None and latency is not None:
@@ -142,7 +143,10 @@ class _Search:
             if margin > 0:
                 self._problem = _with_margin(self._problem, margin)
         known = [choice for choice in choices_of(prepared.network, run.ladder, met) if choice is not None]
-        self._met = [choice for choice in known if identity(choice) not in self._problem.missed]
+        self._met = [
+            choice for choice in known
+            if identity(choice) not in self._problem.missed and self._problem.permitted.permits(choice)
+        ]
         self._cheapest = None
         if self._largest is not None and latency is None:
             self._cheapest = "latency_ms" if model else "bitops"
@@ -193,6 +197,7 @@ class _Search:
             model_sha256=run.network.model_sha256,
             seed=run.settings.seed,
             n_evaluations=n_evaluations,
+            held=held(run.network, run.constraints),
         )
 
     def _measured(self, problem: Problem, contributions: Contributions) -> tuple[list[Measured], float]:

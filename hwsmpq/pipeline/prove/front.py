@@ -9,7 +9,8 @@ import numpy as np
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate
-from hwsmpq.pipeline.decide.costs import allowed, choices_of, costs_of
+from hwsmpq.pipeline.decide.choices import problem_of
+from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import enough
 from hwsmpq.pipeline.evaluate.contribute import contribute
@@ -20,8 +21,7 @@ from hwsmpq.pipeline.prove.built import build_engines
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.report.front import draw
 from hwsmpq.search.pool import Proposal, unsolved
-from hwsmpq.search.problem import Problem
-from hwsmpq.types import Candidate, Cost, CostTable, Front, Plan, Rounds
+from hwsmpq.types import Candidate, CostTable, Front, Plan, Rounds
 
 CHART_FILE = "front.svg"
 N_POINTS = 12
@@ -91,10 +91,7 @@ def uniform_front(run: Run) -> Front:
     prepared = prepare(run)
     network = prepared.network
     costs = costs_of(network, run.ladder, cost_model(prepared))
-    problem = Problem(
-        Cost(np.zeros((len(network.groups), len(run.ladder.names)))), costs, {},
-        allowed=allowed(network, run.ladder),
-    )
+    problem = problem_of(prepared, costs, {})
     batches = NestedBatches(prepared)
     whole = sum(batches.sizes)
     choices = choices_of(network, run.ladder, [network.uniform(name) for name in run.ladder.names])

@@ -123,6 +123,7 @@ def _verify(prepared: Prepared) -> Certificate:
         agreement=_agreements(prepared, plan, network, outputs) if engines else {},
         coverage=run.network.coverage,
         runtime_default=runtime_default,
+        held=plan.held,
     )
 
 
