@@ -174,6 +174,10 @@ def show_plan(plan: Plan) -> None:
         f" {plan.predicted_drop_points:+.2f} points lost on the search part{bound}"
         f" ({len(plan.candidates)} candidates; solver: {plan.status}, gap {plan.gap:.1g})"
     )
+    if plan.n_search_samples:
+        console.print(
+            f"search part: {plan.n_search_samples:,} samples; report part, unseen so far: {plan.n_report_samples:,}"
+        )
     show_held(plan.held)
     if plan.stability:
         unsure = sorted((share, escape(group)) for group, share in plan.stability.certainty.items() if share < 0.9)

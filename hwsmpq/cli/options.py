@@ -29,6 +29,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "estimator": (str, "Estimator of the contributions, or another sensitivity method; see docs/search.md."),
     "base": (str, "Precision that contributions start from; by default the lowest that leaves the network alive."),
     "n_score_samples": (int, "Samples of the search part that score contributions."),
+    "n_search_samples": (int, "Samples of the search part, at most; 1,024 of data that is read as it is needed."),
     "n_pairs": (int, "Antithetic pairs of permutations, at most."),
     "max_evaluations": (int, "Evaluations that contributions may take."),
     "max_seconds": (float, "Seconds after which no further pair is begun."),
@@ -188,8 +189,8 @@ CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
 PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
-    "value", "evaluate", "estimator", "base", "n_score_samples", "n_pairs", "max_evaluations", "max_seconds",
-    "target_error", "memory_mb", *EXECUTION,
+    "value", "evaluate", "estimator", "base", "n_score_samples", "n_search_samples", "n_pairs", "max_evaluations",
+    "max_seconds", "target_error", "memory_mb", *EXECUTION,
 )
 BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
 CONSTRAINTS = ("pin", "at_least", "together", "max_switches")

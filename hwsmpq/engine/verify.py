@@ -12,10 +12,13 @@ from torch import Tensor
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.outputs import pack
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.task import PerSample, Samples, Streamed, Task
 from hwsmpq.model.values import outputs_kl, per_sample
 from hwsmpq.search.paired import drop
 from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound
+
+AT_ONCE = 1024
+"""Samples whose targets are looked at together, where these are read as they are needed."""
 
 
 def engine_outputs(
@@ -63,7 +66,7 @@ def compare(
 
 def mean_loss(task: Task, samples: Samples, outputs: Tensor) -> float:
     """Mean of the task's loss."""
-    return float(per_sample(task.loss, outputs, samples.targets, "loss").mean())
+    return float(_judged(task.loss, samples, outputs, "loss").mean())
 
 
 def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64]:
@@ -72,4 +75,14 @@ def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64
             "the engine gives NaN or infinity", "it cannot be certified",
             "raise the floor of the ladder and search again",
         )
-    return per_sample(task.metric, outputs, samples.targets, "metric").double().numpy()
+    return _judged(task.metric, samples, outputs, "metric").double().numpy()
+
+
+def _judged(function: PerSample, samples: Samples, outputs: Tensor, role: str) -> Tensor:
+    """What a function gives for every sample. Targets that are read are there a few at a time."""
+    n = len(samples)
+    step = AT_ONCE if isinstance(samples, Streamed) else n
+    return torch.cat([
+        per_sample(function, outputs[start : start + step], samples.targets[start : start + step], role)
+        for start in range(0, n, step)
+    ])

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.inputs import Inputs, names_in, tensors_in
+from hwsmpq.model.data import Column, Data, Rows, first_rows, is_lazy, parts_of, source_of
 from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.outputs import OutputForm
 from hwsmpq.types import Constraints
@@ -22,6 +23,10 @@ PerSample = Callable[[Any, Tensor], Tensor]
 """(outputs of n samples as the model gives them, targets (n, ...)) -> one number a sample, float (n,)."""
 
 MIN_EVALUATION = 20
+MOST_CALIBRATION = 256
+"""Samples that are taken of calibration data that is read."""
+MOST_SEARCHED = 1024
+"""Samples of the search part of data that is read, unless a run says otherwise: they are held in memory."""
 
 
 def top1(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -52,6 +57,65 @@ class Samples:
         return tensors_sha256((*self.inputs, self.targets))
 
 
+class _Read(Samples):
+    """Rows of data that is read as it is needed."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sha256(self) -> str:
+        """Stands for the rows: for their content, or the version of the data."""
+        return self.rows.data.sha256(self.rows.index)
+
+
+class Streamed(_Read):
+    """Samples that are read whenever rows of them are asked for: inputs and targets only look like tensors."""
+
+    def __init__(self, rows: Rows) -> None:
+        inputs = tuple(Column(rows, i) for i in range(len(rows.data.head.inputs)))
+        self.__dict__.update(rows=rows, inputs=inputs, targets=Column(rows, None))
+
+    @property
+    def head(self) -> Samples:
+        """A few first samples."""
+        first = self.rows.data.head
+        return Samples(first.inputs, first.targets)
+
+    def take(self, index: Tensor | slice) -> Samples:
+        return Streamed(self.rows.take(index))
+
+
+class Held(_Read):
+    """Samples that are read once, when they are first asked for. What is taken of them is read with them."""
+
+    def __init__(self, rows: Rows, places: Tensor | None = None, whole: Held | None = None) -> None:
+        self.__dict__.update(rows=rows, _places=places, _whole=whole)
+
+    @cached_property
+    def _tensors(self) -> Samples:
+        if self._whole is not None:
+            return self._whole._tensors.take(self._places)
+        batch = self.rows.data.load(self.rows.index)
+        return Samples(batch.inputs, batch.targets)
+
+    @cached_property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self._tensors.inputs
+
+    @cached_property
+    def targets(self) -> Tensor:
+        return self._tensors.targets
+
+    def take(self, index: Tensor | slice) -> Samples:
+        places = torch.arange(len(self)) if self._places is None else self._places
+        return Held(self.rows.take(index), places[index], self._whole or self)
+
+    def __reduce__(self) -> Any:  # another process has no use for what reads them
+        return Samples, (self.inputs, self.targets)
+
+
 def tensors_sha256(tensors: tuple[Tensor, ...]) -> str:
     """SHA-256 over shape, dtype and bytes of tensors, in order."""
     hasher = hashlib.sha256()
@@ -68,9 +132,12 @@ class Task:
     Args:
         model: a trained network whose inputs and outputs carry the batch in dimension 0, or the path of an ONNX file
             that holds one (opset 7 or newer).
-        calibration: unlabelled input samples, (n, ...), or one such tensor an argument; those of a dict are passed by
-            keyword.
-        evaluation: (inputs, targets), n rows each; the toolkit splits them itself.
+        calibration: unlabelled input samples: a tensor or array (n, ...), or one an argument in a tuple, or in a dict,
+            whose are passed by keyword; or a ``Dataset``, a ``DataLoader`` or another iterable of batches that can be
+            started again, of which the first :data:`MOST_CALIBRATION` samples are taken. Labels in them are left out.
+        evaluation: (inputs, targets), n rows each, or a dict with ``labels``, or such data with (inputs, targets) or a
+            dict with ``labels`` a sample: it is read as it is needed, and never held as a whole. The toolkit splits it
+            itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
             (default: top-1 correctness).
         higher_is_better: whether a larger metric is a better one. Of an error (MAE, WER), say False: it is then stated
@@ -78,8 +145,9 @@ class Task:
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
-        version: names what metric and loss compute. What was measured with them counts as long as it stays the same;
-            by default their code, what they close over and the globals that they name stand for it.
+        version: names what metric and loss compute, and what data that is read holds. What was measured with them
+            counts as long as it stays the same; by default their code, what they close over and the globals that they
+            name stand for it, and the data is read once to tell it apart.
         classification: whether outputs are logits of classes in dimension 1, which KL divergences compare; by default
             they are unless both metric and loss are the task's own.
         preprocessing: what was done to the samples before they got here, in words: it is written beside the engine for
@@ -101,12 +169,12 @@ class Task:
     def __init__(
         self,
         model: nn.Module | str | Path,
-        calibration: Inputs,
-        evaluation: tuple[Inputs, Tensor],
+        calibration: Any,
+        evaluation: Any,
         metric: PerSample | None = None,
         loss: PerSample | None = None,
         name: str = "task",
-        training: tuple[Inputs, Tensor] | None = None,
+        training: Any = None,
         version: str | None = None,
         higher_is_better: bool = True,
         classification: bool | None = None,
@@ -128,22 +196,44 @@ class Task:
         self.outputs = dict(outputs) if isinstance(outputs, Mapping) else outputs and dict.fromkeys(outputs, 1.0)
         self.form: OutputForm | None = None
         self.is_classification = self._has_defaults if classification is None else classification
-        self.input_names = names_in(calibration)
-        self.calibration = tensors_in(calibration)
-        self.evaluation = Samples(self._inputs("evaluation", evaluation[0]), evaluation[1])
-        self.training = None if training is None else Samples(self._inputs("training", training[0]), training[1])
+        self._take_data(calibration, evaluation, training)
         self._check()
 
-    def _inputs(self, role: str, inputs: Inputs) -> tuple[Tensor, ...]:
-        """In the order of the calibration inputs."""
-        names = names_in(inputs)
+    def _take_data(self, calibration: Any, evaluation: Any, training: Any) -> None:
+        names, self.evaluation = self._labelled("evaluation", evaluation)
+        if is_lazy(calibration):
+            given = first_rows(source_of(calibration, "calibration", len(self.evaluation.inputs)), MOST_CALIBRATION)
+        else:
+            given = parts_of(calibration, "calibration", names)
+        self.input_names, self.calibration = given.names, given.inputs
+        self.evaluation = self._in_order("evaluation", names, self.evaluation)
+        self.training = None
+        if training is not None:
+            self.training = self._in_order("training", *self._labelled("training", training))
+
+    def _labelled(self, role: str, given: Any) -> tuple[tuple[str, ...], Samples]:
+        """Names of inputs, and the samples of labelled data."""
+        if is_lazy(given):
+            data = Data(source_of(given, role), self.version)
+            return data.head.names, Streamed(Rows(data))
+        batch = parts_of(given, role)
+        assert batch.targets is not None
+        return batch.names, Samples(batch.inputs, batch.targets)
+
+    def _in_order(self, role: str, names: tuple[str, ...], samples: Samples) -> Samples:
+        """With inputs in the order of those of calibration."""
         if sorted(names) != sorted(self.input_names):
             said = [", ".join(n) or "inputs without names" for n in (names, self.input_names)]
             raise HwsmpqError(
                 f"the {role} data has {said[0]}, the calibration data {said[1]}", "both are inputs of the same model",
                 "give both as dicts with the same keys, or both as tensors",
             )
-        return tuple(inputs[n] for n in self.input_names) if isinstance(inputs, Mapping) else tensors_in(inputs)
+        if names == self.input_names:
+            return samples
+        places = [names.index(name) for name in self.input_names]
+        if isinstance(samples, Streamed):
+            return Streamed(Rows(samples.rows.data.arranged(places)))
+        return Samples(tuple(samples.inputs[place] for place in places), samples.targets)
 
     def judging(self, form: OutputForm) -> Task:
         """The same, to judge outputs that come as one tensor for ``form``.
@@ -191,9 +281,10 @@ class Task:
         return found
 
     def _check(self) -> None:
-        parts = {"calibration": self.calibration, "evaluation": self.evaluation.inputs}
-        if self.training is not None:
-            parts["training"] = self.training.inputs
+        # Of what is read as it is needed, a few first samples stand for all; the others are checked as they are read.
+        labelled = {"evaluation": self.evaluation} | ({"training": self.training} if self.training else {})
+        seen = {role: one.head if isinstance(one, Streamed) else one for role, one in labelled.items()}
+        parts = {"calibration": self.calibration} | {role: one.inputs for role, one in seen.items()}
         for role, tensors in parts.items():
             if any(x.ndim == 0 for x in tensors):
                 raise HwsmpqError(
@@ -205,7 +296,7 @@ class Task:
                 if x.is_floating_point() and x.dtype != torch.float32:
                     raise HwsmpqError(
                         f"the {role} data is {x.dtype} (input {i})", "the network is float32, and so are its inputs",
-                        "convert it, for example with .astype('float32') or .float()",
+                        "convert it: x = x.float() of a tensor, x = x.astype('float32') of a NumPy array",
                     )
                 if x.is_floating_point() and not bool(torch.isfinite(x).all()):
                     row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
@@ -218,27 +309,31 @@ class Task:
                     f"the {role} inputs have {', '.join(str(len(x)) for x in tensors)} rows",
                     "each holds one argument of the model for the same samples", "give equally many rows",
                 )
-            if len(tensors) != len(self.evaluation.inputs):
+            if len(tensors) != len(parts["evaluation"]):
                 raise HwsmpqError(
-                    f"{len(tensors)} {role} but {len(self.evaluation.inputs)} evaluation input tensors",
+                    f"{len(tensors)} {role} but {len(parts['evaluation'])} evaluation input tensors",
                     "both are the arguments of the same model", "give one tensor an argument in both",
                 )
         for role, tensors in parts.items():
-            for i, (x, known) in enumerate(zip(tensors, self.evaluation.inputs, strict=True)):
+            for i, (x, known) in enumerate(zip(tensors, parts["evaluation"], strict=True)):
                 if (x.shape[1:], x.dtype) != (known.shape[1:], known.dtype):
                     raise HwsmpqError(
                         f"{role} samples are {tuple(x.shape[1:])} {x.dtype}, evaluation samples"
                         f" {tuple(known.shape[1:])} {known.dtype} (input {i})",
                         "both are inputs of the same network", "prepare both alike",
                     )
-        labelled = {"evaluation": self.evaluation} | ({"training": self.training} if self.training else {})
-        for role, samples in labelled.items():
+        for role, samples in seen.items():
             if len(samples.inputs[0]) != len(samples.targets):
                 raise HwsmpqError(
                     f"{len(samples.inputs[0])} {role} inputs but {len(samples.targets)} labels",
                     fix="give exactly one label an input, in the same order",
                 )
-        n_targets = len(self.evaluation.targets)
+        if isinstance(self.evaluation, Streamed) and not self.evaluation.rows.data.is_sized:
+            return  # counted when it is split
+        self._check_number()
+
+    def _check_number(self) -> None:
+        n_targets = len(self.evaluation)
         if n_targets < MIN_EVALUATION:
             raise HwsmpqError(
                 f"only {n_targets} evaluation samples",
@@ -256,7 +351,9 @@ class Task:
             raise HwsmpqError(
                 "the model's own outputs hold NaN or infinity", fix="check the weights and the preprocessing"
             )
-        targets, outputs = self.evaluation.targets, self.judged_output(outputs)
+        known = self.evaluation
+        targets = known.head.targets if isinstance(known, Streamed) else known.targets
+        outputs = self.judged_output(outputs)
         if self._has_defaults and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
             raise HwsmpqError(
                 f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",
@@ -267,12 +364,32 @@ class Task:
             raise HwsmpqError(
                 f"labels run from {int(targets.min())} to {int(targets.max())}, "
                 f"the model has {outputs.shape[1]} classes",
-                "labels and model do not match", "check the class order of the data against the model's",
+                "labels and model do not match",
+                "leave out samples without a class, or judge them by functions of your own: metric= and loss= of the"
+                " task (cross_entropy's ignore_index= is one)" if int(targets.min()) < 0 else
+                "check the class order of the data against the model's",
             )
 
-    def split(self, seed: int, report_fraction: float = 0.5) -> tuple[Samples, Samples]:
+    def split(
+        self, seed: int, report_fraction: float = 0.5, most_searched: int | None = None
+    ) -> tuple[Samples, Samples]:
         """Split the evaluation data into a search part, which scores assignments, and a report part, which only the
-        certificate sees. The same seed gives the same split."""
-        order = torch.randperm(len(self.evaluation), generator=torch.Generator().manual_seed(seed))
+        certificate sees. The same seed gives the same split.
+
+        Args:
+            most_searched: samples of the search part; what is more goes to the report part. By default
+                :data:`MOST_SEARCHED` of data that is read, which the search part holds in memory, and all of tensors.
+        """
+        data = self.evaluation
+        self._check_number()
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         n_report = round(len(order) * report_fraction)
-        return self.evaluation.take(order[n_report:]), self.evaluation.take(order[:n_report])
+        if most_searched is None and isinstance(data, Streamed):
+            most_searched = MOST_SEARCHED
+        if most_searched is not None:
+            n_report = max(n_report, len(order) - most_searched)
+        search, report = order[n_report:], order[:n_report]
+        if isinstance(data, Streamed):
+            # In the order of the data, in which it is read.
+            return Held(data.rows.take(search)), data.take(report.sort().values)
+        return data.take(search), data.take(report)

@@ -229,7 +229,7 @@ class Run:
     @cached_property
     def parts(self) -> tuple[Samples, Samples]:
         """(search part, report part)."""
-        return self.task.split(self.settings.seed)
+        return self.task.split(self.settings.seed, most_searched=self.settings.n_search_samples)
 
     @cached_property
     def calibration_sha256(self) -> str:

@@ -74,6 +74,8 @@ def methods(run: Artifacts) -> Iterator[Fact]:
         yield fact("Candidates on the whole search part", len(finalists(run.plan)))
         yield Fact("Evaluations of the race", f"{run.plan.n_evaluations:,.0f}")
         yield fact("Seed of the search", str(run.plan.seed))
+        if run.plan.n_search_samples:
+            yield fact("Samples of the search part", run.plan.n_search_samples)
     if run.interactions:
         yield fact("Evaluations behind the interactions", run.interactions.n_evaluations)
     if run.certificate:

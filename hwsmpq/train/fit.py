@@ -69,7 +69,7 @@ def fit(
             share = (epoch * n_batches + n_done) / (recipe.n_epochs * n_batches)
             _step(optimizer, recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)))
             taken = samples.take(index)
-            batch = Samples(tuple(x.to(device) for x in taken.inputs), taken.targets.to(device))
+            batch = Samples(tuple(x[:].to(device) for x in taken.inputs), taken.targets[:].to(device))
             loss = objective(network(*batch.inputs), batch)
             if not bool(torch.isfinite(loss)):
                 raise HwsmpqError(

@@ -76,6 +76,7 @@ class Plan:
 
     ``n_evaluations`` is what the race spent, in evaluations of the score batch. ``drop_bound`` is what the drop lies
     below on unseen samples, by those of the search part. ``held`` is what the user held it to, besides the budgets.
+    ``n_search_samples`` and ``n_report_samples`` are those of the two parts (0 where an earlier version did not say).
     """
 
     assignment: Assignment
@@ -96,3 +97,5 @@ class Plan:
     n_evaluations: float = 0.0
     drop_bound: Bound | None = None
     held: tuple[Held, ...] = ()
+    n_search_samples: int = 0
+    n_report_samples: int = 0

@@ -12,8 +12,8 @@ from hwsmpq.types.constraints import Constraints, as_tuple
 from hwsmpq.types.precision import Precision
 
 MOST = {
-    "seed": 2**31 - 1, "n_score_samples": 10**9, "n_pairs": 10**6, "n_mixtures": 1000, "n_candidates": 10**4,
-    "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
+    "seed": 2**31 - 1, "n_score_samples": 10**9, "n_search_samples": 10**9, "n_pairs": 10**6, "n_mixtures": 1000,
+    "n_candidates": 10**4, "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
 
@@ -31,7 +31,8 @@ class Settings:
     quantization adds to the mean of outputs. ``value`` scores assignments (by default ``soft`` for classification with
     cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what precisions cost:
     latency where the target is measured, or ``bitops``, with which nothing is timed.
-    ``n_score_samples`` of the search part score contributions.
+    ``n_score_samples`` of the search part score contributions; that part has at most ``n_search_samples`` (by default
+    1,024 of data that is read as it is needed, and half of what is given as tensors).
     ``estimator`` takes ``n_pairs`` antithetic pairs of
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
     relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
@@ -61,6 +62,7 @@ class Settings:
     estimator: str = "antithetic"
     base: str | None = None
     n_score_samples: int = 256
+    n_search_samples: int | None = None
     n_pairs: int = 2
     max_evaluations: int | None = None
     max_seconds: float | None = None
@@ -102,8 +104,8 @@ class Settings:
         if self.cost not in (None, "latency", "bitops"):
             raise HwsmpqError(f"unknown cost {self.cost!r}", fix="take latency or bitops")
         least = {
-            "n_score_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1, "memory_mb": 16,
-            "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1,
+            "n_score_samples": 8, "n_search_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1,
+            "memory_mb": 16, "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1,
         }
         for name, most in MOST.items():
             value, minimum = getattr(self, name), least.get(name, 0)
@@ -139,6 +141,7 @@ class Options(TypedDict, total=False):
     estimator: str
     base: str | None
     n_score_samples: int
+    n_search_samples: int | None
     n_pairs: int
     max_evaluations: int | None
     max_seconds: float | None

@@ -198,6 +198,8 @@ class _Search:
             seed=run.settings.seed,
             n_evaluations=n_evaluations,
             held=held(run.network, run.constraints),
+            n_search_samples=len(run.parts[0]),
+            n_report_samples=len(run.parts[1]),
         )
 
     def _measured(self, problem: Problem, contributions: Contributions) -> tuple[list[Measured], float]:
