@@ -13,7 +13,8 @@ from hwsmpq.types.precision import Precision
 
 MOST = {
     "seed": 2**31 - 1, "n_score_samples": 10**9, "n_search_samples": 10**9, "n_pairs": 10**6, "n_mixtures": 1000,
-    "n_candidates": 10**4, "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9, "batch": 2**16, "threads": 4096,
+    "n_candidates": 10**4, "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9,
+    "batch": 2**16, "threads": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
 
