@@ -256,6 +256,8 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
         markup=False, soft_wrap=True,
     )
     show_mismatches(others)
+    if manifest.dynamic_batch is not None:
+        console.print(f"  {manifest.dynamic_batch.said}", markup=False, soft_wrap=True)
 
 
 def show_mismatches(layers: Iterable[LayerAudit]) -> None:

@@ -94,9 +94,9 @@ def kept_in_fp32(openvino: Any, model: Any, layers: Collection[str], reduced: Co
 
 def _reshape(openvino: Any, op: Any) -> None:
     """Put a reshape in the place of an operation that the plugin replaces by one, without the attribute."""
-    shape = op.output(0).get_partial_shape()
-    if shape.is_static:
-        reshape = _operations(openvino).reshape(op.input_value(0), list(shape.to_shape()), False)
+    shape = [-1 if size.is_dynamic else size.get_length() for size in op.output(0).get_partial_shape()]
+    if shape.count(-1) <= 1:
+        reshape = _operations(openvino).reshape(op.input_value(0), np.asarray(shape, np.int64), False)
         reshape.output(0).set_names(op.output(0).get_names())
         for reader in op.output(0).get_target_inputs():
             reader.replace_source_output(reshape.output(0))

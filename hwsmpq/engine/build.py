@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import time
@@ -29,48 +30,60 @@ class Builder:
     Args:
         target: what they are built for, which computes with ``threads`` threads.
         batch: samples that they take at once.
+
+    Attributes:
+        target: as given.
     """
+
+    _takes_any_batch = False
 
     def __init__(
         self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1, threads: int = 1
     ) -> None:
         self._captured, self._ranges, self._scheme = captured, ranges, scheme
-        self._target, self.batch, self._threads = target, batch, threads
+        self.target, self.batch, self._threads = target, batch, threads
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
+
+    def of_any_batch(self) -> Builder:
+        """The same for engines that take any number of samples at once."""
+        other = copy.copy(self)
+        other._takes_any_batch, other._fp32_onnx = True, None
+        return other
 
     def write(self, assignment: Assignment, folder: Path) -> None:
         """Write the Q/DQ ONNX file and the engine files of an assignment into ``folder``."""
         onnx = folder / ONNX_FILE
         self.write_onnx(assignment, onnx)
-        self._target.build(onnx, folder)
+        self.target.build(onnx, folder)
 
     def write_onnx(self, assignment: Assignment, path: Path) -> None:
         """Write the Q/DQ ONNX file of an assignment."""
         if self._fp32_onnx is None:
-            self._fp32_onnx = self._target.rewrite(export_onnx(self._captured, self.batch))
+            batch = None if self._takes_any_batch else self.batch
+            self._fp32_onnx = self.target.rewrite(export_onnx(self._captured, batch))
         write_qdq(
-            self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path, self._target.form
+            self._fp32_onnx, self._captured, assignment, self._ranges, self._scheme, path, self.target.form
         )
 
     def engine(self, assignment: Assignment) -> Engine:
         """A loaded engine whose files live as long as this builder."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         self.write(assignment, folder)
-        return self._target.load(folder)
+        return self.target.load(folder)
 
     def untouched(self) -> Engine:
         """The loaded engine that the runtime makes of the network by itself."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         write_bytes(folder / ONNX_FILE, export_onnx(self._captured, self.batch))
-        return self._target.untouched(folder / ONNX_FILE, folder)
+        return self.target.untouched(folder / ONNX_FILE, folder)
 
     @contextmanager
     def temporary(self, assignment: Assignment) -> Iterator[Engine]:
         """A loaded engine whose files are gone after the block."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
             self.write(assignment, Path(name))
-            yield self._target.load(Path(name))
+            yield self.target.load(Path(name))
 
     def deliver(self, assignment: Assignment, folder: Path) -> Manifest:
         """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""
@@ -79,11 +92,11 @@ class Builder:
             start = time.perf_counter()
             self.write(assignment, fresh)
             seconds = time.perf_counter() - start
-            layers = self.audit(assignment, self._target.load(fresh), fresh)
+            layers = self.audit(assignment, self.target.load(fresh), fresh)
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
         return Manifest(
-            target=self._target.name,
+            target=self.target.name,
             assignment=assignment,
             build_seconds=seconds,
             n_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != ONNX_FILE),
@@ -110,7 +123,7 @@ class Builder:
     def _differences(self, assignment: Assignment, folder: Path) -> dict[str, str]:
         """Of the engine's files, and of the one that they were made from, which any target leaves readable."""
         layers, found = self._captured.network.layers, dict[str, str]()
-        for stored in (stored_in_onnx(folder / ONNX_FILE, layers), self._target.stored(folder, layers)):
+        for stored in (stored_in_onnx(folder / ONNX_FILE, layers), self.target.stored(folder, layers)):
             found |= differences(self._captured, self._ranges, self._scheme, assignment, stored)
         return found
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from hwsmpq._version import __version__
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.tensorrt.adapter import BATCHES
 from hwsmpq.engine.build import ONNX_FILE
+from hwsmpq.engine.dynamic import DYNAMIC
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.model.task import Task
@@ -75,7 +77,7 @@ class Port:
 
 
 def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
-    """Write README.md, and the script where the target has one, beside an engine."""
+    """Write README.md, and the script where the target has one, beside an engine and that of any batch size."""
     inputs, outputs = ports(folder / ONNX_FILE)
     serving = serving_of(manifest, folder)
     if serving.script:
@@ -84,12 +86,15 @@ def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
             inputs=[port.name for port in inputs], outputs=[port.name for port in outputs],
             threads=manifest.threads, package=serving.package,
         )
-        write_bytes(folder / SCRIPT, script.encode())
+        for place in (folder, folder / DYNAMIC):
+            if place.is_dir():
+                write_bytes(place / SCRIPT, script.encode())
     write_bytes(folder / README, _readme(manifest, task, serving, inputs, outputs).encode())
 
 
 def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
-    """Copy what serves the engine of a run folder: the files that the runtime loads, README.md and the script.
+    """Copy what serves the engine of a run folder: the files that the runtime loads, README.md and the script, and
+    those of the engine of any batch size in a folder of their own.
 
     Returns:
         The files in ``to``.
@@ -103,11 +108,14 @@ def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise HwsmpqError(f"{to} is not an empty folder", "what lies there would be mixed with the engine",
                           "name another folder, or empty that one")
-    names = (*serving_of(manifest, engine).ships, README, SCRIPT)
+    served = (*serving_of(manifest, engine).ships, SCRIPT)
+    names = (*served, README, *(f"{DYNAMIC}/{name}" for name in served))
     if not (engine / README).is_file():
         raise HwsmpqError(f"{engine} has no {README}", "an earlier version built it", "run `hwsmpq build` again")
-    to.mkdir(parents=True, exist_ok=True)
-    return tuple(Path(shutil.copy2(engine / name, to / name)) for name in names if (engine / name).is_file())
+    found = [name for name in names if (engine / name).is_file()]
+    for name in found:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+    return tuple(Path(shutil.copy2(engine / name, to / name)) for name in found)
 
 
 def serving_of(manifest: Manifest, folder: Path) -> Serving:
@@ -147,6 +155,7 @@ def _readme(
         f"The first dimension is the batch: {manifest.batch} sample{'s' * (manifest.batch > 1)} at once.", "",
         *_preprocessing(task, inputs),
         "## Outputs, in this order", "", *_table(outputs),
+        *_any_batch(manifest, serving),
         "## Settings", "",
     ]
     if serving.package:
@@ -163,6 +172,23 @@ def _readme(
             " engine from it; for TensorRT, `trtexec --onnx=model.onnx --stronglyTyped --saveEngine=engine.plan` does."
         )
     return "\n".join(lines) + "\n"
+
+
+def _any_batch(manifest: Manifest, serving: Serving) -> list[str]:
+    dynamic = manifest.dynamic_batch
+    if dynamic is None:
+        return []
+    place = "There is" if dynamic.why_not else f"`{DYNAMIC}/` holds"
+    lines = ["## Other batch sizes", "", f"{place} {dynamic.said}."]
+    if dynamic.why_not:
+        return [*lines, ""]
+    lines.append("The latency in `certificate.json` is not its.")
+    if serving.package.startswith("tensorrt"):
+        fewest, usual, most = BATCHES
+        lines.append(f"It takes {fewest} to {most} samples and is tuned for {usual}.")
+    elif not serving.package:
+        lines.append("`trtexec` has to be told sizes for it: `--minShapes`, `--optShapes` and `--maxShapes`.")
+    return [*lines, ""]
 
 
 def _table(found: Sequence[Port]) -> list[str]:

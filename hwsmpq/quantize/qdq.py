@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.capture import Captured
+from hwsmpq.model.capture import EXPORT_BATCH, Captured
 from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
 from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding
@@ -33,21 +33,26 @@ IN_THE_GRAPH = "captured"
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
-def export_onnx(captured: Captured, batch_size: int = 1) -> bytes:
+def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
     """The captured network in full precision as ONNX, every layer's node named by the layer. Weights of more than
     :data:`LARGEST_MESSAGE` are left out, for :func:`write_qdq` to take them from the graph.
+
+    Args:
+        batch_size: samples that it takes at once; None for any number.
 
     Raises:
         HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
     """
     names = captured.form.names
-    rows = tuple(x.expand(batch_size, *x.shape[1:]).contiguous() for x in captured.example)
+    rows = tuple(x.expand(batch_size or EXPORT_BATCH, *x.shape[1:]).contiguous() for x in captured.example)
+    batch = torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
                 output_names=names if len(names) > 1 else None,
+                dynamic_shapes=None if batch_size else tuple({0: batch} for _ in rows),
             )
     except Exception as error:
         cause = str(error.__cause__ or error).strip().splitlines()

@@ -42,9 +42,38 @@ class LayerAudit:
 
 
 @dataclass(frozen=True)
+class DynamicBatch:
+    """An engine beside the certified one, of the same plan, that takes any number of samples at once.
+
+    Attributes:
+        batches: numbers of samples whose outputs were compared with the simulated ones.
+        agreement: of these outputs; None where nothing runs engines here, and the layers alone were compared.
+        why_not: why there is no such engine; empty where there is one.
+    """
+
+    batches: tuple[int, ...] = ()
+    agreement: Agreement | None = None
+    why_not: str = ""
+
+    @property
+    def said(self) -> str:
+        """What there is, and what was checked of it, in words."""
+        if self.why_not:
+            return f"no engine of any batch size: {self.why_not}"
+        if self.agreement is None:
+            return "an engine of any batch size: its layers run as the certified engine's; its outputs were not checked"
+        *sizes, last = map(str, self.batches)
+        return (
+            f"an engine of any batch size: with {', '.join(sizes)} and {last} samples its outputs differ by"
+            f" {self.agreement.error:.2g} from what was simulated (rounding explains {self.agreement.allowed:.2g})"
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What was built: files with their hashes, the audit of every layer, and what the build took. Its engine takes
-    ``batch`` samples at once and computes with ``threads`` threads; ``outputs`` are the names of what it gives."""
+    ``batch`` samples at once and computes with ``threads`` threads; ``outputs`` are the names of what it gives.
+    ``dynamic_batch`` is None in manifests of earlier versions."""
 
     target: str
     assignment: Assignment
@@ -55,6 +84,7 @@ class Manifest:
     batch: int = 1
     threads: int = 1
     outputs: tuple[str, ...] = ()
+    dynamic_batch: DynamicBatch | None = None
 
 
 @dataclass(frozen=True)

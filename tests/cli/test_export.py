@@ -15,6 +15,7 @@ from tiny_task import images, network
 
 import hwsmpq
 from cli.console import Cli
+from hwsmpq.engine.dynamic import DYNAMIC
 from hwsmpq.engine.handout import README, SCRIPT, SERVED, Port, ports, write_handout
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.targets import get_target
@@ -51,18 +52,25 @@ def test_the_plain_script_gives_what_load_gives(built: Path, tmp_path: Path, cli
     assert result.code == 0 and "not verified: nothing was measured" in result.err
     manifest = Folder(built).read(Manifest)
     shipped = {path.name for path in (tmp_path / "shipped").iterdir()}
-    assert shipped == {*SERVED[manifest.target].ships, README, SCRIPT}
-    batch = images(manifest.batch, seed=7)
+    assert shipped == {*SERVED[manifest.target].ships, README, SCRIPT, DYNAMIC}
+    assert {path.name for path in (tmp_path / "shipped" / DYNAMIC).iterdir()} == shipped - {README, DYNAMIC}
     (inputs,), (outputs,) = ports(built / "engine" / "qdq.onnx")
-    np.savez(tmp_path / "inputs.npz", **{inputs.name: batch.numpy()})
     (tmp_path / "hwsmpq.py").write_text("raise ImportError('not without us')\n")
-    subprocess.run(
-        [sys.executable, tmp_path / "shipped" / SCRIPT, tmp_path / "inputs.npz", tmp_path / "outputs.npz"],
-        check=True, env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )
-    with np.load(tmp_path / "outputs.npz") as found:
-        given = found[outputs.name]
-    np.testing.assert_array_equal(given, hwsmpq.load(built)(batch).numpy())
+
+    def run(script: Path, batch: torch.Tensor) -> np.ndarray:
+        np.savez(tmp_path / "inputs.npz", **{inputs.name: batch.numpy()})
+        subprocess.run(
+            [sys.executable, script, tmp_path / "inputs.npz", tmp_path / "outputs.npz"],
+            check=True, env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        )
+        with np.load(tmp_path / "outputs.npz") as found:
+            return found[outputs.name]
+
+    batch, engine = images(7, seed=7), hwsmpq.load(built)
+    one = batch[: manifest.batch]
+    np.testing.assert_array_equal(run(tmp_path / "shipped" / SCRIPT, one), engine(one).numpy())
+    found = run(tmp_path / "shipped" / DYNAMIC / SCRIPT, batch)
+    assert np.linalg.norm(found - engine(batch).numpy()) < 0.05 * np.linalg.norm(found)
 
 
 def test_the_readme_says_what_the_runtime_takes(built: Path) -> None:
@@ -93,7 +101,7 @@ def test_the_readme_follows_the_task(built: Path, task: Task) -> None:
 
 def test_engines_for_elsewhere_are_files_to_build_from(qdq_run: Finished, tmp_path: Path, cli: Cli) -> None:
     assert cli("export", tmp_path / "shipped", "-o", qdq_run.folder).code == 0
-    assert {path.name for path in (tmp_path / "shipped").iterdir()} == {"model.onnx", README}
+    assert {path.name for path in (tmp_path / "shipped").iterdir()} == {"model.onnx", README, DYNAMIC}
     assert "trtexec --onnx=model.onnx" in (tmp_path / "shipped" / README).read_text()
 
 

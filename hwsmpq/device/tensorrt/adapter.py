@@ -26,6 +26,9 @@ from hwsmpq.errors import HwsmpqError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BATCHES = (1, 8, 32)
+"""Of a network that takes any number of samples: the fewest that its engine takes, those that it is tuned for, and the
+most."""
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -113,6 +116,7 @@ def build_engine(
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         raise _refused(onnx, " ".join(map(_described, errors)) + " " + log.reason())
     config = builder.create_builder_config()
+    _add_profile(builder, network, config)
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     (config.set_flag if tf32 else config.clear_flag)(module.BuilderFlag.TF32)
     if capability is not None:
@@ -135,6 +139,17 @@ def build_engine(
         return Built(data, parse_listing(log.listing), "", seconds, notes, log.warnings)
     text = Deserialized(data, module).inspector_json()
     return Built(data, parse_inspector(text), text, seconds, notes, log.warnings)
+
+
+def _add_profile(builder: Any, network: Any, config: Any) -> None:
+    """Say how many samples a network is to take, where its file leaves that open."""
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    open_inputs = {tensor.name: tuple(tensor.shape)[1:] for tensor in inputs if tuple(tensor.shape)[:1] == (-1,)}
+    if open_inputs:
+        profile = builder.create_optimization_profile()
+        for name, sizes in open_inputs.items():
+            profile.set_shape(name, *((n, *sizes) for n in BATCHES))
+        config.add_optimization_profile(profile)
 
 
 def _described(error: Any) -> str:

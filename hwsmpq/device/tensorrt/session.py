@@ -24,16 +24,29 @@ NUMPY_TYPES = {
     "BOOL": "bool",
 }
 """By the runtime's name; its own table asks old versions for names that numpy has dropped."""
+OPEN = -1
+"""A size that the engine leaves to its inputs."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the engine."""
+    """An input or output of the engine. Where a size of ``shape`` is -1 it is open, up to ``largest``, for which
+    ``buffer`` has memory."""
 
     name: str
     shape: tuple[int, ...]
+    largest: tuple[int, ...]
     dtype: np.dtype[Any]
     buffer: Buffer
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array has a shape for it."""
+        return len(shape) == len(self.shape) and all(
+            n == size or (size == OPEN and n <= most) for n, size, most in zip(shape, self.shape, self.largest)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}" + (f" up to {self.largest}" if OPEN in self.shape else "")
 
 
 class Session:
@@ -54,9 +67,12 @@ class Session:
             self._loaded = Deserialized(plan.read_bytes(), module)
         except OSError as error:
             raise HwsmpqError(f"cannot read {plan}", str(error), "build the engine again") from error
+        self._context = self._loaded.create_context()
         self._inputs = self._ports(module.TensorIOMode.INPUT)
+        self._shapes = [port.largest for port in self._inputs]
+        self._shape(self._context)
         self._outputs = self._ports(module.TensorIOMode.OUTPUT)
-        self._context = self._create_context()
+        self._address(self._context)
         # Engines are built to describe themselves in detail; that detail in every run's markers would cost time.
         self._context.nvtx_verbosity = module.ProfilingVerbosity.LAYER_NAMES_ONLY
         self._is_warm = False
@@ -69,7 +85,7 @@ class Session:
         """
         self._load(inputs)
         self._enqueue(self._context)
-        outputs = [np.empty(port.shape, port.dtype) for port in self._outputs]
+        outputs = [np.empty(self._sizes(port.name), port.dtype) for port in self._outputs]
         for port, output in zip(self._outputs, outputs):
             self._cuda.copy_out(port.buffer, output)
         self._cuda.synchronize()
@@ -114,9 +130,18 @@ class Session:
         for name in names:
             if engine.get_tensor_mode(name) == mode:
                 shape, dtype = tuple(engine.get_tensor_shape(name)), self._dtype(name)
-                buffer = self._cuda.allocate(int(np.prod(shape)) * dtype.itemsize)
-                ports.append(Port(name, shape, dtype, buffer))
+                largest = shape
+                if OPEN in shape and mode == self._module.TensorIOMode.INPUT:
+                    largest = tuple(engine.get_tensor_profile_shape(name, 0)[-1])
+                elif OPEN in shape:
+                    largest = self._sizes(name)
+                buffer = self._cuda.allocate(int(np.prod(largest)) * dtype.itemsize)
+                ports.append(Port(name, shape, largest, dtype, buffer))
         return ports
+
+    def _sizes(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, with the inputs that the context was told last."""
+        return tuple(self._context.get_tensor_shape(name))
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         runtime_type = self._loaded.engine.get_tensor_dtype(name).name
@@ -127,13 +152,17 @@ class Session:
             )
         return np.dtype(NUMPY_TYPES[runtime_type])
 
-    def _create_context(self) -> Any:
-        """An execution context on the session's buffers."""
-        context = self._loaded.create_context()
+    def _shape(self, context: Any) -> None:
+        """Tell a context the sizes of inputs that are open."""
+        for port, shape in zip(self._inputs, self._shapes):
+            if OPEN in port.shape and not context.set_input_shape(port.name, shape):
+                raise self._loaded.refusal(f"the runtime refuses {shape} for {port.name!r}", "build the engine again")
+
+    def _address(self, context: Any) -> None:
+        """Let a context work on the session's buffers."""
         for port in (*self._inputs, *self._outputs):
             if not context.set_tensor_address(port.name, port.buffer.address):
                 raise self._loaded.refusal(f"the runtime refuses memory for {port.name!r}", "build the engine again")
-        return context
 
     @cached_property
     def _launch(self) -> Callable[[], None]:
@@ -145,19 +174,26 @@ class Session:
     @cached_property
     def _profiled(self) -> tuple[Any, Any]:
         """A context of its own for profiling, which slows runs down, and its profiler."""
-        context, profiler = self._create_context(), _profiler(self._module)
+        context, profiler = self._loaded.create_context(), _profiler(self._module)
+        self._shape(context)
+        self._address(context)
         context.profiler = profiler
         return context, profiler
 
     def _load(self, inputs: Sequence[NDArray[Any]]) -> None:
-        """Copy the inputs to the device; the first time also run once."""
+        """Copy the inputs to the device; the first time that they have their sizes also run once."""
         shapes = [tuple(array.shape) for array in inputs]
-        if shapes != [port.shape for port in self._inputs]:
+        if len(shapes) != len(self._inputs) or not all(port.takes(x) for port, x in zip(self._inputs, shapes)):
             raise HwsmpqError(
                 f"the engine refuses inputs of shapes {shapes}",
-                f"it was built for {', '.join(f'{port.name} {port.shape}' for port in self._inputs)}",
+                f"it was built for {', '.join(map(str, self._inputs))}",
                 "pass batches of the size that it was built for",
             )
+        if shapes != self._shapes:
+            self._shapes, self._is_warm = shapes, False
+            self._shape(self._context)
+            for made_for_others in ("_launch", "_profiled"):
+                self.__dict__.pop(made_for_others, None)
         arrays = [np.ascontiguousarray(x, port.dtype) for x, port in zip(inputs, self._inputs)]
         for port, array in zip(self._inputs, arrays):
             self._cuda.copy_in(port.buffer, array)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hwsmpq.engine.dynamic import with_dynamic_batch
 from hwsmpq.engine.handout import write_handout
 from hwsmpq.pipeline.prepare.survey import prepare
-from hwsmpq.pipeline.prove.finetune import builder_of, trained
+from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import (
     Manifest,
@@ -14,7 +15,8 @@ from hwsmpq.types import (
 
 @holding
 def build(run: Run) -> Manifest:
-    """Build the plan's engine, of trained weights if the plan was trained, and audit every layer."""
+    """Build the plan's engine, of trained weights if the plan was trained, and one that takes any number of samples
+    beside it; audit every layer."""
     prepared = prepare(run)
     plan = run.plan()
     folder = run.path(Manifest).parent
@@ -27,7 +29,9 @@ def build(run: Run) -> Manifest:
 
     def make() -> Manifest:
         run.progress("build", 0, 1)
-        manifest = builder_of(prepared, plan).deliver(plan.assignment, folder)
+        builder, inputs = builder_of(prepared, plan), run.parts[1].inputs
+        manifest = builder.deliver(plan.assignment, folder)
+        manifest = with_dynamic_batch(manifest, builder, simulator_of(prepared, plan), inputs, folder)
         run.progress("build", 1, 1)
         return manifest
 

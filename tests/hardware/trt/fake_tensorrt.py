@@ -18,6 +18,8 @@ KERNEL_MS = {"conv1_myl0_0": 0.5, "fused_myl0_1": 0.8, "reformat": 0.3, "mixer":
 TENSORS = {  # in an order of which only the part of inputs and of outputs matters
     "total": ("OUTPUT", (2,)), "x": ("INPUT", (2, 3)), "y": ("OUTPUT", (2, 3)), "bias": ("INPUT", (3,)),
 }
+MOST = 4
+"""Rows of ``x`` that an engine takes where their number is open."""
 
 
 class FakeCuda(Cuda):
@@ -77,7 +79,9 @@ class FakeCuda(Cuda):
 
     @staticmethod
     def _copy(to: np.ndarray, source: np.ndarray) -> None:
-        to.reshape(-1).view(np.uint8)[:] = source.reshape(-1).view(np.uint8)
+        to, source = to.reshape(-1).view(np.uint8), source.reshape(-1).view(np.uint8)
+        n = min(len(to), len(source))
+        to[:n] = source[:n]
 
 
 class FakeTensorrt:
@@ -102,6 +106,7 @@ class FakeTensorrt:
         self.refuses = ""
         self.noise: list[float] = []
         self.reports = True
+        self.is_open = False
         self.contexts: list[FakeContext] = []
         self.plans: list[bytes] = []
 
@@ -141,13 +146,18 @@ class FakeEngine:
         return TENSORS[name][0]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return TENSORS[name][1]
+        shape = TENSORS[name][1]
+        return (-1, *shape[1:]) if self.runtime.module.is_open and name != "bias" else shape
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert (name, index) == ("x", 0)
+        return [(1, 3), (2, 3), (MOST, 3)]
 
     def get_tensor_dtype(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(name="FP4" if self.runtime.module.refuses == "type" else "FLOAT")
 
     def create_execution_context(self) -> FakeContext | None:
-        return None if self.runtime.refused("context") else FakeContext(self.runtime)
+        return None if self.runtime.refused("context") else FakeContext(self.runtime, self)
 
     def create_engine_inspector(self) -> FakeEngine:
         return self
@@ -161,11 +171,22 @@ class FakeContext:
     nvtx_verbosity = "details"
     profiler: Any = None
 
-    def __init__(self, runtime: FakeRuntime) -> None:
+    def __init__(self, runtime: FakeRuntime, engine: FakeEngine) -> None:
         self.runtime, self.module, self.cuda = runtime, runtime.module, runtime.module.cuda
+        self.shapes = {name: engine.get_tensor_shape(name) for name in TENSORS}
         self.addresses: dict[str, int] = {}
         self.n_runs = 0
         self.module.contexts.append(self)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self.runtime.refused("shape"):
+            return False
+        assert name == "x" and shape[0] <= MOST
+        self.shapes |= {"x": shape, "y": shape, "total": shape[:1]}
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -190,8 +211,8 @@ class FakeContext:
 
     def _compute(self) -> None:
         tensors = {
-            name: self.cuda.memory[self.addresses[name]].view(np.float32).reshape(shape)
-            for name, (_, shape) in TENSORS.items()
+            name: self.cuda.memory[self.addresses[name]].view(np.float32)[: np.prod(shape)].reshape(shape)
+            for name, shape in self.shapes.items()
         }
         tensors["y"][:] = tensors["x"] + tensors["bias"]
         tensors["total"][:] = tensors["y"].sum(axis=1)

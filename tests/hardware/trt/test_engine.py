@@ -77,6 +77,22 @@ def test_what_is_realised_needs_neither_gpu_nor_runtime(folder):
         engine.realised(["missing"])
 
 
+def test_an_engine_of_any_batch_size_follows_its_inputs(engine, module):
+    module.is_open = True
+    for n in (1, 4, 3, 3):
+        inputs = [np.full((n, 3), n, np.float32), sample(0)[1]]
+        for found, right in zip(engine.infer(inputs), expected(inputs), strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-6)
+        assert engine.milliseconds(inputs) == RUN_MS
+        assert engine.layer_ms(LAYERS, inputs, 1)["conv1"] > 0
+    for wrong in ((5, 3), (2, 4), (2,)):
+        with pytest.raises(HwsmpqError, match=r"up to \(4, 3\)"):
+            engine.infer([np.zeros(wrong, np.float32), sample(0)[1]])
+    module.refuses = "shape"
+    with pytest.raises(HwsmpqError, match="refuses \\(2, 3\\) for 'x'"):
+        engine.infer(sample(1))
+
+
 def test_infers_what_the_engine_computes(engine):
     for seed in range(3):
         for found, wanted in zip(engine.infer(sample(seed)), expected(sample(seed)), strict=True):

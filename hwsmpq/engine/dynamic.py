@@ -1,0 +1,78 @@
+"""The engine that takes any number of samples at once, beside the certified one.
+
+The certified engine takes a fixed number: sizes that are known let runtimes choose better kernels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwsmpq.device.runtime import Engine
+from hwsmpq.engine.agree import agreement
+from hwsmpq.engine.build import Builder
+from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.errors import HwsmpqError, MachineError
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.types import Agreement, Assignment, DynamicBatch, Manifest
+
+DYNAMIC = "dynamic_batch"
+"""Its folder, in that of the certified engine."""
+BATCHES = (1, 2, 5, 8)
+"""Numbers of samples that it is checked with."""
+
+
+def with_dynamic_batch(
+    manifest: Manifest, builder: Builder, simulator: Simulator, inputs: tuple[Tensor, ...], folder: Path
+) -> Manifest:
+    """Build the engine of any batch size beside that of a manifest, and check it: every layer runs as requested, or as
+    in the certified engine, and where the target runs engines, outputs for several batch sizes are as simulated.
+
+    Args:
+        manifest: of the engine in ``folder``.
+        inputs: samples to take outputs of, at least one.
+
+    Returns:
+        The manifest with the new files, or with the reason why there are none: the network or its target allow no such
+        engine, or it computes something else.
+    """
+    try:
+        dynamic = builder.of_any_batch().deliver(manifest.assignment, folder / DYNAMIC)
+        why_not, agrees = _other_layer(manifest, dynamic), None
+        if not why_not and builder.target.has_latency:
+            engine = builder.target.load(folder / DYNAMIC)
+            agrees = _agreement(engine, manifest.assignment, simulator, inputs)
+            why_not = "" if agrees.agrees else agrees.said
+    except MachineError:
+        raise
+    except HwsmpqError as error:
+        why_not = f"{error.what} ({error.why})"
+    if why_not:
+        shutil.rmtree(folder / DYNAMIC, ignore_errors=True)
+        return replace(manifest, dynamic_batch=DynamicBatch(why_not=" ".join(why_not.split())))
+    files = {f"{DYNAMIC}/{name}": sha256 for name, sha256 in dynamic.files.items()}
+    checked = DynamicBatch(BATCHES if agrees else (), agrees)
+    return replace(manifest, files=manifest.files | files, dynamic_batch=checked)
+
+
+def _other_layer(static: Manifest, dynamic: Manifest) -> str:
+    """The first layer that runs otherwise, in words; empty where there is none."""
+    for a, b in zip(static.layers, dynamic.layers, strict=True):
+        if b.found != a.found and not b.as_requested:
+            return f"{a.layer} would run in {b.found}, not {a.found}"
+    return ""
+
+
+def _agreement(
+    engine: Engine, assignment: Assignment, simulator: Simulator, inputs: tuple[Tensor, ...]
+) -> Agreement:
+    index = np.arange(sum(BATCHES)) % len(inputs[0])
+    rows = tuple(x[index] for x in inputs)
+    batches = zip(*(x.split(list(BATCHES)) for x in rows), strict=True)
+    found = torch.cat([engine_outputs(engine, batch, len(batch[0])) for batch in batches])
+    return agreement(simulator, assignment, rows, found)
