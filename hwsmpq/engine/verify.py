@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.metrics import SetMetric
 from hwsmpq.model.outputs import pack
-from hwsmpq.model.task import PerSample, Samples, Streamed, Task
+from hwsmpq.model.task import Metric, Samples, Streamed, Task
 from hwsmpq.model.values import outputs_kl, per_sample
-from hwsmpq.search.paired import drop
+from hwsmpq.search.paired import N_RESAMPLES, drop, resampled_drop
 from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound
 
 AT_ONCE = 1024
@@ -50,17 +51,22 @@ def compare(
     """Metric of outputs against the reference's on the same samples, with the paired standard error, and what the drop
     lies below with ``confidence``."""
     scores = [_scores(task, samples, x) for x in (reference, outputs)]
-    lost = drop(*scores, confidence)
+    if isinstance(task.metric, SetMetric):
+        lost = resampled_drop(*scores, task.metric.value, confidence)
+        means = [task.metric.value(one) for one in scores]
+    else:
+        lost, means = drop(*scores, confidence), [float(one.mean()) for one in scores]
     kl = outputs_kl(task, reference, outputs).mean().item() if task.is_classification else None
     return AccuracyOutcome(
-        reference=float(scores[0].mean()),
-        engine=float(scores[1].mean()),
+        reference=means[0],
+        engine=means[1],
         n_samples=len(samples),
         paired_stderr=lost.stderr / 100,
         kl=kl,
         is_classification=task.is_classification,
         source="engine" if source == "engine" else "simulator",
         drop_bound=Bound(lost.bound, confidence),
+        n_resamples=N_RESAMPLES if isinstance(task.metric, SetMetric) else 0,
     )
 
 
@@ -78,11 +84,14 @@ def _scores(task: Task, samples: Samples, outputs: Tensor) -> NDArray[np.float64
     return _judged(task.metric, samples, outputs, "metric").double().numpy()
 
 
-def _judged(function: PerSample, samples: Samples, outputs: Tensor, role: str) -> Tensor:
-    """What a function gives for every sample. Targets that are read are there a few at a time."""
+def _judged(function: Metric, samples: Samples, outputs: Tensor, role: str) -> Tensor:
+    """What a function gives for every sample, or what a metric over a set needs of it. Targets that are read are there
+    a few at a time."""
     n = len(samples)
     step = AT_ONCE if isinstance(samples, Streamed) else n
-    return torch.cat([
-        per_sample(function, outputs[start : start + step], samples.targets[start : start + step], role)
-        for start in range(0, n, step)
-    ])
+    parts = []
+    for start in range(0, n, step):
+        these, targets = outputs[start : start + step], samples.targets[start : start + step]
+        over_set = isinstance(function, SetMetric)
+        parts.append(function.reduce(these, targets) if over_set else per_sample(function, these, targets, role))
+    return torch.cat(parts)

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.data import Column, Data, Rows, first_rows, is_lazy, parts_of, source_of
+from hwsmpq.model.metrics import SetMetric, set_metric
 from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.outputs import OutputForm
 from hwsmpq.types import Constraints
 
 PerSample = Callable[[Any, Tensor], Tensor]
 """(outputs of n samples as the model gives them, targets (n, ...)) -> one number a sample, float (n,)."""
+
+Metric = PerSample | SetMetric | Any
+"""A function of samples, or a metric over a set of them."""
 
 MIN_EVALUATION = 20
 MOST_CALIBRATION = 256
@@ -116,6 +120,15 @@ class Held(_Read):
         return Samples, (self.inputs, self.targets)
 
 
+def _judge(given: Any, higher_is_better: bool | None) -> Metric:
+    """A metric of which more is better."""
+    over_set = set_metric(given)
+    if over_set is not None:
+        return over_set if higher_is_better is None else over_set.negated(higher_is_better)
+    better = getattr(given, "higher_is_better", None) if higher_is_better is None else higher_is_better
+    return given if better is not False else lambda outputs, targets: -given(outputs, targets)
+
+
 def tensors_sha256(tensors: tuple[Tensor, ...]) -> str:
     """SHA-256 over shape, dtype and bytes of tensors, in order."""
     hasher = hashlib.sha256()
@@ -139,9 +152,11 @@ class Task:
             dict with ``labels`` a sample: it is read as it is needed, and never held as a whole. The toolkit splits it
             itself.
         metric: per-sample score, averaged into the metric that budgets and certificates speak of
-            (default: top-1 correctness).
-        higher_is_better: whether a larger metric is a better one. Of an error (MAE, WER), say False: it is then stated
-            with a minus sign everywhere, so that a drop is a loss.
+            (default: top-1 correctness). Or a metric over a set of samples, whose uncertainty is found by resampling
+            them: by name (``spearman``, ``f1``, ``auc``, ``miou``, ``map50``, ``perplexity``), as one of
+            :mod:`hwsmpq.model.metrics`, or an object with ``update``, ``compute`` and ``reset``.
+        higher_is_better: whether a larger metric is a better one; by default as the metric says, else True. Of an error
+            (MAE, WER), say False: it is then stated with a minus sign everywhere, so that a drop is a loss.
         loss: per-sample loss that scores assignments (default: cross-entropy).
         name: shown in reports.
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
@@ -171,12 +186,12 @@ class Task:
         model: nn.Module | str | Path,
         calibration: Any,
         evaluation: Any,
-        metric: PerSample | None = None,
+        metric: Metric | None = None,
         loss: PerSample | None = None,
         name: str = "task",
         training: Any = None,
         version: str | None = None,
-        higher_is_better: bool = True,
+        higher_is_better: bool | None = None,
         classification: bool | None = None,
         preprocessing: str = "",
         outputs: Mapping[str, float] | Sequence[str] | None = None,
@@ -188,10 +203,9 @@ class Task:
         self.name = name
         self.preprocessing = preprocessing
         self.constraints = constraints or Constraints()
-        judge = metric or top1
-        self.metric = judge if higher_is_better else lambda outputs, targets: -judge(outputs, targets)
+        self.metric = _judge(metric or top1, higher_is_better)
         self.loss = loss or cross_entropy
-        self._own = {"metric": metric is not None, "loss": loss is not None}
+        self._own = {"metric": not (metric is None or isinstance(metric, str)), "loss": loss is not None}
         self._has_defaults = metric is None or loss is None
         self.outputs = dict(outputs) if isinstance(outputs, Mapping) else outputs and dict.fromkeys(outputs, 1.0)
         self.form: OutputForm | None = None
@@ -244,10 +258,11 @@ class Task:
         judged = copy.copy(self)
         judged.form, name = form, form.judged(self.outputs)
 
-        def as_seen(function: PerSample, is_own: bool) -> PerSample:
-            return lambda packed, targets: function(
-                form.rebuild(packed) if is_own else judged.judged_output(packed), targets
-            )
+        def as_seen(function: Any, is_own: bool) -> Any:
+            view = form.rebuild if is_own else judged.judged_output
+            if isinstance(function, SetMetric):
+                return function.seen(view)
+            return lambda packed, targets: function(view(packed), targets)
 
         if form.names != (name,) or not form.spec.is_leaf():
             judged.metric = as_seen(self.metric, self._own["metric"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.metrics import SetMetric, pseudo_values
 from hwsmpq.model.task import Samples, Task
 
 VALUES = ("soft", "loss", "metric", "kl", "mse")
@@ -78,18 +79,27 @@ def value_function(name: str, task: Task, samples: Samples, reference: Callable[
         task.compared(expected, with_classes=name == "kl")  # refuses now what it would refuse later
         return lambda outputs, rows: -distance(task, expected[rows].to(outputs.device), outputs)
     if name == "metric":
+        if isinstance(task.metric, SetMetric):
+            raise HwsmpqError(
+                "the value metric cannot judge this task", "its metric is one of a whole set, and scores no sample",
+                "take the value loss, kl or mse",
+            )
         return lambda outputs, rows: per_sample(task.metric, outputs, targets[rows].to(outputs.device), "metric")
     return lambda outputs, rows: -per_sample(task.loss, outputs, targets[rows].to(outputs.device), "loss")
 
 
-def per_sample(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, role: str) -> Tensor:
-    """Apply a user's metric or loss and check that it gives one number a sample."""
+def per_sample(function: Any, outputs: Tensor, targets: Tensor, role: str) -> Tensor:
+    """Apply a user's metric or loss and check that it gives one number a sample. A metric over a set of samples gives
+    numbers whose mean is that of all of these; see :func:`hwsmpq.model.metrics.pseudo_values`."""
+    if isinstance(function, SetMetric):
+        return pseudo_values(function, function.reduce(outputs, targets))
     result = function(outputs, targets)
     if not isinstance(result, torch.Tensor) or result.shape != (len(targets),):
         found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         raise HwsmpqError(
             f"the task's {role} gave {found} for {len(targets)} samples",
             "it must give one number a sample, so that paired errors can be stated",
-            f"return a tensor of shape (n,) from {role}=",
+            f"return a tensor of shape (n,) from {role}="
+            + ", or give an object with update, compute and reset for a metric of the whole set" * (role == "metric"),
         )
     return result.float()

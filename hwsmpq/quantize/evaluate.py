@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsmpq.model.metrics import SetMetric, pseudo_values
 from hwsmpq.model.task import Samples, Task
 from hwsmpq.model.values import per_sample, value_function
 from hwsmpq.quantize.order import order_for_prefixes
@@ -62,12 +63,17 @@ class Evaluator:
         targets, metric = self._samples.targets, self._task.metric
 
         def score(outputs: Tensor, rows: slice) -> Tensor:
-            judged = per_sample(metric, outputs, targets[rows].to(outputs.device), "metric")
-            return torch.stack((self._value(outputs, rows), judged), 1)
+            here, values = targets[rows].to(outputs.device), self._value(outputs, rows)
+            if isinstance(metric, SetMetric):
+                return torch.cat((values[:, None].double().cpu(), metric.reduce(outputs, here)), 1)
+            return torch.stack((values, per_sample(metric, outputs, here, "metric")), 1)
 
         order = _order(assignments)
         ordered = [assignments[row] for row in order]
         scores = self._runner.scores(ordered, self._samples.inputs, score, self._progress)
+        if isinstance(metric, SetMetric):
+            whole = [torch.stack((row[:, 0].float(), pseudo_values(metric, row[:, 1:])), 1) for row in scores]
+            scores = torch.stack(whole)
         found = np.empty((len(assignments), 2 * len(self._samples)), dtype=np.float32)
         found[order] = scores.transpose(1, 2).flatten(1).numpy()
         return found

@@ -87,7 +87,8 @@ def _accuracy(accuracy: AccuracyOutcome) -> str:
     simulated = " (simulated)" if accuracy.source == "simulator" else ""
     points = f"{abs(lost):.1f} ± {100 * accuracy.paired_stderr:.1f} points {word}"
     bound = f" ({bounded(accuracy.drop_bound)})" if accuracy.drop_bound else ""
-    return f"{points}{bound} on {accuracy.n_samples} unseen samples{simulated}"
+    resampled = f", by {accuracy.n_resamples} resamples" if accuracy.n_resamples else ""
+    return f"{points}{bound} on {accuracy.n_samples} unseen samples{resampled}{simulated}"
 
 
 def _audit(certificate: Certificate) -> str:

@@ -146,7 +146,8 @@ class AccuracyOutcome:
     ``drop_bound`` is what the drop lies below on unseen samples (None where an earlier version did not say).
 
     ``is_classification`` says whether outputs were taken for logits of classes; only then is there a ``kl`` (None where
-    an earlier version did not say).
+    an earlier version did not say). ``n_resamples`` sets of samples were drawn for error and bound of a metric that is
+    no mean over them; 0 of one that is.
     """
 
     reference: float
@@ -157,6 +158,7 @@ class AccuracyOutcome:
     source: Literal["engine", "simulator"] = "engine"
     is_classification: bool | None = None
     drop_bound: Bound | None = None
+    n_resamples: int = 0
 
 
 @dataclass(frozen=True)

