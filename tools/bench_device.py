@@ -1,12 +1,15 @@
-"""What a pipe to the device costs, and whether runs survive its loss, with the quickstart's network.
+"""What a pipe to the device costs, and whether runs survive its loss.
 
-Figures: ``quickstart.pipe_overhead`` is the wall time of a run through a pipe over that of one in this process, in the
-median of ``--repeats`` pairs; ``kills`` counts runs whose device was killed at a random moment, ``kills_recovered``
-those that the same command then brought to a verified certificate without measuring again what was complete.
+Two parts. ``pipe`` runs a task in pairs, in this process and through a pipe, by turns. ``overhead`` is the wall time
+through the pipe over that here, ``latency_ratio`` the same for the latency of the uniform engines, both in the median
+of the pairs; everything that is not timed must be equal. ``kills`` runs the task through a pipe whose far end is
+killed at a random moment. ``kills`` counts the runs that were hit, ``kills_recovered`` those that the same command then
+brought to a verified certificate without measuring anything again that had been complete.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -19,70 +22,121 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from _bench import Bench, arguments
 
-SETTINGS = ("--speedup", "1.1", "--max-drop", "2", "--timing-seconds", "5", "--n-pairs", "2")
-KEPT = ("ranges.json", "fallbacks.json", "contributions.json")
+QUICKSTART = "hwsmpq.quickstart.task:task"
+SETTINGS = ("--speedup", "1.1", "--max-drop", "2", "--n-pairs", "2")
+MEASURED = ("ranges.json", "survey.json", "cost_table.json", "contributions.json", "scores.json", "interactions.json")
+UNTIMED = ("network.json", "ranges.json", "contributions.json", "scores.json", "interactions.json")
+ROUNDS = "rounds.json"
 
 
 def main() -> None:
     parser = arguments(__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--parts", nargs="+", choices=("pipe", "kills"), default=["pipe", "kills"])
+    parser.add_argument("--task", default=QUICKSTART)
+    parser.add_argument("--settings", default=shlex.join(SETTINGS), help="options of `hwsmpq run` (one text)")
+    parser.add_argument("--timing-seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--python", default=shlex.quote(sys.executable), help="command of the device")
     options = parser.parse_args()
     n_repeats, n_kills = (1, 2) if options.quick else (options.repeats, options.kills)
     bench = Bench("bench_device", options, {"repeats": n_repeats, "kills": n_kills})
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        seconds: dict[str, list[float]] = {"here": [], "pipe": []}
-        plans = set()
-        for i in range(n_repeats):
-            for where, device in (("here", ()), ("pipe", ("--device", options.python))):
-                start, out = time.monotonic(), folder / f"{where}{i}"
-                code = _start(out, options.seed, *device).wait()
-                seconds[where].append(time.monotonic() - start)
-                plans.add(json.dumps(_payload(out / "contributions.json"), sort_keys=True))
-                bench.row(run=where, wall_s=seconds[where][-1], verified=code == 0)
-        ratios = [pipe / here for pipe, here in zip(seconds["pipe"], seconds["here"], strict=True)]
-        bench.figures["quickstart.pipe_overhead"] = statistics.median(ratios)
-        bench.row(same_contributions=len(plans) == 1)
-        rng, longest = random.Random(options.seed), max(seconds["pipe"])
-        found = [_survives(bench, folder / f"kill{i}", options, rng.random() * longest) for i in range(n_kills)]
-        recovered = [survived for was_killed, survived in found if was_killed]
-        bench.figures |= {"kills": float(len(recovered)), "kills_recovered": float(sum(recovered))}
+        if "pipe" in options.parts:
+            pipe(bench, Path(name), n_repeats)
+        if "kills" in options.parts:
+            kills(bench, Path(name), n_kills)
     bench.finish()
 
 
-def _survives(bench: Bench, out: Path, options: object, after: float) -> tuple[bool, bool]:
+def pipe(bench: Bench, folder: Path, n_repeats: int) -> None:
+    """Pairs of runs, which of the two is first by turns."""
+    ratios: dict[str, list[float]] = {"overhead": [], "latency_ratio": []}
+    for i in range(n_repeats):
+        outs = {"here": folder / f"here{i}", "pipe": folder / f"pipe{i}"}
+        seconds = {}
+        for where in sorted(outs, reverse=bool(i % 2)):
+            device = ("--device", bench.options.python) if where == "pipe" else ()
+            start = time.monotonic()
+            code = begin(outs[where], bench.options, *device).wait()
+            seconds[where] = time.monotonic() - start
+            bench.row(run=f"{where} {i}", wall_s=seconds[where], verified=code == 0, **latencies(outs[where]))
+        ratios["overhead"].append(seconds["pipe"] / seconds["here"])
+        here, there = (latencies(out) for out in outs.values())
+        ratios["latency_ratio"] += [there[name] / here[name] for name in here]
+        differing = [name for name in UNTIMED if payload(outs["here"] / name) != payload(outs["pipe"] / name)]
+        bench.row(pair=i, overhead=ratios["overhead"][-1], differing=differing)
+    bench.figures |= {name: statistics.median(found) for name, found in ratios.items()}
+
+
+def latencies(out: Path) -> dict[str, float]:
+    uniform = payload(out / "cost_table.json")["uniform_ms"]
+    return {f"{name}_ms": measured["median_ms"] for name, measured in uniform.items()}
+
+
+def kills(bench: Bench, folder: Path, n_kills: int) -> None:
+    """Runs hit at moments that are spread over as long as a whole run takes."""
+    start = time.monotonic()
+    code = begin(folder / "whole", bench.options, "--device", bench.options.python).wait()
+    whole = time.monotonic() - start
+    bench.row(run="whole", wall_s=whole, verified=code == 0)
+    rng, hit, recovered = random.Random(bench.options.seed), 0, 0
+    for i in range(n_kills):
+        was_hit, is_well = survives(bench, folder / f"kill{i}", whole * (i + rng.random()) / n_kills)
+        hit, recovered = hit + was_hit, recovered + (was_hit and is_well)
+    bench.figures |= {"kills": float(hit), "kills_recovered": float(recovered)}
+
+
+def survives(bench: Bench, out: Path, after: float) -> tuple[bool, bool]:
     """Whether a run's device was killed after so many seconds, and whether the run ends verified when started again."""
     out.mkdir()
     pid_file, script = out / "pid", out / "device.sh"
-    script.write_text(f'#!/bin/sh\necho $$ > {shlex.quote(str(pid_file))}\nexec {options.python} "$@"\n')
+    script.write_text(f'#!/bin/sh\necho $$ > {shlex.quote(str(pid_file))}\nexec {bench.options.python} "$@"\n')
     script.chmod(0o755)
     device = ("--device", shlex.quote(str(script)))
-    first = _start(out, options.seed, *device)
+    first = begin(out, bench.options, *device)
     time.sleep(after)
-    was_killed = False
-    with contextlib.suppress(OSError, ValueError):  # not begun yet, or over
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
-        was_killed = True
-    code = first.wait(120)
-    kept = {name: (out / name).read_bytes() for name in KEPT if (out / name).exists()}
-    again = _start(out, options.seed, *device).wait(600)
-    unchanged = all((out / name).read_bytes() == data for name, data in kept.items())
-    bench.row(killed_after_s=after, was_killed=was_killed, first=code, again=again, n_kept=len(kept), kept=unchanged)
-    return was_killed, again == 0 and unchanged
+    while not pid_file.exists() and first.poll() is None:
+        time.sleep(0.05)  # no device yet: killed as it starts
+    was_hit = False
+    if first.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+            was_hit = True
+    code = first.wait(600)
+    before, rounds = complete(out), finished_rounds(out)
+    again = begin(out, bench.options, *device).wait(1200)
+    after_all, all_rounds = complete(out), finished_rounds(out)
+    kept = all(after_all.get(name) == data for name, data in before.items()) and all_rounds[: len(rounds)] == rounds
+    bench.row(
+        killed_after_s=after, was_hit=was_hit, first=code, n_complete=len(before), n_rounds=len(rounds), again=again,
+        kept=kept,
+    )
+    return was_hit, again == 0 and kept
 
 
-def _start(out: Path, seed: int, *more: str) -> subprocess.Popen[bytes]:
-    command = [str(Path(sys.executable).with_name("hwsmpq")), "run", "hwsmpq.quickstart.task:task", "-o", str(out)]
-    given = ("--seed", str(seed), *SETTINGS, *more)
-    return subprocess.Popen([*command, *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def complete(out: Path) -> dict[str, bytes]:
+    """What a run has measured, as it lies in its files: one that is written again says another time."""
+    return {name: (out / name).read_bytes() for name in MEASURED if (out / name).exists()}
 
 
-def _payload(path: Path) -> object:
+def finished_rounds(out: Path) -> list[Any]:
+    return payload(out / ROUNDS)["rounds"] if (out / ROUNDS).exists() else []
+
+
+def begin(out: Path, options: argparse.Namespace, *more: str) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).with_name("hwsmpq")), "run", options.task, "-o", str(out)]
+    given = ("--seed", str(options.seed), "--timing-seconds", str(options.timing_seconds))
+    return subprocess.Popen(
+        [*command, *given, *shlex.split(options.settings), *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def payload(path: Path) -> Any:
     return json.loads(path.read_text())["payload"]
 
 
