@@ -123,7 +123,7 @@ def _time(
     bench: Bench, network: Network, uniform: dict[str, Engine], sample: list[np.ndarray], seed: int
 ) -> None:
     """Whole engines in one interleaved run, and every layer of each."""
-    timed = timing.measure(uniform, sample, seed, TIMING_SECONDS)
+    timed = timing.measure(uniform, timing.TimingRequest(sample, seed, TIMING_SECONDS))
     layers = [layer.name for layer in network.layers]
     for name, engine in uniform.items():
         found = timed.measured[name]
@@ -142,7 +142,7 @@ def _held_out(
     """Relative errors of the cost model on mixtures that it was not fitted to."""
     mixtures = {f"held out {i}": x for i, x in enumerate(draw_mixtures(network, ladder, N_HELD_OUT, seed))}
     built = {ladder.top: engines(network.uniform(ladder.top))} | {name: engines(x) for name, x in mixtures.items()}
-    timed = timing.measure(built, sample, seed, TIMING_SECONDS).as_when(table.uniform_ms)
+    timed = timing.measure(built, timing.TimingRequest(sample, seed, TIMING_SECONDS)).as_when(table.uniform_ms)
     errors = []
     for name, assignment in mixtures.items():
         measured = timed[name].median_ms

@@ -27,7 +27,7 @@ import torch
 from _bench import Bench, arguments
 from _cost_networks import NETWORKS
 
-from hwsmpq.device.timing import measure
+from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prepare.profile import cost_model, profile, timing_inputs
@@ -96,7 +96,7 @@ def _predictions(
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in known}
     assignments = {name: prepared.network.uniform(name) for name in LADDER} | unseen
     engines = {name: prepared.builder.engine(x) for name, x in assignments.items()}
-    times = measure(engines, timing_inputs(run), options.seed, seconds).as_when(table.uniform_ms)
+    times = measure(engines, TimingRequest(timing_inputs(run), options.seed, seconds)).as_when(table.uniform_ms)
     errors = [100 * abs(model.predict(x) / times[name].median_ms - 1) for name, x in unseen.items()]
     bench.figures |= {f"{network}.mape": float(np.mean(errors)), f"{network}.worst": max(errors)}
     return float(np.mean(errors))
@@ -111,7 +111,7 @@ def _plan(bench: Bench, run: Run, network: str, seconds: float, options: argpars
         "int8": builder.engine(uniform("int8")),
         "plan": run.target.load(folder), "plain": run.target.load_plainly(folder),
     }
-    times = measure(engines, timing_inputs(run), options.seed, 2 * seconds).measured
+    times = measure(engines, TimingRequest(timing_inputs(run), options.seed, 2 * seconds)).measured
     judged = {engine.name: engine for engine in certificate.engines}
     names = {"f32": "fp32", "plan": CHOSEN}
     for name, time in times.items():

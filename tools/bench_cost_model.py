@@ -37,7 +37,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.device.timing import measure
+from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures
@@ -118,7 +118,7 @@ def _predictions(
     assignments = {name: network.uniform(name) for name in run.ladder.names} | unseen
     engines: dict[str, Engine] = {name: run.builder.engine(x) for name, x in assignments.items()}
     share = 0.25 if options.quick else 1.0
-    timing = measure(engines, timing_inputs(run), options.seed, share * MIXTURE_SECONDS)
+    timing = measure(engines, TimingRequest(timing_inputs(run), options.seed, share * MIXTURE_SECONDS))
     times = timing.as_when(table.uniform_ms)
     measured = np.array([times[name].median_ms for name in unseen])
     model = fit(table, network)
@@ -200,7 +200,7 @@ def _isolated(run: Run, seconds: float) -> Mapping[str, Mapping[str, float]]:
             for precision in dict.fromkeys(realised[name].values()):
                 engine = builders[-1].engine(captured.network.uniform(precision))
                 engines[f"{key} {precision}"] = _Alone(engine, [x.numpy()])
-    measured = measure(engines, [], run.settings.seed, seconds).measured
+    measured = measure(engines, TimingRequest([], run.settings.seed, seconds)).measured
     return {
         name: {asked: measured[f"{keys[name]} {found}"].median_ms for asked, found in realised[name].items()}
         for name in modules

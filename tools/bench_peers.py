@@ -29,7 +29,7 @@ from _peer_nncf import MATCHED, quantize, require
 from _peer_nncf import TOOLS as NNCF_TOOLS
 from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
 
-from hwsmpq.device.timing import measure
+from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.build import ONNX_FILE
 from hwsmpq.pipeline.prepare.profile import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
@@ -199,8 +199,8 @@ class Comparison:
     def _timed(self, tools: list[str]) -> dict[str, Measurement]:
         print(f"  timing {len(tools)} engines", flush=True)
         return measure(
-            {tool: engine_in(self._engine_folder(tool)) for tool in tools}, timing_inputs(self._run),
-            self._seed, SECONDS_QUICK if self._quick else SECONDS,
+            {tool: engine_in(self._engine_folder(tool)) for tool in tools},
+            TimingRequest(timing_inputs(self._run), self._seed, SECONDS_QUICK if self._quick else SECONDS),
         ).measured
 
     def _outputs(self, tool: str, part: str) -> torch.Tensor:

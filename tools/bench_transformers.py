@@ -30,7 +30,7 @@ from _transformer_networks import NETWORKS
 from torch import Tensor
 
 from hwsmpq.device.openvino import FILE
-from hwsmpq.device.timing import measure
+from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
@@ -77,7 +77,7 @@ def compare(bench: Bench, name: str, folder: Path) -> None:
         run.builder.write(assignment, folder / engine)
     engines = {engine: run.target.load(folder / engine) for engine in assignments}
     timed = measure(
-        engines, timing_inputs(run), options.seed, SECONDS_QUICK if options.quick else SECONDS
+        engines, TimingRequest(timing_inputs(run), options.seed, SECONDS_QUICK if options.quick else SECONDS)
     ).measured
     report, fp32_ms = run.parts[1], timed[REFERENCE].median_ms
     bench.samples[f"{name}.report"] = len(report)

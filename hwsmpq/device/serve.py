@@ -185,7 +185,8 @@ class Server:
         """The whole timing protocol, here."""
         engines = {name: self._engine({"engine": number}) for name, number in header["engines"].items()}
         timed = timing.measure(
-            engines, frames.unpack_arrays(header["arrays"], body), header["seed"], header["seconds"],
+            engines,
+            timing.TimingRequest(frames.unpack_arrays(header["arrays"], body), header["seed"], header["seconds"]),
             lambda done, n: self._send({"id": header["id"], "progress": [done, n]}),
         )
         measured = {name: [m.median_ms, m.spread_ms, m.n_repeats] for name, m in timed.measured.items()}

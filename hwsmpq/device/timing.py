@@ -54,12 +54,24 @@ class Timing:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class TimingRequest:
+    """How engines are timed.
+
+    Attributes:
+        inputs: the inputs of every inference.
+        seed: orders the blocks.
+        seconds: wall time to spend, besides loading; each of seven loads has its share, and from 3 to 30 blocks. What
+            is left then is spent on further loads while the machine is too noisy.
+    """
+
+    inputs: Sequence[NDArray[Any]]
+    seed: int
+    seconds: float = 10.0
+
+
 def measure(
-    engines: Mapping[str, Engine],
-    inputs: Sequence[NDArray[Any]],
-    seed: int,
-    seconds: float = 10.0,
-    progress: Callable[[int, int], None] | None = None,
+    engines: Mapping[str, Engine], how: TimingRequest, progress: Callable[[int, int], None] | None = None
 ) -> Timing:
     """Time all engines in blocks, each block running every engine once in a shuffled order, and load all of them anew
     after some blocks.
@@ -71,10 +83,6 @@ def measure(
 
     Args:
         engines: what to time, by name.
-        inputs: the inputs of every inference.
-        seed: orders the blocks.
-        seconds: wall time to spend, besides loading; each of seven loads has its share, and from 3 to 30 blocks. What
-            is left then is spent on further loads while the machine is too noisy.
         progress: called with (loads done, loads in all).
 
     Raises:
@@ -82,18 +90,18 @@ def measure(
     """
     if not engines:
         raise HwsmpqError("no engines to time", "at least one is needed to measure anything")
-    names, rng = list(engines), np.random.default_rng(seed)
+    names, inputs, rng = list(engines), how.inputs, np.random.default_rng(how.seed)
     n_slot = [_slot_repeats(engine, inputs) for engine in engines.values()]
     timing: Timing | None = None
     loads: list[NDArray[np.float64]] = []
     started = time.perf_counter()
-    while timing is None or (too_noisy(timing.noise) and time.perf_counter() - started < seconds):
+    while timing is None or (too_noisy(timing.noise) and time.perf_counter() - started < how.seconds):
         if loads:
             for index in rng.permutation(len(names)):
                 engines[names[index]].reload()
                 _warm_up(engines[names[index]], inputs)
         blocks: list[NDArray[np.float64]] = []
-        end = time.perf_counter() + seconds / N_LOADS
+        end = time.perf_counter() + how.seconds / N_LOADS
         while len(blocks) < MIN_BLOCKS or (time.perf_counter() < end and len(blocks) < MAX_BLOCKS):
             blocks.append(np.empty(len(names)))
             for index in rng.permutation(len(names)):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Mapping
 
 from hwsmpq.device import timing
 from hwsmpq.device.runtime import Engine, Runtime
 from hwsmpq.device.runtimes import get_runtime
-from hwsmpq.device.timing import Timing
+from hwsmpq.device.timing import Timing, TimingRequest
 
 
 class Device(ABC):
@@ -27,12 +24,7 @@ class Device(ABC):
 
     @abstractmethod
     def measure(
-        self,
-        engines: Mapping[str, Engine],
-        inputs: Sequence[NDArray[Any]],
-        seed: int,
-        seconds: float = 10.0,
-        progress: Callable[[int, int], None] | None = None,
+        self, engines: Mapping[str, Engine], how: TimingRequest, progress: Callable[[int, int], None] | None = None
     ) -> Timing:
         """Time engines of this device against each other, see :func:`hwsmpq.device.timing.measure`."""
 
@@ -44,14 +36,9 @@ class LocalDevice(Device):
         return get_runtime(name)
 
     def measure(
-        self,
-        engines: Mapping[str, Engine],
-        inputs: Sequence[NDArray[Any]],
-        seed: int,
-        seconds: float = 10.0,
-        progress: Callable[[int, int], None] | None = None,
+        self, engines: Mapping[str, Engine], how: TimingRequest, progress: Callable[[int, int], None] | None = None
     ) -> Timing:
-        return timing.measure(engines, inputs, seed, seconds, progress)
+        return timing.measure(engines, how, progress)
 
 
 HERE = LocalDevice()

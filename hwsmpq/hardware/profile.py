@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.runtime import Engine
+from hwsmpq.device.timing import TimingRequest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
@@ -61,7 +62,7 @@ def measure_costs(
     group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
     conditions = target.conditions()  # now that the device is warm
     timing = target.device.measure(
-        engines, inputs, seed, seconds, progress=lambda done, n: report("timing", done, n),
+        engines, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
     )
     return CostTable(
         target=target.name,

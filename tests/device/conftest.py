@@ -10,6 +10,7 @@ import pytest
 
 from hwsmpq.device import runtimes
 from hwsmpq.hardware import remote
+from hwsmpq.hardware.remote import line
 
 TINY = "tiny_runtime:TinyRuntime"
 
@@ -17,7 +18,7 @@ TINY = "tiny_runtime:TinyRuntime"
 @pytest.fixture
 def tiny(monkeypatch):
     """The tiny runtime, here and in what devices are sent."""
-    plain = remote.agent()
+    plain = line.agent()
 
     def agent() -> bytes:
         archive = io.BytesIO()
@@ -29,7 +30,7 @@ def tiny(monkeypatch):
         return archive.getvalue()
 
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setattr(remote, "agent", agent)
+    monkeypatch.setattr(line, "agent", agent)
     monkeypatch.setitem(runtimes.RUNTIMES, "tiny", TINY)
     return "tiny"
 

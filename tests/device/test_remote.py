@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from hwsmpq.device.timing import TimingRequest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE
 
@@ -57,7 +58,7 @@ def test_it_does_what_this_machine_does(connect, tiny, engine):
 def test_engines_are_timed_there(connect, engine):
     device, seen = connect(), []
     engines = {name: engine(device, hang=s) for name, s in (("slow", 0.004), ("fast", 0.001))}
-    timing = device.measure(engines, [X], 0, 0.1, lambda *event: seen.append(event))
+    timing = device.measure(engines, TimingRequest([X], 0, 0.1), lambda *event: seen.append(event))
     assert list(timing.measured) == ["slow", "fast"]
     assert timing.measured["slow"].median_ms > timing.measured["fast"].median_ms
     assert seen and all(0 < done <= n for done, n in seen)
@@ -132,7 +133,7 @@ def test_a_line_cut_at_a_random_moment_is_one_message(connect, engine, tiny, see
     start = time.monotonic()
     with pytest.raises(HwsmpqError, match="command ended") as caught:
         while True:
-            device.measure(engines, [X], 0, 0.02)
+            device.measure(engines, TimingRequest([X], 0, 0.02))
             engine(device)
     assert "was to" in caught.value.why and "run the same command again" in caught.value.fix
     assert time.monotonic() - start < 10

@@ -7,7 +7,7 @@ import pytest
 from test_cost_model import LADDER, Truth, chain
 
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
-from hwsmpq.device.timing import N_LOADS, Timing, measure, median_stderr, spread, too_noisy
+from hwsmpq.device.timing import N_LOADS, Timing, TimingRequest, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.profile import measure_costs
 from hwsmpq.hardware.target import Target
@@ -48,7 +48,7 @@ class FakeEngine(Engine):
 def test_times_survive_drift_and_cold_caches():
     machine = Machine()
     engines = {name: FakeEngine(machine, ms, cold_ms=3.0) for name, ms in (("a", 2.0), ("b", 3.0), ("c", 4.0))}
-    timing = measure(engines, [], seed=0, seconds=0)
+    timing = measure(engines, TimingRequest([], 0, 0))
     ms = {name: one.median_ms for name, one in timing.measured.items()}
     assert [ms["b"] / ms["a"], ms["c"] / ms["a"]] == pytest.approx([1.5, 2.0], rel=0.02)
     # Drift of +-50 % hits all of them alike.
@@ -77,14 +77,14 @@ class Steady(Machine):
 @pytest.mark.parametrize("width", [0.0, 0.02, 0.3])
 def test_an_engine_is_measured_over_its_loads_and_noise_says_how_well(width):
     def ratio(seed: int) -> float:
-        times = measure(engines(seed), [], seed, seconds=0).measured
+        times = measure(engines(seed), TimingRequest([], seed, 0)).measured
         return times["b"].median_ms / times["a"].median_ms / 1.5 - 1
 
     def engines(seed: int) -> dict[str, FakeEngine]:
         machine = Steady()
         return {n: Placed(machine, ms, seed * 10 + int(ms), width) for n, ms in (("a", 20.0), ("b", 30.0), ("c", 25.0))}
 
-    errors, noise = [ratio(seed) for seed in range(30)], measure(engines(99), [], 0, seconds=0).noise
+    errors, noise = [ratio(seed) for seed in range(30)], measure(engines(99), TimingRequest([], 0, 0)).noise
     once = width / np.sqrt(12)  # the standard deviation over loads
     assert np.std(errors) < max(once, 1e-9)
     assert np.std(errors) / 3 - 1e-9 < noise < 3 * np.std(errors) + 1e-9
@@ -95,7 +95,7 @@ def test_sessions_are_compared_by_what_both_measured():
     machine = Steady()
     engines = {name: FakeEngine(machine, ms) for name, ms in (("int8", 2.0), ("fp32", 3.0), ("chosen", 2.5))}
     known = {name: Measurement(ms, 0.0, 1) for name, ms in (("int8", 4.0), ("fp32", 6.0), ("other", 1.0))}
-    times = measure(engines, [], 0, seconds=0).as_when(known)
+    times = measure(engines, TimingRequest([], 0, 0)).as_when(known)
     assert {name: one.median_ms for name, one in times.items()} == pytest.approx(
         {"int8": 4.0, "fp32": 6.0, "chosen": 5.0}
     )
@@ -105,7 +105,7 @@ def test_time_budget_sets_the_blocks(monkeypatch):
     def spent(seconds: float) -> float:
         machine = Machine()
         monkeypatch.setattr("hwsmpq.device.timing.time.perf_counter", lambda: machine.now)
-        measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, [], 0, seconds)
+        measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, TimingRequest([], 0, seconds))
         return machine.now
 
     assert spent(10.0) == pytest.approx(10.0, rel=0.1)
@@ -118,7 +118,7 @@ def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
         machine = Steady()
         monkeypatch.setattr("hwsmpq.device.timing.time.perf_counter", lambda: machine.now)
         engines = {n: Placed(machine, ms, int(ms), width) for n, ms in (("a", 2.0), ("b", 3.0))}
-        timing = measure(engines, [], 0, seconds)
+        timing = measure(engines, TimingRequest([], 0, seconds))
         assert machine.now < seconds + 2.0
         return timing
 
@@ -130,7 +130,7 @@ def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
 
 def test_there_is_something_to_time():
     with pytest.raises(HwsmpqError, match="no engines"):
-        measure({}, [], 0)
+        measure({}, TimingRequest([], 0))
 
 
 class FakeTarget(Target):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.device.timing import too_noisy
+from hwsmpq.device.timing import TimingRequest, too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.cost_model import CostModel, fit
@@ -60,7 +60,7 @@ def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[st
     """Time engines in turns, the uniform ones (by the name of their precision) among them: by these, times are stated
     as they would have been in the session that measured the cost table."""
     timing = run.target.device.measure(
-        engines, timing_inputs(run), run.settings.seed, run.settings.timing_seconds,
+        engines, TimingRequest(timing_inputs(run), run.settings.seed, run.settings.timing_seconds),
         progress=lambda done, n: run.progress(f"{stage}: timing", done, n),
     )
     _tell_if_noisy(run, timing.noise)
