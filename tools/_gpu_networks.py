@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision import models
 
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.ranges import calibrate
@@ -26,12 +27,13 @@ def quickstart(seed: int) -> tuple[nn.Module, Tensor]:
     return task.model, task.calibration[0]
 
 
-def imagenet_resnet18(seed: int) -> tuple[nn.Module, Tensor]:
-    """ResNet-18 without training, on noise: times are those of the trained one. Its batch norms fit the noise, else
-    the network's outputs would vanish."""
+def imagenet(name: str, seed: int) -> tuple[nn.Module, Tensor]:
+    """A network of torchvision without training, on noise: times are those of the trained one. Its batch norms fit the
+    noise, else the network's outputs would vanish."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    model, images = resnet18(weights=None), torch.randn(N_CALIBRATION, 3, 224, 224, generator=generator)
+    model = getattr(models, name)(weights=None)
+    images = torch.randn(N_CALIBRATION, 3, 224, 224, generator=generator)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
@@ -41,7 +43,8 @@ def imagenet_resnet18(seed: int) -> tuple[nn.Module, Tensor]:
 
 
 NETWORKS: dict[str, Callable[[int], tuple[nn.Module, Tensor]]] = {
-    "quickstart": quickstart, "resnet18": imagenet_resnet18,
+    "quickstart": quickstart, "resnet18": partial(imagenet, "resnet18"),
+    "mobilenet_v2": partial(imagenet, "mobilenet_v2"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import numpy as np
 from _bench import Bench
@@ -10,15 +11,14 @@ from _gpu_networks import Prepared, sqnr_db
 
 from hwsmpq import artifacts
 from hwsmpq.artifacts import digest
-from hwsmpq.device import timing
 from hwsmpq.device.runtime import Engine
+from hwsmpq.device.timing import TimingRequest
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs
 from hwsmpq.hardware.target import Target, substitutes
-from hwsmpq.hardware.targets import get_target
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
 
 LEAST_SQNR_DB = 20.0
@@ -48,15 +48,24 @@ class Engines:
         return self._built[key]
 
 
-def measure(bench: Bench, target_name: str, network_name: str, seconds: float) -> str:
+def measure(
+    bench: Bench, target: Target, network_name: str, seconds: float, ladder: Collection[str] = (),
+    n_held_out: int = N_HELD_OUT,
+) -> str:
     """Fill the bench, write the cost table beside it, and return a summary.
+
+    Args:
+        ladder: precisions to try; all that the target has where none are given.
+        n_held_out: mixtures that the cost model does not see.
 
     Raises:
         HwsmpqError: fewer than two precisions can be built, or an engine computes something else than the simulator.
     """
-    start, seed, target = time.monotonic(), bench.options.seed, get_target(target_name)
+    start, seed = time.monotonic(), bench.options.seed
+    target.workspace(bench.options.out)
     prepared = Prepared.of(network_name, target.scheme_name, seed)
-    names = [name for name in target.native if _runs_somewhere(target, prepared.network, name)]
+    tried = [name for name in target.native if name in ladder or not ladder]
+    names = [name for name in tried if _runs_somewhere(target, prepared.network, name)]
     prepared = prepared.with_substitutes(substitutes(target, prepared.network, Ladder.parse(",".join(names))))
     engines = Engines(Builder(prepared.captured, prepared.ranges, prepared.scheme, target))
     network, sample = prepared.network, [x[:1].numpy() for x in prepared.inputs]
@@ -72,28 +81,30 @@ def measure(bench: Bench, target_name: str, network_name: str, seconds: float) -
             uniform[name] = engine
         except HwsmpqError as error:
             bench.row(precision=name, failed=str(error))
+        bench.write()  # as it goes: time may run out
     if len(uniform) < 2 or REFERENCE not in uniform:
         reasons = [row["failed"] for row in bench.rows if "failed" in row]
         raise HwsmpqError(f"{len(uniform)} of {len(names)} precisions can be built and run", "; ".join(reasons[:1]))
-    _time(bench, network, uniform, sample, seed)
+    _time(bench, target, network, uniform, sample, seed)
+    bench.write()
 
-    ladder = Ladder.parse(",".join(uniform))
+    built = Ladder.parse(",".join(uniform))
     left = seconds - (time.monotonic() - start) - 4 * TIMING_SECONDS
-    n_affordable = int(left / max(np.mean(engines.seconds), 1e-3)) - N_HELD_OUT
+    n_affordable = int(left / max(np.mean(engines.seconds), 1e-3)) - n_held_out
     table = measure_costs(
-        target, network, ladder, engines, sample, seed,
+        target, network, built, engines, sample, seed,
         n_mixtures=int(np.clip(n_affordable, 0, MAX_MIXTURES)), seconds=TIMING_SECONDS,
     )
     artifacts.write(
-        bench.options.out / f"{target_name}.{network_name}.cost_table.json", table,
+        bench.options.out / f"{target.name}.{network_name}.cost_table.json", table,
         {"model": network.model_sha256, "scheme": prepared.scheme.name},
     )
-    errors = _held_out(bench, network, ladder, table, engines, sample, seed + 1)
+    errors = _held_out(bench, target, table, network, engines, sample, n_held_out)
     worst = min(row["sqnr_db"] for row in bench.rows if "sqnr_db" in row)
     if worst < LEAST_SQNR_DB:
         raise HwsmpqError(f"an engine is {worst:.0f} dB from the simulator", f"at least {LEAST_SQNR_DB:.0f} expected")
     bench.figures["cost_model.rms_error"] = float(np.sqrt(np.mean(np.square(errors))))
-    times = ", ".join(f"{name} {table.uniform_ms[name].median_ms:.3f}" for name in ladder.names)
+    times = ", ".join(f"{name} {table.uniform_ms[name].median_ms:.3f}" for name in built.names)
     return (
         f"ms: {times}; at least {worst:.0f} dB; cost model within "
         f"{100 * bench.figures['cost_model.rms_error']:.1f} % (rms of {len(errors)} mixtures)"
@@ -120,10 +131,10 @@ def _compare(bench: Bench, prepared: Prepared, engine: Engine, name: str) -> Non
 
 
 def _time(
-    bench: Bench, network: Network, uniform: dict[str, Engine], sample: list[np.ndarray], seed: int
+    bench: Bench, target: Target, network: Network, uniform: dict[str, Engine], sample: list[np.ndarray], seed: int
 ) -> None:
     """Whole engines in one interleaved run, and every layer of each."""
-    timed = timing.measure(uniform, timing.TimingRequest(sample, seed, TIMING_SECONDS))
+    timed = target.device.measure(uniform, TimingRequest(sample, seed, TIMING_SECONDS))
     layers = [layer.name for layer in network.layers]
     for name, engine in uniform.items():
         found = timed.measured[name]
@@ -136,17 +147,22 @@ def _time(
 
 
 def _held_out(
-    bench: Bench, network: Network, ladder: Ladder, table: CostTable, engines: Engines, sample: list[np.ndarray],
-    seed: int,
+    bench: Bench, target: Target, table: CostTable, network: Network, engines: Engines, sample: list[np.ndarray],
+    n_held_out: int,
 ) -> list[float]:
-    """Relative errors of the cost model on mixtures that it was not fitted to."""
-    mixtures = {f"held out {i}": x for i, x in enumerate(draw_mixtures(network, ladder, N_HELD_OUT, seed))}
+    """Relative errors of the cost model on mixtures that it was not fitted to; the sum of counters stands beside it."""
+    seed, ladder = bench.options.seed + 1, Ladder.parse(",".join(table.ladder))
+    mixtures = {f"held out {i}": x for i, x in enumerate(draw_mixtures(network, ladder, n_held_out, seed))}
     built = {ladder.top: engines(network.uniform(ladder.top))} | {name: engines(x) for name, x in mixtures.items()}
-    timed = timing.measure(built, timing.TimingRequest(sample, seed, TIMING_SECONDS)).as_when(table.uniform_ms)
+    timed = target.device.measure(built, TimingRequest(sample, seed, TIMING_SECONDS)).as_when(table.uniform_ms)
     errors = []
     for name, assignment in mixtures.items():
         measured = timed[name].median_ms
         predicted = fit(table, network).predict(assignment)
         errors.append(predicted / measured - 1)
-        bench.row(mixture=name, measured_ms=measured, predicted_ms=predicted, error=errors[-1])
+        counters = sum(table.group_ms[group][precision] for group, precision in assignment.items())
+        bench.row(
+            mixture=name, measured_ms=measured, predicted_ms=predicted, error=errors[-1],
+            error_of_counters=counters / measured - 1,
+        )
     return errors

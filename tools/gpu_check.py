@@ -1,5 +1,10 @@
-"""Everything that needs an NVIDIA GPU, in under ten minutes: what is here, the GPU tests, every GPU target on two
-networks, and the simulator on the GPU against the simulator on the CPU.
+"""Everything that needs an NVIDIA GPU, in under ten minutes.
+
+Without options, on the machine with the GPU: what is here, the GPU tests, every GPU target on two networks, and the
+simulator on the GPU against the simulator on the CPU. With ``--device COMMAND``, classic TensorRT behind a Python that
+the command starts (see the page "your device"), in 480 seconds: ResNet-18 with its cost model, EfficientNet-Lite0 from
+the task to its certificate, MobileNetV2 and MiniLM. ``--rehearse`` does the same where there is no GPU, with OpenVINO
+in the place of TensorRT, and lists what must be taken along to a machine without a package registry.
 
 Each part runs in a process of its own, so that neither a crash nor a poisoned GPU context reaches the others, and ends
 at its time limit at the latest. It leaves ``<part>.log`` and its tables in ``--out``. The exit status is 0 if no part
@@ -12,6 +17,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from _bench import Bench
-from _gpu_networks import N_CALIBRATION, N_COMPARED, NETWORKS, Prepared, sqnr_db
+from _gpu_device import DEVICE_PARTS, DEVICE_SECONDS, REHEARSED, TENSORRT, travels
+from _gpu_networks import N_CALIBRATION, N_COMPARED, Prepared, sqnr_db
 from _gpu_target import measure
 from rich.console import Console
 from rich.markup import escape
@@ -36,7 +43,8 @@ TARGETS = ("torch-cuda", "tensorrt-rtx", "tensorrt")
 FP32_DB = 90.0
 """Where the networks are not quantized, there is nothing to tip over."""
 LEAST_MARGIN_DB = 3.0
-TOTAL_SECONDS = 590
+NETWORKS = ("quickstart", "resnet18")
+TOTAL_SECONDS, TOTAL_DEVICE_SECONDS = 590, 480
 SKIPPED = 3
 """Exit status of a part that cannot run here."""
 
@@ -110,7 +118,7 @@ def target_part(target: str, network: str) -> Callable[[Bench, float], str]:
         reason = get_target(target).unavailable()
         if reason:
             raise Skip(reason)
-        return measure(bench, target, network, seconds)
+        return measure(bench, get_target(target), network, seconds)
 
     return part
 
@@ -125,6 +133,7 @@ PARTS: dict[str, Callable[[Bench, float], str]] = {
 SECONDS = {
     "versions": 30, "simulator": 50, "tests": 120, "torch-cuda.quickstart": 35, "tensorrt-rtx.quickstart": 45,
     "tensorrt.quickstart": 75, "torch-cuda.resnet18": 75, "tensorrt-rtx.resnet18": 90, "tensorrt.resnet18": 170,
+    **DEVICE_SECONDS,
 }
 """At most; no machine is known to need all of it."""
 
@@ -134,7 +143,7 @@ def run_part(name: str, options: argparse.Namespace) -> int:
     options.json = options.out / f"{name}.json"
     bench = Bench(f"gpu_check.{name}", options, {"compared": N_COMPARED, "calibration": N_CALIBRATION})
     try:
-        summary = PARTS[name](bench, options.seconds)
+        summary = {**PARTS, **DEVICE_PARTS}[name](bench, options.seconds)
     except Skip as reason:
         print(reason)
         return SKIPPED
@@ -152,7 +161,7 @@ def supervise(name: str, options: argparse.Namespace, seconds: float) -> tuple[s
     log = options.out / f"{name}.log"
     command = [
         sys.executable, __file__, "--run", name, "--out", options.out, "--seconds", str(seconds),
-        "--seed", str(options.seed),
+        "--seed", str(options.seed), "--target", options.target, "--device", options.device,
     ]
     with log.open("w") as stream:
         # A session of its own, so that whatever the part started ends with it.
@@ -172,35 +181,66 @@ def supervise(name: str, options: argparse.Namespace, seconds: float) -> tuple[s
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, help="folder for tables and logs (default: profiles/<name of the GPU>)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS, *DEVICE_PARTS])
+    parser.add_argument("--device", default="", metavar="COMMAND", help="starts a Python with tensorrt at the GPU")
+    parser.add_argument("--rehearse", action="store_true", help="without a GPU, with OpenVINO")
+    parser.add_argument("--target", default=TENSORRT, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=[*PARTS, *DEVICE_PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.set_defaults(quick=False)
     return parser.parse_args()
+
+
+def device_name(options: argparse.Namespace) -> str:
+    """What is measured on.
+
+    Raises:
+        HwsmpqError: no GPU, or the device cannot be used.
+    """
+    if options.device:
+        from hwsmpq.hardware.targets import get_target
+
+        target = get_target(options.target, options.device)
+        if reason := target.unavailable():
+            raise HwsmpqError(f"{options.target} cannot be used on the device", reason)
+        machine = target.machine()
+        return f"{machine['device']} {machine['runtime'].partition('-')[0]}"
+    gpu = nvidia.describe().get("device")
+    if gpu is None:
+        raise HwsmpqError("no NVIDIA GPU here", "nvidia-smi reports none", "--rehearse tries what needs none")
+    return gpu
 
 
 def main() -> int:
     options = arguments()
     if options.run:
         return run_part(options.run, options)
-    gpu = nvidia.describe().get("device")
-    if gpu is None:
-        print("no NVIDIA GPU here: nvidia-smi reports none")
+    if options.rehearse:
+        options.target, options.device = REHEARSED, options.device or shlex.quote(sys.executable)
+    on_device = bool(options.device)
+    try:
+        gpu = device_name(options)
+    except HwsmpqError as error:
+        print(error)
         return 1
     options.out = options.out or ROOT / "profiles" / re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
-    start, failed = time.monotonic(), 0
-    table = Table("part", "verdict", "", title=f"gpu_check on {gpu}")
-    for name in options.parts:
-        left = TOTAL_SECONDS - (time.monotonic() - start)
+    start, failed, total = time.monotonic(), 0, TOTAL_DEVICE_SECONDS if on_device else TOTAL_SECONDS
+    table = Table("part", "verdict", "seconds", "", title=f"gpu_check on {gpu}")
+    for name in options.parts or (DEVICE_PARTS if on_device else PARTS):
+        begun = time.monotonic()
+        left = total - (begun - start)
         if left < 10:
-            verdict, line = "skipped", f"the {TOTAL_SECONDS} s are used up; run it alone with --parts {name}"
+            verdict, line = "skipped", f"the {total} s are used up; run it alone with --parts {name}"
         else:
             verdict, line = supervise(name, options, min(SECONDS[name], left))
         failed += verdict == "failed"
-        print(f"{name}: {verdict}: {line}", flush=True)
-        table.add_row(name, verdict, escape(line))
+        seconds = f"{time.monotonic() - begun:.0f} of {SECONDS[name]}"
+        print(f"{name}: {verdict} ({seconds} s): {line}", flush=True)
+        table.add_row(name, verdict, seconds, escape(line))
+    if options.rehearse:
+        travels(options.out)
     with (options.out / "verdicts.txt").open("w") as stream:
         Console(file=stream, width=160).print(table)
     print(f"tables and logs are in {options.out}")
