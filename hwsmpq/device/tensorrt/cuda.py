@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq.device.tensorrt.graph import Graph
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -23,6 +24,19 @@ class Buffer:
         self.address, self.n_bytes = address, n_bytes
         # Not when the process ends: the driver frees everything then, and the context may be gone already.
         weakref.finalize(self, free).atexit = False
+
+
+@contextmanager
+def importing(package: str) -> Iterator[None]:
+    """Around the import of a package that a machine may lack.
+
+    Raises:
+        HwsmpqError: it cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise HwsmpqError(f"{package} cannot be imported", str(error), f"pip install {package}") from error
 
 
 class Cuda(ABC):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hwsmpq.device.tensorrt.cuda import Buffer, Cuda
+from hwsmpq.device.tensorrt.cuda import Buffer, Cuda, importing
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ class CudaBindings(Cuda):
     """
 
     def __init__(self) -> None:
-        try:
+        with importing("cuda-bindings"):
             from cuda.bindings import runtime
-        except ImportError as error:
-            raise HwsmpqError("cuda-bindings cannot be imported", str(error), "pip install cuda-bindings") from error
         self._runtime = runtime
         if not self._call("cudaGetDeviceCount"):
             raise HwsmpqError("cuda-bindings sees no GPU", "the driver offers 0 devices", "check CUDA_VISIBLE_DEVICES")

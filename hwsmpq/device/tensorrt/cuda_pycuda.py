@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hwsmpq.device.tensorrt.cuda import Buffer, Cuda
+from hwsmpq.device.tensorrt.cuda import Buffer, Cuda, importing
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ class PyCuda(Cuda):
     """
 
     def __init__(self) -> None:
-        try:
+        with importing("pycuda"):
             from pycuda import driver
-        except ImportError as error:
-            raise HwsmpqError("pycuda cannot be imported", str(error), "pip install pycuda") from error
         self._driver = driver
         with self._named():
             try:

@@ -15,7 +15,7 @@ from hwsmpq.hardware.target import Target
 from hwsmpq.hardware.tensorrt.capability import CAPABILITIES, Kinds, in_order, kinds_of, runs, weakly_typed
 from hwsmpq.types import PRECISION_KEY, Layer, OnnxForm
 
-TF32 = "tf32"
+TF32, DLA = "tf32", "dla"
 
 
 class _Tensorrt(Target):
@@ -33,6 +33,12 @@ class _Tensorrt(Target):
         given = [option for option in options.lower().split(",") if option]
         devices = [option for option in given if option != TF32]
         self._tf32, self.capability = TF32 in given, devices[0] if devices else None
+        if dla := [option for option in devices if option.startswith(DLA)]:
+            raise HwsmpqError(
+                f"{self.flavour} is not built for {dla[0]}",
+                "a DLA takes no network with explicit Q/DQ, which decides the precision of layers here",
+                f"leave {dla[0]} out: the engine then runs on the GPU",
+            )
         if len(devices) > 1:
             raise HwsmpqError(f"{self.flavour} was given {len(devices)} devices", ", ".join(devices), "name one")
         if self.capability is not None:

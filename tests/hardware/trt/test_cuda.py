@@ -1,4 +1,4 @@
-"""Both ways to CUDA on stand-ins for their packages, and on a real GPU where one is."""
+"""All ways to CUDA on stand-ins for their packages or library, and on a real GPU where one is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import importlib
 import numpy as np
 import pytest
 
+from hwsmpq.device.tensorrt import cuda_driver, driver, graph
 from hwsmpq.device.tensorrt.cuda import Cuda
 from hwsmpq.device.tensorrt.cuda_bindings import CudaBindings
+from hwsmpq.device.tensorrt.cuda_driver import CudaDriver
 from hwsmpq.device.tensorrt.cuda_packages import get_cuda
 from hwsmpq.device.tensorrt.cuda_pycuda import PyCuda
+from hwsmpq.device.tensorrt.driver import Driver
 from hwsmpq.errors import HwsmpqError
 
+from .fake_driver import driver_library
 from .fake_packages import Gpu, bindings, install
 
 BINDINGS_CALLS = (
@@ -24,13 +28,27 @@ PYCUDA_CALLS = (
     "cuInit", "cuStreamCreate", "cuEventCreate", "cuMemAlloc", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync",
     "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime", "cuStreamSynchronize", "cuMemGetInfo",
 )
+DRIVER_CALLS = (
+    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate",
+    "cuEventCreate", "cuMemAlloc_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventRecord",
+    "cuEventSynchronize", "cuEventElapsedTime", "cuStreamSynchronize", "cuMemGetInfo_v2",
+)
+CALLS = {CudaBindings: BINDINGS_CALLS, PyCuda: PYCUDA_CALLS, CudaDriver: DRIVER_CALLS}
+FREES = {"cudaFree", "cuMemFree_v2"}
 
 
-@pytest.fixture(params=[CudaBindings, PyCuda])
+def stand_on(monkeypatch, make, gpu: Gpu, without: str = "") -> None:
+    """Let one implementation find the GPU."""
+    install(monkeypatch, gpu if make is CudaBindings else None, gpu if make is PyCuda else None)
+    for user in (cuda_driver, graph):
+        monkeypatch.setattr(user, "get_driver", lambda: Driver(driver_library(gpu, without)))
+
+
+@pytest.fixture(params=CALLS)
 def package(request, monkeypatch):
     """An implementation and the GPU that its package stands on."""
     gpu = Gpu()
-    install(monkeypatch, *((gpu, None) if request.param is CudaBindings else (None, gpu)))
+    stand_on(monkeypatch, request.param, gpu)
     return request.param, gpu
 
 
@@ -87,12 +105,10 @@ def test_memory_is_freed_with_its_buffer(package):
 
 
 @pytest.mark.parametrize(
-    ("make", "call"),
-    [*((CudaBindings, call) for call in BINDINGS_CALLS), *((PyCuda, call) for call in PYCUDA_CALLS)],
+    ("make", "call"), [(make, call) for make, calls in CALLS.items() for call in calls]
 )
 def test_every_failing_call_is_named(monkeypatch, make, call):
-    gpu = Gpu(fails=call)
-    install(monkeypatch, gpu, gpu)
+    stand_on(monkeypatch, make, Gpu(fails=call))
     with pytest.raises(HwsmpqError, match=f"{call} failed") as error:
         use_everything(make())
     assert error.value.why
@@ -101,18 +117,67 @@ def test_every_failing_call_is_named(monkeypatch, make, call):
 def test_the_calls_above_are_all_that_are_made(package):
     make, gpu = package
     use_everything(make())
-    tested = BINDINGS_CALLS if make is CudaBindings else PYCUDA_CALLS
-    assert set(gpu.calls) - {"cudaFree"} == set(tested) - {"cuInit"}
+    assert set(gpu.calls) - FREES - {"cuInit"} == set(CALLS[make]) - {"cuInit"}
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_a_failure_to_free_is_no_error(monkeypatch):
-    gpu = Gpu(fails="cudaFree")
-    install(monkeypatch, gpu, None)
-    buffer = CudaBindings().allocate(8)
+@pytest.mark.parametrize(("make", "call"), [(CudaBindings, "cudaFree"), (CudaDriver, "cuMemFree_v2")])
+def test_a_failure_to_free_is_no_error(monkeypatch, make, call):
+    gpu = Gpu(fails=call)
+    stand_on(monkeypatch, make, gpu)
+    buffer = make().allocate(8)
     del buffer
     gc.collect()
-    assert gpu.calls[-1] == "cudaFree"
+    assert call in gpu.calls
+
+
+def test_errors_of_the_driver_have_its_words(monkeypatch):
+    stand_on(monkeypatch, CudaDriver, Gpu(fails="cuMemAlloc_v2"))
+    with pytest.raises(HwsmpqError) as caught:
+        CudaDriver().allocate(8)
+    assert (caught.value.what, caught.value.why) == ("cuMemAlloc_v2 failed", "CUDA_ERROR_OUT_OF_MEMORY: out of memory")
+
+
+def test_an_old_driver_lacks_a_function_by_name(monkeypatch):
+    stand_on(monkeypatch, CudaDriver, Gpu(), without="cuMemGetInfo_v2")
+    with pytest.raises(HwsmpqError, match="no cuMemGetInfo_v2"):
+        CudaDriver().memory_bytes()
+
+
+def test_the_driver_tells_of_the_gpu(monkeypatch):
+    monkeypatch.setattr(driver, "get_driver", lambda: Driver(driver_library(Gpu())))
+    assert driver.describe() == {
+        "device": "Orin", "compute_capability": "8.7", "n_multiprocessors": "14", "memory_mib": "32768", "cuda": "12.4",
+    }
+
+
+def test_what_is_captured_is_done_at_every_launch(monkeypatch):
+    gpu = Gpu()
+    library = Driver(driver_library(gpu))
+    for user in (cuda_driver, graph):
+        monkeypatch.setattr(user, "get_driver", lambda: library)
+    cuda, array, received = CudaDriver(), np.zeros(2, np.float32), np.zeros(2, np.float32)
+    buffer = cuda.allocate(array.nbytes)
+    launch = cuda.repeatable(lambda: cuda.copy_in(buffer, array))
+    assert gpu.now_ms == 0  # captured, not done
+    for value in (1, 2):
+        array[:] = value
+        launch()
+        cuda.copy_out(buffer, received)
+        assert received.tolist() == [value, value]
+    del launch
+    gc.collect()
+    assert {"cuGraphExecDestroy", "cuGraphDestroy"} <= set(gpu.calls)
+
+
+def test_what_cannot_be_captured_is_enqueued_every_time(monkeypatch):
+    gpu = Gpu()
+    library = Driver(driver_library(gpu))
+    for user in (cuda_driver, graph):
+        monkeypatch.setattr(user, "get_driver", lambda: library)
+    cuda = CudaDriver()
+    assert cuda.repeatable(cuda.synchronize) == cuda.synchronize
+    cuda.synchronize()  # the stream captures no longer
 
 
 def test_a_missing_driver_library_is_an_error(monkeypatch):
@@ -165,7 +230,7 @@ def test_a_failure_is_not_remembered(monkeypatch, fresh):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("make", [CudaBindings, PyCuda])
+@pytest.mark.parametrize("make", CALLS)
 def test_keeps_the_contract_on_a_gpu(make):
     try:
         cuda = make()
