@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import tempfile
 import time
@@ -96,7 +95,7 @@ class OpenvinoRuntime(Runtime):
         import openvino
 
         try:
-            model = _converted(onnx.read_bytes())
+            model = _converted(onnx)
         except Exception as error:
             raise HwsmpqError(
                 f"OpenVINO cannot convert {onnx}", _refusal(error),
@@ -299,7 +298,7 @@ def _precision(kernel: Mapping[str, Any], layer: str, hint: str) -> str:
     return PRECISIONS.get(own, own)
 
 
-def _converted(onnx: bytes) -> Any:
+def _converted(onnx: Path) -> Any:
     """The model of an ONNX file as ``openvino.convert_model`` gives it, in a tenth of the time.
 
     ``convert_model`` also prepares inputs for images, which ours are not, and reports its use to OpenVINO's makers.
@@ -309,7 +308,7 @@ def _converted(onnx: bytes) -> Any:
     from openvino.frontend import FrontEndManager
 
     frontend = FrontEndManager().load_by_framework("onnx")
-    model = frontend.convert(frontend.load(io.BytesIO(onnx)))
+    model = frontend.convert(frontend.load(str(onnx)))
     apply_moc_transformations(model, cf=False, smart_reshape=True)
     compress_quantize_weights_transformation(model)
     return model

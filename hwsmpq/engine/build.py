@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hwsmpq.artifacts import file_digest, write_bytes
+from hwsmpq.artifacts import file_digest
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.structure import differences
 from hwsmpq.hardware.stored import stored_in_onnx
@@ -19,7 +19,7 @@ from hwsmpq.lock import BUILDING
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.qdq import export_onnx, write_qdq
 from hwsmpq.quantize.scheme import Scheme
-from hwsmpq.types import Assignment, LayerAudit, Manifest, Ranges
+from hwsmpq.types import REFERENCE, Assignment, LayerAudit, Manifest, Ranges
 
 ONNX_FILE = "qdq.onnx"
 
@@ -75,7 +75,10 @@ class Builder:
     def untouched(self) -> Engine:
         """The loaded engine that the runtime makes of the network by itself."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
-        write_bytes(folder / ONNX_FILE, export_onnx(self._captured, self.batch))
+        write_qdq(
+            export_onnx(self._captured, self.batch), self._captured, self._captured.network.uniform(REFERENCE),
+            self._ranges, self._scheme, folder / ONNX_FILE,
+        )
         return self.target.untouched(folder / ONNX_FILE, folder)
 
     @contextmanager
@@ -99,7 +102,7 @@ class Builder:
             target=self.target.name,
             assignment=assignment,
             build_seconds=seconds,
-            n_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != ONNX_FILE),
+            n_bytes=sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith(ONNX_FILE)),
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
             layers=layers,
             batch=self.batch,

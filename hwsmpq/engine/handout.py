@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from hwsmpq._version import __version__
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.files import WEIGHTS
 from hwsmpq.device.tensorrt.adapter import BATCHES
 from hwsmpq.engine.build import ONNX_FILE
 from hwsmpq.engine.dynamic import DYNAMIC
@@ -31,6 +32,7 @@ class Serving:
 
     Attributes:
         ships: files that the runtime loads.
+        weights: a file that it also loads where there is one: weights that take more than 2 GB.
         package: the Python package that loads them; empty where any runtime for ONNX files may.
         script: template of the script in ``scripts/``; empty where there is none.
         settings: what the certificate's latency holds for, by name, besides the number of threads.
@@ -39,31 +41,31 @@ class Serving:
     ships: tuple[str, ...]
     package: str = ""
     script: str = ""
+    weights: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
 
-PORTABLE = Serving(("model.onnx",))
+PORTABLE = Serving(("model.onnx",), weights=f"{ONNX_FILE}{WEIGHTS}")
 PLAN = {
     "version and GPU": "an engine loads only with the version that built it, on the kind of GPU that it was built for",
 }
 SERVED = {
     "openvino-cpu": Serving(
-        ("model.xml", "model.bin"), "openvino", "openvino.py.in",
-        {
+        ("model.xml", "model.bin"), "openvino", "openvino.py.in", settings={
             "INFERENCE_PRECISION_HINT": "`f32`, or what `model.xml` says under `hwsmpq`: else processors with bf16"
             " compute in bf16 what is fp32 here",
             "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY",
         },
     ),
     "onnxruntime-cpu": Serving(
-        ("model.onnx",), "onnxruntime", "onnxruntime.py.in",
+        ("model.onnx",), "onnxruntime", "onnxruntime.py.in", f"model.onnx{WEIGHTS}",
         {
             "execution_mode": "ORT_SEQUENTIAL",
             "disabled_optimizers": "`WeightBiasQuantization`, which would turn fp32 layers into int8",
         },
     ),
-    "tensorrt": Serving(("engine.plan",), "tensorrt", "tensorrt.py.in", PLAN),
-    "tensorrt-rtx": Serving(("engine.plan",), "tensorrt_rtx", "tensorrt.py.in", PLAN),
+    "tensorrt": Serving(("engine.plan",), "tensorrt", "tensorrt.py.in", settings=PLAN),
+    "tensorrt-rtx": Serving(("engine.plan",), "tensorrt_rtx", "tensorrt.py.in", settings=PLAN),
 }
 
 
@@ -81,7 +83,7 @@ def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
     inputs, outputs = ports(folder / ONNX_FILE)
     serving = serving_of(manifest, folder)
     if serving.script:
-        template = (files("hwsmpq.engine") / "scripts" / serving.script).read_text(encoding="utf-8")
+        template = (resources.files("hwsmpq.engine") / "scripts" / serving.script).read_text(encoding="utf-8")
         script = Template(template).substitute(
             inputs=[port.name for port in inputs], outputs=[port.name for port in outputs],
             threads=manifest.threads, package=serving.package,
@@ -89,7 +91,7 @@ def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
         for place in (folder, folder / DYNAMIC):
             if place.is_dir():
                 write_bytes(place / SCRIPT, script.encode())
-    write_bytes(folder / README, _readme(manifest, task, serving, inputs, outputs).encode())
+    write_bytes(folder / README, _readme(manifest, task, serving, _shipped(serving, folder), inputs, outputs).encode())
 
 
 def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
@@ -108,7 +110,7 @@ def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise HwsmpqError(f"{to} is not an empty folder", "what lies there would be mixed with the engine",
                           "name another folder, or empty that one")
-    served = (*serving_of(manifest, engine).ships, SCRIPT)
+    served = (*_shipped(serving_of(manifest, engine), engine), SCRIPT)
     names = (*served, README, *(f"{DYNAMIC}/{name}" for name in served))
     if not (engine / README).is_file():
         raise HwsmpqError(f"{engine} has no {README}", "an earlier version built it", "run `hwsmpq build` again")
@@ -122,6 +124,11 @@ def serving_of(manifest: Manifest, folder: Path) -> Serving:
     """How the engine in a folder is served. Where it is a file for a device elsewhere, it still has to be built."""
     serving = SERVED.get(manifest.target.partition(":")[0], PORTABLE)
     return serving if all((folder / name).is_file() for name in serving.ships) else PORTABLE
+
+
+def _shipped(serving: Serving, folder: Path) -> list[str]:
+    beside = [serving.weights] if serving.weights and (folder / serving.weights).is_file() else []
+    return [*serving.ships, *beside]
 
 
 def ports(onnx_file: Path) -> tuple[list[Port], list[Port]]:
@@ -140,11 +147,12 @@ def ports(onnx_file: Path) -> tuple[list[Port], list[Port]]:
 
 
 def _readme(
-    manifest: Manifest, task: Task, serving: Serving, inputs: Sequence[Port], outputs: Sequence[Port]
+    manifest: Manifest, task: Task, serving: Serving, files: Sequence[str], inputs: Sequence[Port],
+    outputs: Sequence[Port],
 ) -> str:
     precisions = list(dict.fromkeys(layer.realised for layer in manifest.layers))
     counts = ", ".join(f"{sum(x.realised == p for x in manifest.layers)} in {p}" for p in precisions)
-    shipped = ", ".join(f"`{name}`" for name in serving.ships)
+    shipped = ", ".join(f"`{name}`" for name in files)
     lines = [
         f"# {task.name} for {manifest.target}", "",
         f"Built by hwsmpq {__version__}. {len(manifest.layers)} quantizable layers: {counts}.", "",

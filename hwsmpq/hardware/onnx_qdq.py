@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.files import copy_onnx
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.stored import Stored, stored_in_onnx
@@ -56,7 +56,8 @@ class OnnxQdqTarget(Target):
         return {"runtime": f"onnx {onnx.__version__} (file only, nothing is executed)"}
 
     def build(self, onnx: Path, folder: Path) -> None:
-        write_bytes(folder / FILE, _checked(onnx).SerializeToString())
+        _checked(onnx)
+        copy_onnx(onnx, folder / FILE)
 
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
         return stored_in_onnx(folder / FILE, layers)
@@ -176,8 +177,8 @@ def _checked(path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
+        onnx.checker.check_model(str(path))
         model = onnx.load(path)
-        onnx.checker.check_model(model)
     except Exception as error:
         raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
     return model

@@ -15,11 +15,12 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor
 
 from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.files import WEIGHTS
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import EXPORT_BATCH, Captured
 from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
 from hwsmpq.quantize.lowering import lower
-from hwsmpq.quantize.padding import fold_padding
+from hwsmpq.quantize.padding import fold_padding, write_out_circular
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
 from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, Assignment, Layer, OnnxForm, Ranges
@@ -64,6 +65,7 @@ def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
     model = program.model
     # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
     fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
+    write_out_circular(model.graph)
     fold_padding(model.graph)
     remove_unused_nodes(model)
     _name_layers(model, captured)
@@ -131,8 +133,6 @@ def write_qdq(
     bias and result of that type, and a Cast back behind them; in a form without casts only their weight is of it.
     Each layer's node carries its precision as metadata.
 
-    Weights of more than :data:`LARGEST_MESSAGE` lie in a file beside it, named as it is with ``.data`` behind.
-
     Raises:
         HwsmpqError: an operation has no such form (names it).
     """
@@ -144,8 +144,15 @@ def write_qdq(
     _Writer(model, captured, assignment, ranges, scheme, form).write()
     if form.opset is not None:
         lower(model, form.opset)
+    save_onnx(model, path)
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model. Weights of more than :data:`LARGEST_MESSAGE` lie in a file beside it, named as it is with
+    ``.data`` behind."""
     if _n_bytes(model) > LARGEST_MESSAGE:
-        ir.save(model, path, external_data=f"{path.name}.data")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ir.save(model, path, external_data=f"{path.name}{WEIGHTS}")
     else:
         write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
 

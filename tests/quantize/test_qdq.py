@@ -348,6 +348,35 @@ def test_convolutions_pad_zeros_by_themselves(scheme: str, precision: str, tmp_p
     torch.testing.assert_close(run(model, x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_circular_padding_is_written_as_slices(tmp_path: Path) -> None:
+    """In one, two and three dimensions, of one side or both, of the network's input and of what it gives."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image = nn.Conv2d(3, 4, 3, padding=(2, 1), padding_mode="circular")
+            self.row = nn.Conv1d(4, 3, 3, padding=1, padding_mode="circular")
+            self.volume = nn.Conv3d(3, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.row(self.image(x).flatten(2)).view(-1, 3, 2, 6, 7)
+            x = self.volume(nn.functional.pad(x, (2, 0, 0, 1, 1, 1), mode="circular"))
+            return nn.functional.pad(x.flatten(2), (3, 0), mode="circular")
+
+    torch.manual_seed(0)
+    x, rules = torch.randn(5, 3, 10, 7), get_scheme("unsigned_activations")
+    captured = capture(Around().eval(), (x,))
+    ranges = calibrate(captured, (x,), rules, [8])
+    for precision in ("fp32", "int8"):
+        assignment = captured.network.uniform(precision)
+        write_qdq(exported(captured), captured, assignment, ranges, rules, tmp_path / "qdq.onnx")
+        model = onnx.load(tmp_path / "qdq.onnx")
+        onnx.checker.check_model(model, full_check=True)
+        assert not any(node.op_type == "Pad" for node in model.graph.node)
+        expected = Simulator(captured, ranges, rules).scores([assignment], (x,), lambda out, rows: out)[0]
+        torch.testing.assert_close(run(model, x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_beyond_the_limit_of_protobuf_lie_beside_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq.device import cpu
-from hwsmpq.device.files import write_bytes
+from hwsmpq.device.files import copy_onnx
 from hwsmpq.device.onnxruntime import session
 from hwsmpq.device.onnxruntime.engine import OnnxruntimeEngine
 from hwsmpq.device.runtime import Engine, Runtime
@@ -50,7 +50,7 @@ class OnnxruntimeRuntime(Runtime):
                 f"ONNX Runtime refuses {onnx.name}", session.refusal(error),
                 "replace the operation it names in the model, or use another target",
             ) from error
-        write_bytes(folder / FILE, onnx.read_bytes())
+        copy_onnx(onnx, folder / FILE)
 
     def load(self, folder: Path, options: Mapping[str, Any]) -> Engine:
         self._require()

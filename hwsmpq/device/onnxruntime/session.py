@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hwsmpq.device.files import WEIGHTS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -11,6 +13,7 @@ N_THREADS = 1
 # It requantizes float weights of layers between DequantizeLinear and QuantizeLinear, one scale a tensor.
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 OPTIMISED_FILE = "optimised.onnx"
+EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 
 
 def version() -> str:
@@ -37,6 +40,8 @@ def open_session(model: Path, instruments: Path | None = None) -> Any:
     options.log_severity_level = 4
     if instruments is not None:
         options.optimized_model_filepath = str(instruments / OPTIMISED_FILE)
+        # Beside it, since it is read for its nodes alone, and could not hold more than 2 GB.
+        options.add_session_config_entry(EXTERNAL_WEIGHTS, f"{OPTIMISED_FILE}{WEIGHTS}")
         options.enable_profiling, options.profile_file_prefix = True, str(instruments / "profile")
     return onnxruntime.InferenceSession(
         str(model), options, providers=["CPUExecutionProvider"],

@@ -112,7 +112,7 @@ def build_engine(
     flags = module.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED if strong else flags.EXPLICIT_BATCH))
     parser = module.OnnxParser(network, log)
-    if not parser.parse(onnx.read_bytes()):
+    if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         raise _refused(onnx, " ".join(map(_described, errors)) + " " + log.reason())
     config = builder.create_builder_config()

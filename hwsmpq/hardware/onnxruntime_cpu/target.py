@@ -17,8 +17,6 @@ from hwsmpq.hardware.target import Target
 from hwsmpq.types import Layer
 
 if TYPE_CHECKING:
-    import onnx_ir
-
     from hwsmpq.model.capture import Captured
 
 
@@ -57,15 +55,19 @@ class OnnxruntimeCpuTarget(Target):
         return precision in self.native and (precision != "int8" or layer.kind != "conv_transpose")
 
     def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
+        import onnx
+        import onnx_ir
+
         from hwsmpq.hardware.onnxruntime_cpu.ties import ties
         from hwsmpq.quantize.qdq import export_onnx
 
-        return ties(_model(export_onnx(captured)), [layer.name for layer in captured.network.layers])
+        model = onnx_ir.from_proto(onnx.load_model_from_string(export_onnx(captured)))
+        return ties(model, [layer.name for layer in captured.network.layers])
 
     def build(self, onnx: Path, folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="hwsmpq-") as lowered:
-            path = Path(lowered) / onnx.name
-            path.write_bytes(_lowered(onnx))
+            path = Path(lowered) / FILE
+            _write_lowered(onnx, path)
             self._runtime.build(path, folder, {})
 
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
@@ -77,24 +79,18 @@ class OnnxruntimeCpuTarget(Target):
         return self._runtime.load(folder, {})
 
 
-def _lowered(path: Path) -> bytes:
-    """The file with int8 layers as integer operations."""
+def _write_lowered(onnx: Path, path: Path) -> None:
+    """Write a file with int8 layers as integer operations."""
     import onnx_ir
+    from onnx.checker import check_model
 
     from hwsmpq.hardware.onnxruntime_cpu.lower import lower
+    from hwsmpq.quantize.qdq import save_onnx
 
     try:
-        model = _model(path.read_bytes())
+        check_model(str(onnx))
+        model = onnx_ir.load(onnx)
     except Exception as error:
-        raise HwsmpqError(f"{path} is not a valid ONNX file", str(error)[:500], "export the model again") from error
+        raise HwsmpqError(f"{onnx} is not a valid ONNX file", str(error)[:500], "export the model again") from error
     lower(model)
-    return onnx_ir.serde.serialize_model(model).SerializeToString()
-
-
-def _model(data: bytes) -> onnx_ir.Model:
-    import onnx
-    import onnx_ir
-
-    proto = onnx.load_model_from_string(data)
-    onnx.checker.check_model(proto)
-    return onnx_ir.serde.deserialize_model(proto)
+    save_onnx(model, path)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from hwsmpq.artifacts import write_bytes
 from hwsmpq.device import nvidia
+from hwsmpq.device.files import copy_onnx
 from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.stored import Stored, stored_in_onnx
@@ -91,7 +91,7 @@ class TorchCudaTarget(Target):
         from hwsmpq.hardware.torch_cuda.program import Program
 
         Program(onnx, "cpu", ())
-        write_bytes(folder / FILE, onnx.read_bytes())
+        copy_onnx(onnx, folder / FILE)
 
     def stored(self, folder: Path, layers: Sequence[Layer]) -> dict[str, Stored]:
         return stored_in_onnx(folder / FILE, layers)
