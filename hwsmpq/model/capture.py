@@ -23,6 +23,7 @@ from hwsmpq.model.fold import fold_batch_norm
 from hwsmpq.model.inputs import call
 from hwsmpq.model.outputs import OutputForm, register, take_flat_outputs
 from hwsmpq.model.products import write_as_linear
+from hwsmpq.model.refusals import cannot_be_exported, check_module, does_not_run
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.state import State, evaluating
 from hwsmpq.model.task import tensors_sha256
@@ -118,6 +119,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
         HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
             its graph computes something else than the model does for every sample, alone or in a batch.
     """
+    check_module(model)
     _check_dtype(model)
     rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     with evaluating(model) as state:
@@ -187,13 +189,7 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
             pass
         else:
             raise _fixed_batch(model, f"it runs on one sample, and not on two: {str(error).strip()[:300]}") from error
-        given = ", ".join(f"{name} " * bool(name) + f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
-                          for name, x in zip(names or [""] * len(rows), rows, strict=True))
-        raise HwsmpqError(
-            f"{type(model).__name__} does not run on its inputs: {type(error).__name__}: {str(error).strip()[:300]}",
-            f"it was called with {given}", "give inputs as the model takes them: one tensor an argument, float32 or"
-            " integers, n rows each, or a dict of them by the names of the arguments",
-        ) from error
+        raise does_not_run(model, rows, names, error) from error
     caches = state.changed()
     with suppress(Exception):  # the check of the graph says what is wrong with a sample alone
         run(1)
@@ -226,13 +222,7 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
         if "Constraints violated" in text:
             reasons = [line.strip(" -") for line in text.splitlines() if "batch" in line and "violated" not in line]
             raise _fixed_batch(model, reasons[0].split(". ")[0] if reasons else text[:300]) from error
-        summary = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-        where = next((line.strip() for line in reversed(text.splitlines()) if "File " in line or "aten." in line), "")
-        raise HwsmpqError(
-            f"{type(model).__name__} cannot be exported: {summary[:300]}",
-            where[:300] or type(error).__name__,
-            "remove data-dependent control flow or the named operation, and keep the batch size free (dimension 0)",
-        ) from error
+        raise cannot_be_exported(model, error) from error
     for node in list(graph.graph.nodes):
         if "assert" in str(node.target) and not node.users:
             graph.graph.erase_node(node)
