@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-N_ROWS, N_CLASSES, SEQUENCE, VOCABULARY = 24, 16, 16, 200
-SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "xxs", "xs", "_t_", "_t0", "mini", "small", "_s_", "s12",
-         "s0", "b0", "18", "_050", "_10", "_12", "lite")
+N_ROWS, N_CLASSES, SEQUENCE, VOCABULARY = 16, 16, 16, 200
+SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "xxs", "xs", "_t_", "_t0", "_mini", "small", "_s_", "s12",
+         "s0", "b0", "18", "_002", "_050", "_10_", "_12_", "lite")
 """Parts of the names of a family's small networks, smallest first."""
+DEPTH, SMALL_IMAGE = 4, 112
+"""Blocks of networks whose family has no small one, and sizes of images, where the network's maker takes these."""
 SIZES = {"inception_v3": 96, "alexnet": 96}
 """Of images, where 64 pixels are too few."""
 TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
@@ -46,9 +49,10 @@ class Configured:
 TRANSFORMERS = (
     *(Configured(f"{name}ForSequenceClassification", "text", TEXT) for name in (
         "Bert", "Roberta", "Electra", "Albert", "MPNet", "DebertaV2", "Deberta", "Camembert", "XLMRoberta", "ConvBert",
-        "RoFormer", "Ernie", "MegatronBert", "SqueezeBert", "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Phi",
+        "RoFormer", "Ernie", "MegatronBert", "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Phi",
         "GPTNeoX", "StableLm", "Nystromformer", "LayoutLM", "Mobilebert",
     )),
+    Configured("SqueezeBertForSequenceClassification", "text", TEXT, {"embedding_size": 64}),
     *(Configured(f"{name}ForMaskedLM", "text", TEXT) for name in ("Bert", "Roberta", "Electra", "ModernBert", "Esm")),
     *(Configured(f"{name}ForTokenClassification", "text", TEXT) for name in ("Bert", "Funnel")),
     *(Configured(f"{name}ForQuestionAnswering", "text", TEXT) for name in ("Bert", "Splinter")),
@@ -167,14 +171,19 @@ def _images(size: int | tuple[int, int], channels: int = 3) -> Tensor:
 def _torchvision() -> Iterator[str]:
     import torchvision
 
-    found = torchvision.models.list_models(module=torchvision.models)
     families: dict[str, list[str]] = {}
-    for name in found:
+    for name in sorted(torchvision.models.list_models(module=torchvision.models), key=_n_params):
         families.setdefault(name.rstrip("0123456789_").partition("_")[0].rstrip("0123456789"), []).append(name)
-    for one in itertools.zip_longest(*(members[:4] for members in families.values())):
+    for one in itertools.zip_longest(*(members[:2] for members in families.values())):
         yield from (f"torchvision:{name}" for name in one if name)
     yield from (f"torchvision:{name}" for name in (
         "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50"))
+
+
+def _n_params(name: str) -> tuple[int, str]:
+    import torchvision
+
+    return torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"], name
 
 
 def _timm() -> Iterator[str]:
@@ -232,17 +241,23 @@ def _make_torchvision(name: str) -> Made:
 def _make_timm(name: str) -> Made:
     import timm
 
-    model = timm.create_model(name, num_classes=N_CLASSES)
-    config = model.default_cfg
-    channels, *size = config["input_size"]
-    if not config.get("fixed_input_size"):
-        least = config.get("min_input_size", (channels, 64, 64))[1:]
-        size = [min(s, max(64, m)) for s, m in zip(size, least, strict=True)]
-        try:
-            call(model.eval(), (torch.randn(1, channels, *size),))
-        except Exception:  # the configuration does not say that its size is the only one
-            size = config["input_size"][1:]
-    return Made(model, (_images((size[0], size[1]), channels),))
+    small = {"depth": DEPTH} if _smallness(name)[0] == len(SMALL) else {}
+    for more in (small | {"img_size": SMALL_IMAGE}, small, {}):
+        with contextlib.suppress(Exception):  # it does not take these
+            model = timm.create_model(name, num_classes=N_CLASSES, **more).eval()
+            channels, *size = model.default_cfg["input_size"]
+            sizes = [size]
+            if "img_size" in more:
+                sizes = [[SMALL_IMAGE, SMALL_IMAGE]]
+            elif not model.default_cfg.get("fixed_input_size"):
+                least = model.default_cfg.get("min_input_size", (channels, 64, 64))[1:]
+                # The configuration does not always say that its size is the only one.
+                sizes = [[min(s, max(64, m)) for s, m in zip(size, least, strict=True)], size]
+            for height, width in sizes:
+                with contextlib.suppress(Exception):
+                    call(model, (torch.randn(2, channels, height, width),))
+                    return Made(model, (_images((height, width), channels),))
+    raise RuntimeError(f"timm does not make {name}")
 
 
 def _make_transformers(name: str) -> Made:

@@ -9,17 +9,22 @@ Networks of torchvision, timm, transformers (small random configurations), ultra
 - ``<target>.agrees``: both engines compute what was simulated.
 - ``<target>.audited``: layers that have 99 % of the MACs run as requested in both.
 
-Each has its count of attempts (``_of``). An interrupted run goes on with the networks that are not yet in the file of
-``--json``; ``--markdown`` writes its tables.
+Each has its count of attempts (``_of``). An interrupted run goes on with the networks and targets that are not yet in
+the file of ``--json``, whose rows say at which commit they were made; ``--markdown`` writes its tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import math
+import multiprocessing
+import os
+import resource
+import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -51,7 +56,10 @@ TARGETS = ("openvino-cpu", "onnxruntime-cpu", "onnx-qdq", "tensorrt-rtx:sm89")
 LADDER = Ladder.parse("int8,fp32")
 N_CALIBRATION, N_COMPARED = 8, 8
 LEAST_AUDITED = 0.99
+MOST_WAITED = 20
+"""Times the limit of CPU time, of a process that sleeps or gets no processor."""
 PACKAGES = ("torchvision", "openvino", "onnxruntime")
+LIBRARIES = ("torchvision", "torch.onnx", "onnxscript", "openvino", "onnxruntime", "scipy.optimize")
 
 
 def main() -> None:
@@ -59,15 +67,11 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS), help="names, separated by commas")
     parser.add_argument("--networks", help="library:network, separated by commas, or a part of the names")
     parser.add_argument("--onnx", type=Path, metavar="FOLDER", help="whose ONNX files are networks too")
-    parser.add_argument("--limit", type=float, default=300, metavar="S", help="seconds that one network may take")
+    parser.add_argument("--limit", type=int, default=120, metavar="S", help="CPU seconds that one network may take")
     parser.add_argument("--hours", type=float, default=4, help="that all may take; the rest is left to the next run")
     parser.add_argument("--again", metavar="PART", help="run networks whose failure holds this text once more")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of --json, and measure nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        Path(options.json).write_text(json.dumps(measure(options.one, options)))
-        return
     bench = Bench("bench_zoo", options, {"compared": N_COMPARED, "calibration": N_CALIBRATION}, PACKAGES)
     if options.json and options.json.exists():
         bench.rows = json.loads(options.json.read_text())["rows"]
@@ -76,18 +80,29 @@ def main() -> None:
         return
     if options.again:
         bench.rows = [row for row in bench.rows if options.again not in " ".join(row["failures"].values())]
-    known = {row["network"] for row in bench.rows}
-    wanted = [name for name in chosen(options) if name not in known]
+    wanted, targets = chosen(options), options.targets.split(",")
+    known = {row["network"]: row for row in bench.rows}
+    lacking = {name: [t for t in targets if f"{t}.built" not in known.get(name, {})] for name in wanted}
+    wanted = [name for name in wanted if lacking[name] and not _ended(known.get(name))]
+    for library in LIBRARIES:
+        importlib.import_module(library)  # once, for all processes
     deadline = time.monotonic() + 3600 * options.hours
     for name in wanted[: 4 if options.quick else None]:
         if time.monotonic() > deadline:
             print(f"{options.hours:g} hours are over; the same command goes on")
             break
-        bench.row(**apart(name, options))
+        row, before = apart(name, lacking[name], options), known.get(name, {"failures": {}})
+        bench.rows = [other for other in bench.rows if other["network"] != name]
+        bench.row(**before | row | {"failures": before["failures"] | row["failures"]})
         bench.figures = figures(bench.rows)
         bench.write()
     bench.figures = figures(bench.rows)
     bench.finish()
+
+
+def _ended(row: dict[str, Any] | None) -> bool:
+    """Whether a network did not get as far as to a target, or was too slow."""
+    return row is not None and not row["failures"].keys().isdisjoint(("made", "read", "captured", "process"))
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
@@ -95,37 +110,56 @@ def chosen(options: argparse.Namespace) -> list[str]:
     return [name for name in names(options.onnx) if any(part in name for part in asked)]
 
 
-def apart(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of a network, measured in a process of its own."""
-    start = time.monotonic()
+def apart(name: str, targets: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """The row of a network, measured in a process of its own, which has all libraries loaded already."""
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    died = ""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [sys.executable, __file__, "--one", name, "--json", file.name, "--seed", str(options.seed),
-                   "--targets", options.targets, *(["--onnx", str(options.onnx)] if options.onnx else [])]
-        died = ""
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
-            if done.returncode:
-                died = f"the process ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"
-        except subprocess.TimeoutExpired:
-            died = f"took more than {options.limit:g} s"
-        text = Path(file.name).read_text()
+        path = Path(file.name)
+        process = multiprocessing.get_context("fork").Process(target=_limited, args=(name, targets, options, path))
+        process.start()
+        process.join(MOST_WAITED * options.limit)
+        if process.exitcode is None or process.exitcode == -signal.SIGXCPU:
+            process.kill()
+            died = f"took more than {options.limit} CPU seconds"
+        elif process.exitcode:
+            died = f"the process ended with {process.exitcode}"
+        process.join()
+        text = path.read_text()
     row: dict[str, Any] = json.loads(text) if text else {"network": name, "failures": {}}
     if died:
-        row["failures"]["process"] = died[:300]
+        row["failures"]["process"] = died
         if "took more" in died:  # what it had begun with is no failure of the network
             begun = [key for key in row if key in ("captured", "read") or key.endswith(".built")]
             row = {key: value for key, value in row.items() if value or key not in begun or key in row["failures"]}
             row["too_slow"] = True
-    return row | {"wall_s": time.monotonic() - start}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return row | {"commit": commit(), "cpu_s": round(cpu_s, 1), "wall_s": round(time.monotonic() - start, 1)}
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of a network; written to the file of ``--json`` after every step, so that a late end leaves these."""
+def _limited(name: str, targets: list[str], options: argparse.Namespace, path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (options.limit, options.limit + 5))
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    measure(name, targets, options, path)
+
+
+@functools.cache
+def commit() -> str:
+    """What the package is at; empty outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def measure(name: str, targets: list[str], options: argparse.Namespace, path: Path) -> None:
+    """Write the row of a network into a file after every step, so that a late end leaves these."""
     torch.set_num_threads(1)
     row: dict[str, Any] = {"network": name, "family": family(name), "failures": {}}
 
     def kept() -> None:
-        options.json.write_text(json.dumps(row))
+        path.write_text(json.dumps(row))
 
     try:
         if name.startswith("onnx:"):
@@ -139,13 +173,14 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         row["captured"] = True
     except Exception as error:
         row["failures"]["captured" if "captured" in row else "read" if "read" in row else "made"] = said(error)
-        return row
+        kept()
+        return
     coverage = captured.network.coverage
     assert coverage is not None
     row |= {"n_layers": len(captured.network.layers), "n_weights": coverage.n_weights,
             "in_layers": coverage.n_in_layers / max(1, coverage.n_weights),
             "not_in_layers": [f"{weight.name}: {weight.reader}" for weight in coverage.rest][:3]}
-    for target in options.targets.split(","):
+    for target in targets:
         kept()
         row[f"{target}.built"] = False
         try:
@@ -154,7 +189,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 kept()
         except Exception as error:
             row["failures"][target] = said(error)
-    return row
+    kept()
 
 
 def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Captured]:

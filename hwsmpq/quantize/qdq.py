@@ -6,13 +6,14 @@ import io
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
-from torch import Tensor
+from torch import Tensor, fx
 
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.device.files import WEIGHTS
@@ -34,9 +35,14 @@ IN_THE_GRAPH = "captured"
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
+_exported: WeakKeyDictionary[fx.GraphModule, dict[int | None, bytes]] = WeakKeyDictionary()
+
+
 def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
     """The captured network in full precision as ONNX, every layer's node named by the layer. Weights of more than
     :data:`LARGEST_MESSAGE` are left out, for :func:`write_qdq` to take them from the graph.
+
+    A graph never changes, and its export takes as long as its capture: what was exported is kept with it.
 
     Args:
         batch_size: samples that it takes at once; None for any number.
@@ -44,6 +50,13 @@ def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
     Raises:
         HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
     """
+    exported = _exported.setdefault(captured.graph, {})
+    if batch_size not in exported:
+        exported[batch_size] = _export(captured, batch_size)
+    return exported[batch_size]
+
+
+def _export(captured: Captured, batch_size: int | None) -> bytes:
     names = captured.form.names
     rows = tuple(x.expand(batch_size or EXPORT_BATCH, *x.shape[1:]).contiguous() for x in captured.example)
     batch = torch.export.Dim("batch", min=1)
