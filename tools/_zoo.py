@@ -20,7 +20,7 @@ SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "xxs", "xs", "_t_", "
          "s0", "b0", "18", "_002", "_050", "_10_", "_12_", "lite")
 """Parts of the names of a family's small networks, smallest first."""
 DEPTH, SMALL_IMAGE = 4, 112
-"""Blocks of networks whose family has no small one, and sizes of images, where the network's maker takes these."""
+"""Blocks of networks of timm, and sizes of their images, where the network's maker takes these."""
 SIZES = {"inception_v3": 96, "alexnet": 96}
 """Of images, where 64 pixels are too few."""
 TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
@@ -241,18 +241,18 @@ def _make_torchvision(name: str) -> Made:
 def _make_timm(name: str) -> Made:
     import timm
 
-    small = {"depth": DEPTH} if _smallness(name)[0] == len(SMALL) else {}
-    for more in (small | {"img_size": SMALL_IMAGE}, small, {}):
+    depth, size = {"depth": DEPTH}, {"img_size": SMALL_IMAGE}
+    for more in (depth | size, depth, size, {}):
         with contextlib.suppress(Exception):  # it does not take these
             model = timm.create_model(name, num_classes=N_CLASSES, **more).eval()
-            channels, *size = model.default_cfg["input_size"]
-            sizes = [size]
+            channels, *usual = model.default_cfg["input_size"]
+            sizes = [usual]
             if "img_size" in more:
                 sizes = [[SMALL_IMAGE, SMALL_IMAGE]]
             elif not model.default_cfg.get("fixed_input_size"):
                 least = model.default_cfg.get("min_input_size", (channels, 64, 64))[1:]
                 # The configuration does not always say that its size is the only one.
-                sizes = [[min(s, max(64, m)) for s, m in zip(size, least, strict=True)], size]
+                sizes = [[min(s, max(64, m)) for s, m in zip(usual, least, strict=True)], usual]
             for height, width in sizes:
                 with contextlib.suppress(Exception):
                     call(model, (torch.randn(2, channels, height, width),))

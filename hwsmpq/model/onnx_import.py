@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.onnx_operators import OPERATORS
-from hwsmpq.model.onnx_prepare import prepare, turns_a_weight
+from hwsmpq.model.onnx_prepare import graphs, prepare, turns_a_weight
 from hwsmpq.types import ONNX_LAYERS
 
 MIN_OPSET = 7
@@ -24,14 +24,28 @@ LINEAR = "Linear"
 """A product with a stored matrix, which is read as `torch.nn.functional.linear`."""
 
 
+BRANCHES = ("then_branch", "else_branch")
+
+
 @dataclass(frozen=True)
 class _Step:
-    """One operation: values by name (empty where left out), attributes as Python values."""
+    """One operation: values by name (empty where left out), attributes as Python values.
+
+    Attributes:
+        branches: of an ``If``, for a condition that holds and one that does not; they see all values before it.
+    """
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+    branches: tuple[_Branch, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Branch:
+    steps: tuple[_Step, ...]
+    outputs: tuple[str, ...]
 
 
 class OnnxModule(nn.Module):
@@ -47,38 +61,53 @@ class OnnxModule(nn.Module):
         self._outputs = [str(value.name) for value in model.graph.outputs]
         self._constants: dict[str, Any] = {}
         self._tensors: dict[str, str] = {}
-        self._sizes = {str(v.name) for node in model.graph if node.op_type in RESIZES for v in node.inputs[1:] if v}
-        opset = model.opset_imports.get("", 0)
-        self._steps = [self._step(node, index, opset) for index, node in enumerate(model.graph)]
-        needed = {name for step in self._steps for name in step.inputs}
-        for name, value in model.graph.initializers.items():
-            if name in needed:
-                self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
+        nodes = [node for graph in graphs(model.graph) for node in graph]
+        self._sizes = {str(v.name) for node in nodes if node.op_type in RESIZES for v in node.inputs[1:] if v}
+        self._whole = self._branch(model.graph, model.opset_imports.get("", 0))
+        needed = {name for step in _steps(self._whole) for name in step.inputs}
+        for graph in graphs(model.graph):
+            for name, value in graph.initializers.items():
+                if name in needed:
+                    self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True)) | self._constants | {"": None}
         values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
-        for step in self._steps:
+        self._run(self._whole, values)
+        outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
+        return dict(zip(self._outputs, outputs, strict=True)) if len(outputs) > 1 else outputs[0]
+
+    def _run(self, branch: _Branch, values: dict[str, Any]) -> tuple[Any, ...]:
+        """The outputs of a branch, all of whose values are added to ``values``."""
+        for step in branch.steps:
             operands = [values[name] for name in step.inputs]
-            if step.operator == LINEAR:
+            if step.branches:
+                result: Any = self._run(step.branches[not _decided(operands[0], step)], values)
+            elif step.operator == LINEAR:
                 result = nn.functional.linear(*operands)
             else:
                 result = OPERATORS[step.operator](*operands, **step.attributes)
             results = result if isinstance(result, tuple) else (result,)
             values |= dict(zip(step.outputs, results, strict=False))
-        outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
-        return dict(zip(self._outputs, outputs, strict=True)) if len(outputs) > 1 else outputs[0]
+        return tuple(values[name] for name in branch.outputs)
 
     @property
     def inputs_by_weight(self) -> dict[str, str]:
         """Parameter -> name of the tensor in the file that it is applied to, of operations with a stored weight."""
-        weighted = [step for step in self._steps if len(step.inputs) > 1 and step.inputs[1] in self._tensors]
+        weighted = [step for step in _steps(self._whole) if len(step.inputs) > 1 and step.inputs[1] in self._tensors]
         return {self._tensors[step.inputs[1]]: step.inputs[0] for step in weighted}
+
+    def _branch(self, graph: ir.Graph, opset: int) -> _Branch:
+        steps = tuple(self._step(node, index, opset) for index, node in enumerate(graph))
+        return _Branch(steps, tuple(str(value.name) for value in graph.outputs))
 
     def _step(self, node: ir.Node, index: int, opset: int) -> _Step:
         inputs = [str(value.name) if value is not None else "" for value in node.inputs]
-        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
         operator = node.op_type
+        if operator == "If":
+            branches = tuple(self._branch(node.attributes[name].value, opset) for name in BRANCHES)
+            return _Step(operator, tuple(inputs), tuple(str(value.name) for value in node.outputs), {}, branches)
+        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
         if operator == "Constant":
             name = str(node.outputs[0].name)
             self._keep(name, np.asarray(_constant(attributes)), re.sub(r"[^\w.]", "_", name))
@@ -123,6 +152,24 @@ class OnnxModule(nn.Module):
         self._tensors[name] = ".".join([*map(_free, owners), leaf])
 
 
+def _steps(branch: _Branch) -> Iterator[_Step]:
+    """All of a branch and of those within it."""
+    for step in branch.steps:
+        yield step
+        for inner in step.branches:
+            yield from _steps(inner)
+
+
+def _decided(condition: Any, step: _Step) -> bool:
+    """Which branch is taken: known where the condition is of sizes, and the same for all samples."""
+    if isinstance(condition, Tensor):
+        raise HwsmpqError(
+            f"an If depends on values of the inputs ({step.inputs[0]})", "a captured network computes the same way for"
+            " all samples", "export the network for one of these values, for example for one sampling rate",
+        )
+    return bool(condition[0] if isinstance(condition, list) else condition)
+
+
 def _shape(value: ir.Value) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in value.shape or ())
 
@@ -155,8 +202,9 @@ def read_onnx(path: Path) -> OnnxModule:
         raise HwsmpqError(
             f"{path} has opset {version}", f"it is read from {MIN_OPSET} on", "export it with a newer one"
         )
-    unknown = sorted({node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in model.graph
-                      if node.op_type not in {*OPERATORS, "Constant", "Upsample"} or node.domain})
+    nodes = [node for graph in graphs(model.graph) for node in graph]
+    unknown = sorted({node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in nodes
+                      if node.op_type not in {*OPERATORS, "Constant", "If", "Upsample"} or node.domain})
     if unknown:
         quantized = any("QuantizeLinear" in name or "Integer" in name for name in unknown)
         raise HwsmpqError(

@@ -190,7 +190,8 @@ def reduce(how: Callable[..., Tensor]) -> Operator:
 
 def reshape(x: Any, shape: Any, *, allowzero: int = 0) -> Any:
     if not isinstance(x, Tensor):
-        return x
+        one = x[0] if isinstance(x, list) else x
+        return one if not shape else x if isinstance(x, list) else [x]
     kept = [x.shape[i] if not allowzero and isinstance(n, int) and n == 0 else n for i, n in enumerate(shape)]
     return x.reshape(kept)
 
@@ -355,6 +356,11 @@ def expand(x: Any, shape: Any) -> Any:
     return torch.as_tensor(x).expand(torch.broadcast_shapes(torch.as_tensor(x).shape, tuple(shape)))
 
 
+def shape_of(x: Any, *, start: int = 0, end: int | None = None) -> list[int]:
+    shape = list(x.shape) if isinstance(x, Tensor) else [len(x)] if isinstance(x, list) else []
+    return shape[start:end]
+
+
 def size(x: Any) -> Any:
     return len(x) if isinstance(x, list) else math.prod(x.shape)
 
@@ -487,7 +493,7 @@ OPERATORS: dict[str, Operator] = {
     "Tile": lambda x, repeats: x * repeats[0] if isinstance(x, list) else x.repeat(*repeats),
     "Transpose": lambda x, perm=None: x.permute(perm or list(reversed(range(x.ndim)))),
     "Expand": expand, "Range": range_, "ConstantOfShape": constant_of_shape, "Size": size,
-    "Shape": lambda x, start=0, end=None: list(x.shape[start:end]),
+    "Shape": shape_of,
     "ArgMax": best(torch.argmax), "ArgMin": best(torch.argmin), "TopK": top_k,
     "CumSum": lambda x, axis, exclusive=0, reverse=0: cumulated(x, axis, exclusive, reverse),
     "Trilu": lambda x, k=0, upper=1: torch.triu(x, k or 0) if upper else torch.tril(x, k or 0),

@@ -26,6 +26,7 @@ def prepare(model: ir.Model) -> None:
         warnings.simplefilter("ignore")
         fold_constants(model, should_fold=_folds, output_size_limit=MOST_FOLDED)
     remove_unused_nodes(model)
+    _name_apart(model.graph)
     _free_batch(model)
 
 
@@ -42,7 +43,7 @@ def _folds(node: ir.Node) -> bool | None:
 
 def _to_float32(model: ir.Model) -> None:
     """Networks in 16 or 64 bits are read in float32: their stored tensors and what they convert to."""
-    for graph in (model.graph, *_subgraphs(model.graph)):
+    for graph in graphs(model.graph):
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.dtype in OTHER_FLOATS:
@@ -62,12 +63,21 @@ def _to_float32(model: ir.Model) -> None:
                 value.dtype = ir.DataType.FLOAT
 
 
-def _subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+def graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and all within it: the branches of every ``If``."""
+    yield graph
     for node in graph:
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
-                yield attribute.value
-                yield from _subgraphs(attribute.value)
+                yield from graphs(attribute.value)
+
+
+def _name_apart(graph: ir.Graph) -> None:
+    """Two branches may use one name for different values."""
+    for index, inner in enumerate(graphs(graph)):
+        if index:
+            for value in (*inner.initializers.values(), *(output for node in inner for output in node.outputs)):
+                value.name = f"{value.name} of branch {index}"
 
 
 def _free_batch(model: ir.Model) -> None:

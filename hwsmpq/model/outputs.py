@@ -1,6 +1,7 @@
 """What a network gives: one tensor, or several in tuples, lists, dicts and dataclasses.
 
-A captured graph gives the tensors that hold a row a sample, in order. Everywhere else they are one tensor, (n, ...) if
+A captured graph gives the tensors that depend on its inputs, in order, turned where samples are not in dimension 0 (a
+recurrent network may give (time, samples, classes)). Everywhere else they are one tensor, (n, ...) if
 there is one and (n, elements of all) if there are several, from which metric and loss get back what the model gives.
 """
 
@@ -26,7 +27,8 @@ class OutputForm:
     """How a model arranges its outputs.
 
     Attributes:
-        names: of the tensors with a row a sample: keys, fields and places, joined by dots.
+        names: of the tensors that hold samples: keys, fields and places, joined by dots.
+        dims: of each, the one that the model holds samples in.
         shapes: of one sample of each.
         dtypes: of each.
         places: of each among the leaves of what the model gives.
@@ -35,6 +37,7 @@ class OutputForm:
     """
 
     names: tuple[str, ...]
+    dims: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     places: tuple[int, ...]
@@ -42,9 +45,9 @@ class OutputForm:
     spec: pytree.TreeSpec
 
     def batched(self, outputs: Any) -> list[Tensor]:
-        """Of what the model gave, the tensors with a row a sample."""
+        """Of what the model gave, the tensors that hold samples, with a row a sample."""
         leaves = pytree.tree_leaves(outputs)
-        return [leaves[place] for place in self.places]
+        return [leaves[place].movedim(dim, 0) for place, dim in zip(self.places, self.dims, strict=True)]
 
     def split(self, packed: Tensor) -> tuple[Tensor, ...]:
         """The tensors, (n, ...) each, that :func:`pack` made one of."""
@@ -59,8 +62,8 @@ class OutputForm:
     def rebuild(self, packed: Tensor) -> Any:
         """What the model gives."""
         leaves = list(self.leaves)
-        for place, tensor in zip(self.places, self.split(packed), strict=True):
-            leaves[place] = tensor
+        for place, dim, tensor in zip(self.places, self.dims, self.split(packed), strict=True):
+            leaves[place] = tensor.movedim(0, dim)
         return pytree.tree_unflatten(leaves, self.spec)
 
     def floats(self, packed: Tensor, weights: Mapping[str, float] | None = None) -> list[tuple[float, Tensor]]:
@@ -108,7 +111,7 @@ def register(outputs: Any) -> None:
 
 
 def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
-    """Make a graph give its tensors that hold a row a sample, in order (one by itself), in place.
+    """Make a graph give its tensors that hold samples, with a row a sample, in order (one by itself), in place.
 
     Args:
         graph: as exported, in which the number of samples is free.
@@ -118,26 +121,32 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
         How the model arranges them.
 
     Raises:
-        HwsmpqError: an output mixes samples, or holds them in another dimension than the first.
+        HwsmpqError: an output has no dimension that samples are in.
     """
     result = next(node for node in graph.graph.nodes if node.op == "output")
     leaves, spec = pytree.tree_flatten(outputs)
     nodes, names = list(result.args[0]), list(_names(outputs))
     names = names if len(names) == len(leaves) else [str(i) for i in range(len(leaves))]
     n_samples = next(str(node.meta["val"].shape[0]) for node in graph.graph.nodes if node.op == "placeholder")
-    places, shapes, dtypes = [], [], []
+    places, dims, shapes, dtypes = [], [], [], []
     for place, (node, leaf) in enumerate(zip(nodes, leaves, strict=True)):
         if not isinstance(node, fx.Node) or not isinstance(leaf, Tensor) or not _depends_on_inputs(node):
             continue
         shape = [str(size) for size in node.meta["val"].shape]
-        if len(leaves) > 1 and (shape[:1] != [n_samples] or n_samples in shape[1:]):
+        if shape.count(n_samples) != 1:
             raise HwsmpqError(
-                f"output {names[place]!r} has no row a sample: its shape is ({', '.join(shape)})",
-                f"{n_samples} stands for the number of samples, which every output holds in dimension 0",
+                f"output {names[place] or ONLY!r} has no row a sample: its shape is ({', '.join(shape)})",
+                f"{n_samples} stands for the number of samples, which every output holds in a dimension of its own",
                 "turn it there, or leave it out, for example in a module around the network",
             )
+        dim = shape.index(n_samples)
+        if dim:
+            with graph.graph.inserting_before(result):
+                turned = [dim, *(i for i in range(leaf.ndim) if i != dim)]
+                nodes[place] = graph.graph.call_function(torch.ops.aten.permute.default, (node, turned))
         places.append(place)
-        shapes.append(tuple(leaf.shape[1:]))
+        dims.append(dim)
+        shapes.append(tuple(leaf.movedim(dim, 0).shape[1:]))
         dtypes.append(leaf.dtype)
     if not places:
         raise HwsmpqError("the network gives no tensor that depends on its inputs", fix="check what forward returns")
@@ -148,7 +157,7 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return OutputForm(
-        tuple(names[place] or ONLY for place in places), tuple(shapes), tuple(dtypes), tuple(places),
+        tuple(names[place] or ONLY for place in places), tuple(dims), tuple(shapes), tuple(dtypes), tuple(places),
         tuple(None if place in places else leaf for place, leaf in enumerate(leaves)), spec,
     )
 

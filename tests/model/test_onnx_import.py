@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 
+from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.agreement import FLOOR, allowed
 from hwsmpq.model.capture import capture
 from hwsmpq.model.onnx_import import read_onnx
+from hwsmpq.model.onnx_operators import OPERATORS
 
 
 def export(model: nn.Module, x: Tensor, path: Path, dynamo: bool, **options: object) -> Path:
@@ -107,6 +110,20 @@ def single(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
+def shape_of_a_shape() -> onnx.ModelProto:
+    """x reshaped to its elements a sample, whose number is made from the size of its shape and a single number."""
+    names = [("Shape", ["x"], "sizes"), ("Shape", ["sizes"], "rank"), ("Gather", ["sizes", "zero"], "n"),
+             ("Reshape", ["n", "row"], "first"), ("Concat", ["first", "rest", "rank"], "wanted"),
+             ("Reshape", ["x", "wanted"], "y")]
+    graph = helper.make_graph(
+        [helper.make_node(op, reads, [y], **({"axis": 0} if op == "Concat" else {})) for op, reads, y in names],
+        "shapes", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(value), name) for name, value in (("zero", 0), ("row", [1]), ("rest", [4]))],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
 MATRIX, BIAS = RNG.normal(size=(6, 4)).astype(np.float32), RNG.normal(size=(4,)).astype(np.float32)
@@ -147,6 +164,7 @@ SINGLE: dict[str, onnx.ModelProto] = {
     "transposed, one-sided": single("ConvTranspose", (4, 5, 5), WEIGHT, strides=[2, 2], pads=[0, 1, 1, 0]),
     "transposed, same": single("ConvTranspose", (4, 5, 5), WEIGHT, strides=[2, 2], auto_pad="SAME_UPPER"),
     "transposed, one dimension": single("ConvTranspose", (4, 5), WEIGHT[..., 0], strides=[2]),
+    "shape of a shape": shape_of_a_shape(),
     "gather rows": single("Gather", (5, 4), np.array([[0, -1], [2, 2]]), axis=1),
     "lstm": single("LSTM", (5, 6), GATES, GATES_BACK, GATE_BIAS, hidden_size=4, direction="bidirectional", n_outputs=3),
     "gru": single("GRU", (5, 6), GATES[:, :12], GATES_BACK[:, :12], GATE_BIAS[:, :24], hidden_size=4,
@@ -249,3 +267,73 @@ def test_names_that_modules_use_themselves(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "net.onnx")
     read = read_onnx(tmp_path / "net.onnx")
     assert capture(read, (torch.rand(2, 3, 7, 8),)).network.layers[0].name == "forward_.training_"
+
+
+def branching(path: Path, condition: list[onnx.NodeProto]) -> Path:
+    """One ``If``, whose branches multiply by different matrices of one name."""
+    def branch(scale: float) -> onnx.GraphProto:
+        return helper.make_graph(
+            [helper.make_node("MatMul", ["x", "m"], ["product"])], f"branch_{scale:g}".replace(".", "_"), [],
+            [helper.make_tensor_value_info("product", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(scale * MATRIX, "m")],
+        )
+
+    taken = helper.make_node("If", ["is"], ["y"], then_branch=branch(1.0), else_branch=branch(2.0))
+    graph = helper.make_graph(
+        [*condition, taken], "branching", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "width", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(1), "one"), numpy_helper.from_array(np.array(5), "five"),
+         numpy_helper.from_array(np.float32(1e9), "much")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("width", [5, 4])
+def test_a_branch_that_sizes_decide(width: int, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnxruntime)")
+    sizes = [helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("Gather", ["sizes", "one"], ["size"]),
+             helper.make_node("Equal", ["size", "five"], ["is"])]
+    path = branching(tmp_path / "net.onnx", sizes)
+    x = RNG.normal(size=(3, width, 6)).astype(np.float32)
+    captured = capture(read_onnx(path), (torch.from_numpy(x),))
+    assert len(captured.network.layers) == 1
+    expected = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    np.testing.assert_allclose(captured.graph(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_branch_that_inputs_decide_is_named(tmp_path: Path) -> None:
+    values = [helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+              helper.make_node("Less", ["sum", "much"], ["is"])]
+    model = read_onnx(branching(tmp_path / "net.onnx", values))
+    with pytest.raises(HwsmpqError, match="If depends on values of the inputs"):
+        model(torch.ones(2, 5, 6))
+
+
+def variance_of_tokens(path: Path) -> Path:
+    """Rows of a table, and their variance as a small difference of large numbers."""
+    table = (1.0 + 1e-3 * RNG.normal(size=(9, 16))).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "tokens"], ["x"]), helper.make_node("Mul", ["x", "x"], ["squares"]),
+         helper.make_node("ReduceMean", ["squares"], ["a"], axes=[-1]),
+         helper.make_node("ReduceMean", ["x"], ["b"], axes=[-1]),
+         helper.make_node("Mul", ["b", "b"], ["c"]), helper.make_node("Sub", ["a", "c"], ["variance"])],
+        "tokens", [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["n", 4])],
+        [helper.make_tensor_value_info("variance", TensorProto.FLOAT, None)], [numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_a_file_is_compared_by_what_rounding_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens cannot change a little; an operator that is read wrong is found all the same."""
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnxruntime)")
+    path = variance_of_tokens(tmp_path / "net.onnx")
+    tokens = torch.from_numpy(RNG.integers(0, 9, size=(3, 4)))
+    model = read_onnx(path)
+    of_inputs, of_all = (allowed(lambda inputs: [model(*inputs)], (tokens[:1],), how) for how in (False, True))
+    assert of_inputs == FLOOR < of_all
+    assert check_onnx_file(path, model, (tokens,)) is None
+    monkeypatch.setitem(OPERATORS, "Sub", torch.add)
+    with pytest.raises(HwsmpqError, match="was read as another network"):
+        check_onnx_file(path, model, (tokens,))

@@ -155,17 +155,38 @@ def test_defaults_judge_logits_and_own_functions_get_what_the_model_gives() -> N
         Task(model, x, (x, labels), outputs=("scores",)).judging(captured.form)
 
 
-def test_an_output_without_a_row_a_sample_is_refused_by_name() -> None:
-    class Turned(nn.Module):
+class Recurrent(nn.Module):
+    """Gives (time, samples, classes), as recurrent networks do, and samples first beside it."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.alone, self.head = alone, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        turned = self.head(x.transpose(0, 1))
+        return turned if self.alone else {"logits": x.mean((1, 2)), "turned": turned}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_samples_in_another_dimension(alone: bool) -> None:
+    model, x = Recurrent(alone).eval(), torch.randn(6, 5, 16)
+    captured = capture(model, (x,))
+    found, expected = captured.form.rebuild(packed(captured, x)), model(x)
+    torch.testing.assert_close(found if alone else found["turned"], expected if alone else expected["turned"])
+    assert tensors_of(captured.graph(x))[-1].shape == (6, 5, 4)
+
+
+def test_an_output_without_a_dimension_of_samples_is_refused_by_name() -> None:
+    class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.head = nn.Linear(16, 4)
 
         def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"logits": self.head(x), "turned": self.head(x).T}
+            return {"logits": self.head(x), "flat": self.head(x).flatten()}
 
-    with pytest.raises(HwsmpqError, match="output 'turned' has no row a sample"):
-        capture(Turned(), (torch.randn(4, 16),))
+    with pytest.raises(HwsmpqError, match="output 'flat' has no row a sample"):
+        capture(Flat(), (torch.randn(4, 16),))
 
 
 def test_inputs_by_keyword() -> None:
