@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.openvino_cpu import OpenvinoCpuTarget
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
@@ -93,6 +94,18 @@ class Padded(nn.Module):
         return nn.functional.normalize(self.k(nn.functional.pad(x, (0, 0, 0, 4))), dim=-1)
 
 
+class Halos(nn.Module):
+    """Windows that overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv, self.o = nn.Conv2d(N_CHANNELS, N_CHANNELS, 1), nn.Linear(N_CHANNELS, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.kv(x).unfold(2, 4, 2).unfold(3, 4, 2)
+        return self.o(windows.softmax(-1).sum((2, 3, 4, 5)))
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -121,6 +134,7 @@ CASES = {
     ),
     "factor": Case(Scaled, (64,)),
     "norm of padded tokens": Case(Padded, (4, N_CHANNELS)),
+    "windows that overlap": Case(Halos, IMAGE),
     "attention": Case(partial(Attention, False), (8, 64), "fp32"),
     "fused attention": Case(partial(Attention, True), (8, 64), "fp32"),
 }
@@ -153,5 +167,10 @@ def test_engine_computes_what_is_simulated(name: str) -> None:
     if (reason := target.unavailable()) is not None:
         pytest.skip(reason)
     assert decibels(CASES[name], target) > LEAST_DB
-    if (found := decibels(CASES[name], Untouched())) > LEAST_DB:
+    try:
+        found = decibels(CASES[name], Untouched())
+    except HwsmpqError as error:
+        assert "OpenVINO cannot compile" in error.what
+        return
+    if found > LEAST_DB:
         pytest.skip(f"{target.machine()['runtime']} does not need the rewrite here: {found:.0f} dB without it")
