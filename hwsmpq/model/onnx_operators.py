@@ -179,10 +179,12 @@ def layer_norm(
     return functional.layer_norm(x, x.shape[axis:], scale, bias, epsilon)
 
 
-def reduce(how: Callable[..., Tensor]) -> Operator:
-    def reduced(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def reduce(how: Callable[..., Tensor], of_sizes: Callable[[list[int]], int] | None = None) -> Operator:
+    def reduced(x: Any, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
         if not axes and noop_with_empty_axes:
             return x
+        if isinstance(x, list) and of_sizes:
+            return [of_sizes(x)] if keepdims else of_sizes(x)
         return how(x, dim=list(axes) if axes else list(range(x.ndim)), keepdim=bool(keepdims))
 
     return reduced
@@ -263,7 +265,8 @@ def gather_elements(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
     return x.gather(axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
-def scatter_elements(x: Tensor, index: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
+def scatter_elements(x: Any, index: Any, updates: Any, *, axis: int = 0, reduction: str = "none") -> Tensor:
+    x, index, updates = map(torch.as_tensor, (x, index, updates))
     index = torch.where(index < 0, index + x.shape[axis], index)
     if reduction == "none":
         return x.scatter(axis, index, updates)
@@ -458,8 +461,9 @@ OPERATORS: dict[str, Operator] = {
     "MaxPool": max_pool, "AveragePool": average_pool,
     "GlobalAveragePool": lambda x: x.mean(dim=list(range(2, x.ndim)), keepdim=True),
     "GlobalMaxPool": lambda x: x.amax(dim=list(range(2, x.ndim)), keepdim=True),
-    "ReduceMean": reduce(torch.mean), "ReduceSum": reduce(torch.sum), "ReduceMax": reduce(torch.amax),
-    "ReduceMin": reduce(torch.amin), "ReduceL2": reduce(_reduced_norm), "ReduceProd": reduce(_product),
+    "ReduceMean": reduce(torch.mean), "ReduceSum": reduce(torch.sum, sum), "ReduceMax": reduce(torch.amax, max),
+    "ReduceMin": reduce(torch.amin, min), "ReduceL2": reduce(_reduced_norm),
+    "ReduceProd": reduce(_product, math.prod),
     "ReduceL1": reduce(lambda x, dim, keepdim: x.abs().sum(dim, keepdim)),
     "ReduceSumSquare": reduce(lambda x, dim, keepdim: x.square().sum(dim, keepdim)),
     "ReduceLogSumExp": reduce(torch.logsumexp),

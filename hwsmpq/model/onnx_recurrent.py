@@ -85,4 +85,4 @@ def _check(
 
 
 def _not_read(operator: str, form: str) -> HwsmpqError:
-    return HwsmpqError(f"an {operator} that {form} is not read", "torch has none", "export the network without it")
+    return HwsmpqError(f"a {operator} that {form} is not read", "torch has none", "export the network without it")

@@ -133,13 +133,13 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
         if not isinstance(node, fx.Node) or not isinstance(leaf, Tensor) or not _depends_on_inputs(node):
             continue
         shape = [str(size) for size in node.meta["val"].shape]
-        if shape.count(n_samples) != 1:
+        if shape.count(n_samples) != 1 and len(leaves) > 1:
             raise HwsmpqError(
                 f"output {names[place] or ONLY!r} has no row a sample: its shape is ({', '.join(shape)})",
                 f"{n_samples} stands for the number of samples, which every output holds in a dimension of its own",
                 "turn it there, or leave it out, for example in a module around the network",
             )
-        dim = shape.index(n_samples)
+        dim = shape.index(n_samples) if shape.count(n_samples) == 1 else 0  # one may hold several rows a sample
         if dim:
             with graph.graph.inserting_before(result):
                 turned = [dim, *(i for i in range(leaf.ndim) if i != dim)]
