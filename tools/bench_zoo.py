@@ -4,7 +4,7 @@ Networks of torchvision, timm, transformers (small random configurations), ultra
 (extra ``zoo``) with random weights and small inputs, and the ONNX files below a folder, each in a process of its own.
 
 - ``captured``: the graph equals the network.
-- ``read``: a file equals what ONNX Runtime makes of it.
+- ``read``: a file equals what ONNX Runtime makes of it (files that are quantized already are not counted).
 - ``<target>.built``: fp32 and int8 both.
 - ``<target>.agrees``: both engines compute what was simulated.
 - ``<target>.audited``: layers that have 99 % of the MACs run as requested in both.
@@ -22,6 +22,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -56,6 +57,8 @@ TARGETS = ("openvino-cpu", "onnxruntime-cpu", "onnx-qdq", "tensorrt-rtx:sm89")
 LADDER = Ladder.parse("int8,fp32")
 N_CALIBRATION, N_COMPARED = 8, 8
 LEAST_AUDITED = 0.99
+QUANTIZED = "quantized already"
+"""In what is said of such a file."""
 MOST_WAITED = 20
 """Times the limit of CPU time, of a process that sleeps or gets no processor."""
 PACKAGES = ("torchvision", "openvino", "onnxruntime")
@@ -173,6 +176,8 @@ def measure(name: str, targets: list[str], options: argparse.Namespace, path: Pa
         row["captured"] = True
     except Exception as error:
         row["failures"]["captured" if "captured" in row else "read" if "read" in row else "made"] = said(error)
+        if QUANTIZED in said(error):  # refused, as it is to be
+            del row["read"]
         kept()
         return
     coverage = captured.network.coverage
@@ -204,9 +209,8 @@ def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Captured
 
 
 def said(error: Exception) -> str:
-    if isinstance(error, HwsmpqError):
-        return f"{error.what} ({error.why})"[:400]
-    return f"{type(error).__name__}: {str(error).strip()[:300]}"
+    text = f"{error.what} ({error.why})" if isinstance(error, HwsmpqError) else f"{type(error).__name__}: {error}"
+    return re.sub(r"(?<!\S)/\S*/", "", text.strip())[:400]  # without the folders of this machine
 
 
 def on_target(captured: Captured, inputs: tuple[Tensor, ...], name: str) -> Iterator[tuple[str, Any]]:
