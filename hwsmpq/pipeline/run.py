@@ -130,9 +130,9 @@ class Run:
                 raise HwsmpqError(f"unknown {name} {getattr(self.settings, name)!r}", fix=f"one of {', '.join(known)}")
         reason = self.target.unavailable()
         if reason:
+            where, option = ("on the device", " --device COMMAND") if self.settings.device else ("here", "")
             raise HwsmpqError(
-                f"target {self.target.name} cannot be used here", reason,
-                "`hwsmpq targets` lists what this machine can do",
+                f"target {self.target.name} cannot be used {where}", reason, f"`hwsmpq targets{option}` lists what can",
             )
 
     def _default_ladder(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ BATCHES = (1, 8, 32)
 """Of a network that takes any number of samples: the fewest that its engine takes, those that it is tuned for, and the
 most."""
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def missing(flavour: str) -> str | None:
     """What to install to use a flavour of TensorRT, or None."""
     if importlib.util.find_spec(MODULES[flavour]) is not None:
         return None
-    return f"the {MODULES[flavour]} package is not installed (pip install 'hwsmpq[{flavour}]')"
+    return f"the {MODULES[flavour]} package is not installed (pip install {PACKAGES[flavour]})"
 
 
 def load_module(flavour: str) -> Any:
