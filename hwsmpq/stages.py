@@ -55,10 +55,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "loss": (),
     "classification": (),
     "value": ("value",),
-    "runner": ("evaluate", "target", "batch", "threads"),
+    "runner": ("evaluate", "target", "batch", "threads", "streams"),
     "scheme": ("target",),
     "target": ("target",),
-    "machine": ("target", "threads", "device"),
+    "machine": ("target", "threads", "streams", "device"),
 }
 """What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
 groups; what the target has no kernel for, and what the user excludes; what plans are held to; the calibration samples;

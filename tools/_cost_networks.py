@@ -20,7 +20,13 @@ def _random(name: str) -> Task:
     torch.manual_seed(0)
     images = torch.randn(N_CALIBRATION + N_EVALUATION, 3, SIZE, SIZE)
     evaluation = images[N_CALIBRATION:], torch.randint(1000, (N_EVALUATION,))
-    return Task(getattr(models, name)(weights=None).eval(), images[:N_CALIBRATION], evaluation, name=name)
+    model = getattr(models, name)(weights=None)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = None  # the mean over all that it sees
+    with torch.no_grad():
+        # Without statistics activations die out, to 1e-8 in MobileNetV3's last layers, and quantizers with them.
+        model.train()(images[:N_CALIBRATION])
+    return Task(model.eval(), images[:N_CALIBRATION], evaluation, name=name)
 
 
 def _example(name: str) -> Task:

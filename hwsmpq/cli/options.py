@@ -39,6 +39,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "timing_seconds": (float, "Seconds that a set of engines is timed."),
     "batch": (int, "Samples that an engine takes at once; latencies are of whole batches."),
     "threads": (int, "Threads that an engine computes with; more than one are timed on the wall clock."),
+    "streams": (int, "Inferences side by side, each with its threads; times are then from one result to the next."),
     "confidence": (float, "Probability that predicted latency and drop on unseen data keep their budgets, e.g. 0.9."),
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
@@ -52,8 +53,10 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "measure": (int, "Points of the front, with both ends, that are built and measured as engines."),
     "latency_ms": (float, "Largest latency in ms."),
     "speedup": (float, "Least speedup against the reference engine."),
+    "throughput": (float, "Least inferences (of a batch each) a second, with all --streams."),
     "bitops": (str, "Largest BitOps, a number or a uniform precision such as w4a4."),
     "size_mb": (str, "Largest size in MB, a number or a uniform precision."),
+    "peak_mb": (float, "Largest memory that loading and running the engine takes, in MB, besides the runtime's own."),
     "max_drop": (float, "Largest loss in points of the metric."),
     "max_switches": (int, "Tensors that are converted between formats, at most."),
     "workers": (int, "Processes on this machine that evaluate assignments (extra ray)."),
@@ -186,13 +189,13 @@ for _name, (_metavar, _text) in _REPEATED.items():
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder", "exclude")
 CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
-PROFILING = ("cost", "batch", "threads", "n_mixtures", "timing_seconds")
+PROFILING = ("cost", "batch", "threads", "streams", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
     "value", "evaluate", "estimator", "base", "n_score_samples", "n_search_samples", "n_pairs", "max_evaluations",
     "max_seconds", "target_error", "memory_mb", *EXECUTION,
 )
-BUDGETS = ("latency_ms", "speedup", "bitops", "size_mb", "max_drop")
+BUDGETS = ("latency_ms", "speedup", "throughput", "bitops", "size_mb", "peak_mb", "max_drop")
 CONSTRAINTS = ("pin", "at_least", "together", "max_switches")
 SEARCH = (
     "stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *CONSTRAINTS,

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from hwsmpq.cli.display import console, show_held, show_mismatches, table
 from hwsmpq.folder import Folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, significant, speed
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, rate, significant, stated
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import CHOSEN, REFERENCE, Budget, BudgetKind, BudgetOutcome, Certificate, Network, Plan
 
@@ -51,6 +51,8 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
     predicted: dict[BudgetKind, str] = {}
     if reference:
         top |= {"bitops": quantity("bitops", reference.bitops), "size_mb": quantity("size_mb", reference.size_mb)}
+        if reference.peak_mb is not None:
+            top["peak_mb"] = quantity("peak_mb", reference.peak_mb)
         if reference.latency_ms is not None:
             top["latency_ms"] = quantity("latency_ms", reference.latency_ms)
     if latency:
@@ -60,9 +62,15 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
             f" ({significant(latency.interval[0])} to {significant(latency.interval[1])})" if latency.interval else ""
         )
         if limit and limit.speedup is not None and outcome and outcome.measured is not None:
-            found += f", {speed(limit, outcome.measured)}"
-            expected += f", {speed(limit, latency.predicted)}"
+            found += f", {stated(limit, outcome.measured)}"
+            expected += f", {stated(limit, latency.predicted)}"
+        if latency.streams > 1 or (limit and limit.throughput is not None):
+            found += f", {rate(latency.measured)}"
+            expected += f", {rate(latency.predicted)}"
         measured["latency_ms"], predicted["latency_ms"] = found, expected
+    chosen = next((engine for engine in certificate.engines if engine.name == CHOSEN), None)
+    if chosen and chosen.peak_mb is not None:
+        measured["peak_mb"] = quantity("peak_mb", chosen.peak_mb)
     for kind, label in BUDGET_LABELS.items():
         outcome = outcomes.get(kind)
         if outcome is None and kind not in measured:
@@ -91,6 +99,6 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
 
 
 def _limit(budget: Budget | None, outcome: BudgetOutcome) -> str:
-    if budget is not None and budget.speedup is not None:
-        return f"at least {budget.speedup:.2f}x"
+    if budget is not None and (budget.speedup or budget.throughput):
+        return f"at least {stated(budget, budget.limit)}"
     return f"at most {quantity(outcome.kind, outcome.limit)}{', by the bound' * outcome.by_bound}"

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from hwsmpq.device import cpu
+from hwsmpq.device import cpu, memory
 from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, store_in_bf16
 from hwsmpq.device.runtime import NOT_AUDITED, UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
@@ -32,11 +32,11 @@ PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": 
 WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
 """Type of the stored weight -> precision of a product that reads floats."""
 CONFIG = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
 }
+INFERENCES_A_STREAM = 8
+"""Of a measurement of streams: all but the last of them run beside others."""
 GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 HINT = "INFERENCE_PRECISION_HINT"
 COMPUTES_IN = ["hwsmpq", HINT.lower()]
@@ -64,7 +64,8 @@ class OpenvinoRuntime(Runtime):
 
     Options of a build: ``layers``: of every layer the tensors of the ONNX file that it and what follows it with
     constants alone write, and its stored weight; ``bf16``: the layers that run in it. Or ``untouched``: true for a file
-    as it comes, with nothing said in it. Of a load: ``n_threads``; ``plain``: true without any other setting.
+    as it comes, with nothing said in it. Of a load: ``n_threads`` of an inference, ``n_streams``: inferences side by
+    side; ``plain``: true without any other setting.
     """
 
     def unavailable(self) -> str | None:
@@ -89,6 +90,14 @@ class OpenvinoRuntime(Runtime):
             "int8_saturates": cpu.int8_saturates(), "bf16": self.unavailable() is None and _computes_in_bf16(),
             "computes_in": "fp32" if self.unavailable() else _default_precision(),
         }
+
+    def start(self) -> None:
+        self._require()
+        import openvino
+
+        nothing = openvino.opset13.parameter([1], openvino.Type.f32)
+        model = openvino.Model([openvino.opset13.relu(nothing)], [nothing])
+        openvino.Core().compile_model(model, "CPU").create_infer_request().infer([np.zeros(1, np.float32)])
 
     def build(self, onnx: Path, folder: Path, options: Mapping[str, Any]) -> None:
         self._require()
@@ -119,7 +128,7 @@ class OpenvinoRuntime(Runtime):
         self._require()
         if not (folder / FILE).is_file():
             raise HwsmpqError(f"no engine at {folder}", f"{FILE} is missing", "build the engine first")
-        engine = OpenvinoEngine(folder / FILE, options["n_threads"], bool(options.get("plain")))
+        engine = OpenvinoEngine(folder / FILE, options["n_threads"], options["n_streams"], bool(options.get("plain")))
         if engine.hint == "bf16" and not _computes_in_bf16():
             raise HwsmpqError(
                 f"the engine in {folder} computes in bf16", "this processor does not", "search again on this machine",
@@ -133,21 +142,33 @@ class OpenvinoRuntime(Runtime):
 
 
 class OpenvinoEngine(Engine):
-    """A compiled OpenVINO model and its one inference request; ``hint`` is what its floats are computed in, unless the
-    file says otherwise."""
+    """A compiled OpenVINO model with a queue of one inference request a stream; ``hint`` is what its floats are
+    computed in, unless the file says otherwise."""
 
-    def __init__(self, path: Path, n_threads: int = 1, plain: bool = False) -> None:
-        self._path, self._n_threads, self._plain = path, n_threads, plain
+    def __init__(self, path: Path, n_threads: int = 1, n_streams: int = 1, plain: bool = False) -> None:
+        self._path, self._n_threads, self._n_streams, self._plain = path, n_threads, n_streams, plain
         self.reload()
 
     def reload(self) -> None:
         self._compiled = self._compile({})
-        self._request = self._compiled.create_infer_request()
+        self._queue = self._queue_of(self._compiled)
+        self._request = self._queue[0]
 
     def clock(self) -> float:
         # With one stream and one thread the plugin computes in the calling thread (measured: thread time is
         # 99 % of wall time), so its CPU time leaves out whatever else the machine does.
-        return time.thread_time() if self._n_threads == 1 else time.perf_counter()
+        return time.thread_time() if self._n_threads == self._n_streams == 1 else time.perf_counter()
+
+    def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
+        if self._n_streams == 1:
+            return super().milliseconds(inputs)
+        start = self.clock()
+        n = self._in_turns(self._queue, inputs)
+        return (self.clock() - start) * 1e3 / n
+
+    def peak_mb(self, inputs: Sequence[NDArray[Any]]) -> float | None:
+        options = {"n_threads": self._n_threads, "n_streams": self._n_streams, "plain": self._plain}
+        return memory.peak_mb("openvino", self._path.parent, options, inputs)
 
     def infer(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         try:
@@ -171,16 +192,17 @@ class OpenvinoEngine(Engine):
     ) -> dict[str, float]:
         owners = self._layer_kernels(layers)
         # A compilation of its own: counting costs time that the timed engine should not pay.
-        counting = self._compile({"PERF_COUNT": True}).create_infer_request()
+        counting = self._queue_of(self._compile({"PERF_COUNT": True}))
         samples: dict[str, list[float]] = defaultdict(list)
         for _ in range(3 + n_repeats):
-            counting.infer(list(inputs), share_inputs=True)
-            for node in counting.get_profiling_info():
-                samples[node.node_name].append(node.real_time.total_seconds() * 1e3)
+            self._in_turns(counting, inputs)
+            for request in counting:
+                for node in request.get_profiling_info():
+                    samples[node.node_name].append(node.real_time.total_seconds() * 1e3)
         total = dict.fromkeys([*layers, UNATTRIBUTED], 0.0)
         for node_name, times in samples.items():
             # Counters are whole microseconds: the mean of the fastest third resolves less than one of them.
-            fastest = float(np.sort(times[3:])[: max(1, n_repeats // 3)].mean())
+            fastest = float(np.sort(times[3 * self._n_streams :])[: max(1, len(times) // 3)].mean())
             names = owners.get(node_name, [UNATTRIBUTED])
             for name in names:
                 total[name] += fastest / len(names)
@@ -194,12 +216,32 @@ class OpenvinoEngine(Engine):
             model = core.read_model(self._path)
             self.hint = str(model.get_rt_info(COMPUTES_IN).value) if model.has_rt_info(COMPUTES_IN) else "f32"
             settings = {} if self._plain else {HINT: self.hint}
-            config = {**CONFIG, **settings, "INFERENCE_NUM_THREADS": self._n_threads, **extra}
+            execution = {
+                "PERFORMANCE_HINT": "LATENCY" if self._n_streams == 1 else "THROUGHPUT",
+                "NUM_STREAMS": self._n_streams, "INFERENCE_NUM_THREADS": self._n_threads * self._n_streams,
+            }
+            config = {**CONFIG, **settings, **execution, **extra}
             return core.compile_model(model, "CPU", config)
         except Exception as error:
             raise HwsmpqError(
                 f"OpenVINO cannot compile {self._path}", _refusal(error), "build the engine again",
             ) from error
+
+    def _queue_of(self, compiled: Any) -> Any:
+        import openvino
+
+        return openvino.AsyncInferQueue(compiled, self._n_streams)
+
+    def _in_turns(self, queue: Any, inputs: Sequence[NDArray[Any]]) -> int:
+        """Run inferences, as many side by side as there are streams; how many."""
+        if self._n_streams == 1:
+            queue[0].infer(list(inputs), share_inputs=True)
+            return 1
+        n = self._n_streams * INFERENCES_A_STREAM
+        for _ in range(n):
+            queue.start_async(list(inputs), share_inputs=True)
+        queue.wait_all()
+        return n
 
     @cached_property
     def _kernels(self) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ class Engine(ABC):
         """Load the engine anew, into other memory."""
 
     def milliseconds(self, inputs: Sequence[NDArray[Any]]) -> float:
-        """Time of one inference, in ms."""
+        """Time of one inference, in ms; of an engine that runs several side by side, from one result to the next."""
         start = self.clock()
         self.infer(inputs)
         return (self.clock() - start) * 1e3
@@ -59,6 +59,12 @@ class Engine(ABC):
 
         Layers that the runtime fused share their time equally; what belongs to no layer is under :data:`UNATTRIBUTED`.
         """
+
+
+    def peak_mb(self, inputs: Sequence[NDArray[Any]]) -> float | None:
+        """Main memory that loading and running the engine takes at most, in MB above what the runtime alone takes; None
+        where that is not measured. See :func:`hwsmpq.device.memory.peak_mb`."""
+        return None
 
 
 class Runtime(ABC):
@@ -84,6 +90,9 @@ class Runtime(ABC):
         Raises:
             HwsmpqError: the runtime cannot be used.
         """
+
+    def start(self) -> None:  # noqa: B027 - of most runtimes no memory is measured
+        """Load the runtime itself, as the first engine would: what is resident then belongs to no engine."""
 
     def conditions(self) -> dict[str, str]:
         """What a measurement depends on and what changes by itself, such as temperature and power state, now."""

@@ -181,6 +181,9 @@ class Server:
         found = self._engine(header).layer_ms(header["layers"], inputs, header["n_repeats"])
         return {layer: float(ms) for layer, ms in found.items()}, b""
 
+    def do_peak_mb(self, header: dict[str, Any], body: bytes, names: dict[str, str]) -> tuple[Any, bytes]:
+        return self._engine(header).peak_mb(frames.unpack_arrays(header["arrays"], body)), b""
+
     def do_measure(self, header: dict[str, Any], body: bytes, names: dict[str, str]) -> tuple[Any, bytes]:
         """The whole timing protocol, here."""
         engines = {name: self._engine({"engine": number}) for name, number in header["engines"].items()}

@@ -28,7 +28,7 @@ class Builder:
     """Builds engines of one captured network on one target; the float ONNX is exported once.
 
     Args:
-        target: what they are built for, which computes with ``threads`` threads.
+        target: what they are built for, which computes with ``threads`` threads and ``streams`` streams.
         batch: samples that they take at once.
 
     Attributes:
@@ -38,10 +38,11 @@ class Builder:
     _takes_any_batch = False
 
     def __init__(
-        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1, threads: int = 1
+        self, captured: Captured, ranges: Ranges, scheme: Scheme, target: Target, batch: int = 1, threads: int = 1,
+        streams: int = 1,
     ) -> None:
         self._captured, self._ranges, self._scheme = captured, ranges, scheme
-        self.target, self.batch, self._threads = target, batch, threads
+        self.target, self.batch, self._threads, self._streams = target, batch, threads, streams
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
 
@@ -107,6 +108,7 @@ class Builder:
             layers=layers,
             batch=self.batch,
             threads=self._threads,
+            streams=self._streams,
             outputs=self._captured.form.names,
         )
 

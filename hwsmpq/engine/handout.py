@@ -35,7 +35,7 @@ class Serving:
         weights: a file that it also loads where there is one: weights that take more than 2 GB.
         package: the Python package that loads them; empty where any runtime for ONNX files may.
         script: template of the script in ``scripts/``; empty where there is none.
-        settings: what the certificate's latency holds for, by name, besides the number of threads.
+        settings: what the certificate's latency holds for, by name, besides the numbers of threads and streams.
     """
 
     ships: tuple[str, ...]
@@ -54,7 +54,7 @@ SERVED = {
         ("model.xml", "model.bin"), "openvino", "openvino.py.in", settings={
             "INFERENCE_PRECISION_HINT": "`f32`, or what `model.xml` says under `hwsmpq`: else processors with bf16"
             " compute in bf16 what is fp32 here",
-            "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": "`False`",
         },
     ),
     "onnxruntime-cpu": Serving(
@@ -86,7 +86,7 @@ def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
         template = (resources.files("hwsmpq.engine") / "scripts" / serving.script).read_text(encoding="utf-8")
         script = Template(template).substitute(
             inputs=[port.name for port in inputs], outputs=[port.name for port in outputs],
-            threads=manifest.threads, package=serving.package,
+            threads=manifest.threads, streams=manifest.streams, package=serving.package,
         )
         for place in (folder, folder / DYNAMIC):
             if place.is_dir():
@@ -170,7 +170,9 @@ def _readme(
         lines += ["The latency in `certificate.json` holds for these settings alone:", ""]
         lines += ["| setting | value |", "|---|---|"]
         if not serving.package.startswith("tensorrt"):
-            lines.append(f"| threads | {manifest.threads} |")
+            lines.append(f"| threads of an inference | {manifest.threads} |")
+        if manifest.streams > 1:
+            lines.append(f"| streams (inferences side by side) | {manifest.streams} |")
         lines += [f"| {name} | {value} |" for name, value in serving.settings.items()]
         lines += ["", "## Run it", "", "```sh", f"python {SCRIPT} inputs.npz outputs.npz", "```", "",
                   f"needs numpy and {serving.package}, and not hwsmpq."]

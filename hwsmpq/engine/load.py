@@ -31,12 +31,14 @@ class LoadedEngine:
 
 
 def load(folder: str | Path) -> LoadedEngine:
-    """Load the engine of a run folder, with the batch size and threads that it was built for.
+    """Load the engine of a run folder, with the batch size, threads and streams that it was built for.
 
     Raises:
         HwsmpqError: the folder holds no engine, a file of it is not as it was built, or its target cannot load it here.
     """
     run = Folder(folder)
     manifest = run.check_engine()
-    target = get_target(manifest.target, run.read(Settings).device).with_threads(manifest.threads)
+    target = get_target(manifest.target, run.read(Settings).device).with_threads(manifest.threads).with_streams(
+        manifest.streams
+    )
     return LoadedEngine(target.load(run.path(Manifest).parent), manifest.batch, manifest.outputs)

@@ -111,11 +111,11 @@ class CostModel:
 def fit(table: CostTable, network: Network, built: Sequence[EngineTiming] = ()) -> CostModel:
     """Fit the model to everything that was measured, all of it once.
 
-    ``a`` and ``b`` come from the uniform engines (exact for two precisions, least squares for more). Where that gives
-    a negative slope or a negative offset, which no machine has, the counters are at fault: then a = 1, b = 0, and each
-    precision's counters are stretched so that its uniform engine is exact. Counters that are all 0, since layers take
-    less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0`` from what the mixtures
-    take beyond that, zero without mixtures.
+    ``a`` and ``b`` come from the uniform engines (least squares). Where that gives a negative slope or a negative
+    offset, which no machine has, the counters are at fault: then a = 1, b = 0. Each precision's counters are stretched
+    so that its uniform engine is exact, which those of two precisions are already. Counters that are all 0, since
+    layers take less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0`` from what
+    the mixtures take beyond that, zero without mixtures.
 
     Engines built since then move the groups' times (ridge regression): every group's time may move, with a prior
     standard deviation in proportion to itself, to explain all engines. The last one built and the uniform ones weigh by
@@ -215,7 +215,7 @@ def _anchor(
     if np.ptp(sums) > 1e-3 * sums.max():
         scale, offset = np.polyfit(sums, totals, 1)
         if scale > 0 and offset >= 0:
-            return float(scale), float(offset), np.ones_like(sums)
+            return float(scale), float(offset), (totals - offset) / (scale * sums)
     return 1.0, 0.0, totals / sums
 
 

@@ -46,18 +46,21 @@ class OpenvinoCpuTarget(Target):
     has_latency = True
     anywhere = True
 
-    def __init__(self, options: str = "", n_threads: int = 1, device: Device = HERE) -> None:
+    def __init__(self, options: str = "", n_threads: int = 1, device: Device = HERE, n_streams: int = 1) -> None:
         if options not in ("", PER_TENSOR):
             raise HwsmpqError(f"openvino-cpu has no option {options!r}", f"it knows {PER_TENSOR!r}", "leave it out")
-        self._options, self._n_threads, self.device = options, n_threads, device
+        self._options, self._n_threads, self.device, self._n_streams = options, n_threads, device, n_streams
         self._runtime = device.runtime("openvino")
         self.name = f"openvino-cpu:{options}" if options else "openvino-cpu"
 
     def with_threads(self, n_threads: int) -> Target:
-        return OpenvinoCpuTarget(self._options, n_threads, self.device)
+        return OpenvinoCpuTarget(self._options, n_threads, self.device, self._n_streams)
+
+    def with_streams(self, n_streams: int) -> Target:
+        return OpenvinoCpuTarget(self._options, self._n_threads, self.device, n_streams)
 
     def on(self, device: Device) -> Target:
-        return OpenvinoCpuTarget(self._options, self._n_threads, device)
+        return OpenvinoCpuTarget(self._options, self._n_threads, device, self._n_streams)
 
     @property
     def native(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -84,7 +87,8 @@ class OpenvinoCpuTarget(Target):
         return self._runtime.unavailable()
 
     def machine(self) -> dict[str, str]:
-        return {**self._runtime.describe(), "n_threads": str(self._n_threads)}
+        streams = {"n_streams": str(self._n_streams)} if self._n_streams > 1 else {}
+        return {**self._runtime.describe(), "n_threads": str(self._n_threads), **streams}
 
     def conditions(self) -> dict[str, str]:
         return self._runtime.conditions()
@@ -121,10 +125,15 @@ class OpenvinoCpuTarget(Target):
         return self.load_plainly(folder)
 
     def load_plainly(self, folder: Path) -> Engine:
-        return self._runtime.load(folder, {"n_threads": self._n_threads, "plain": True})
+        return self._runtime.load(folder, {**self._execution, "plain": True})
 
     def load(self, folder: Path) -> Engine:
-        return self._runtime.load(folder, {"n_threads": self._n_threads})
+        return self._runtime.load(folder, self._execution)
+
+    @property
+    def _execution(self) -> dict[str, int]:
+        """How engines are loaded."""
+        return {"n_threads": self._n_threads, "n_streams": self._n_streams}
 
 
 def _read(path: Path) -> onnx.GraphProto:

@@ -13,7 +13,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.device.timing import TimingRequest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import Assignment, CostTable, EngineTiming, Ladder, Network
+from hwsmpq.types import BY_ITSELF, Assignment, CostTable, EngineTiming, Ladder, Network
 
 N_COUNTER_ROUNDS = 7
 N_COUNTER_REPEATS = 20
@@ -29,6 +29,7 @@ def measure_costs(
     n_mixtures: int = 8,
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
+    build_default: Callable[[], Engine] | None = None,
 ) -> CostTable:
     """Build, count and time what the cost model needs.
 
@@ -39,6 +40,7 @@ def measure_costs(
         n_mixtures: random mixtures to build; none leaves the switching costs at zero.
         seconds: time for the interleaved timing (engine builds come on top).
         progress: called with (stage, done, in all).
+        build_default: makes what the runtime makes of the network by itself, where that differs from the reference.
 
     Raises:
         HwsmpqError: the target cannot be timed or lacks a precision of the ladder, or an engine cannot be built.
@@ -59,10 +61,13 @@ def measure_costs(
         engines[name] = build_engine(assignment)
         report("build", done, len(assignments))
 
-    group_ms = _counters(network, {name: engines[name] for name in ladder.names}, inputs, report)
+    uniform_engines = {name: engines[name] for name in ladder.names}
+    peak_mb = _peak_mb(uniform_engines, inputs, report)
+    group_ms = _counters(network, uniform_engines, inputs, report)
     conditions = target.conditions()  # now that the device is warm
+    default = {BY_ITSELF: build_default()} if build_default else {}
     timing = target.device.measure(
-        engines, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
+        engines | default, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
     )
     return CostTable(
         target=target.name,
@@ -77,12 +82,28 @@ def measure_costs(
         noise=timing.noise,
         architecture=architecture_digest(network),
         conditions=conditions,
+        runtime_default=timing.measured.get(BY_ITSELF),
+        peak_mb=peak_mb,
     )
 
 
 def describe(inputs: Sequence[NDArray[Any]]) -> str:
     """Shapes of the inputs, as a cost table names them."""
     return "; ".join("x".join(map(str, x.shape)) for x in inputs)
+
+
+def _peak_mb(
+    engines: Mapping[str, Engine], inputs: Sequence[NDArray[Any]], report: Callable[[str, int, int], None]
+) -> dict[str, float]:
+    """What engines need of the memory; empty where that is not measured."""
+    found: dict[str, float] = {}
+    for done, (name, engine) in enumerate(engines.items(), 1):
+        peak = engine.peak_mb(inputs)
+        if peak is None:
+            return {}
+        found[name] = peak
+        report("memory", done, len(engines))
+    return found
 
 
 def _counters(

@@ -59,6 +59,19 @@ class Target(ABC):
             f"target {self.name} has no choice of threads", f"--threads {n_threads} was given", "leave --threads out"
         )
 
+    def with_streams(self, n_streams: int) -> Target:
+        """The same, running ``n_streams`` inferences side by side, each with the threads of the target.
+
+        Raises:
+            HwsmpqError: the target runs one inference after the other.
+        """
+        if n_streams == 1:
+            return self
+        raise HwsmpqError(
+            f"target {self.name} runs one inference after the other", f"--streams {n_streams} was given",
+            "leave --streams out, or take --target openvino-cpu",
+        )
+
     def on(self, device: Device) -> Target:
         """The same, with its engines on another machine.
 

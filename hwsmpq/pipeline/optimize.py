@@ -23,6 +23,8 @@ def optimize(
     speedup: float | None = None,
     bitops: str | float | None = None,
     size_mb: str | float | None = None,
+    throughput: float | None = None,
+    peak_mb: float | None = None,
     max_drop: float | None = None,
     ladder: str | Sequence[str] = Settings.ladder,
     progress: Progress = silent,
@@ -43,6 +45,8 @@ def optimize(
         speedup: least speedup against the engine of the ladder's top precision.
         bitops: most BitOps, a number or a precision whose uniform assignment sets the limit (``"w4a4"``).
         size_mb: most megabytes (10^6 bytes), likewise.
+        throughput: least inferences a second, of all ``streams`` together.
+        peak_mb: most megabytes of memory that loading and running the engine takes, besides the runtime's own.
         max_drop: most points (hundredths) of the metric that may be lost.
         ladder: candidate precisions, by name or as text (``"w3a3..w8a8"``); by default those of the target.
         progress: told (stage, done, total).
@@ -64,6 +68,7 @@ def optimize(
         settings["target"] = target_for(names, notify)
     asked = Settings(ladder=names, **settings)
     run = Run(folder, asked, task, progress, workers, ray_address, notify, status)
-    certificate = refine(run, resolve_budgets(run, latency_ms, speedup, bitops, size_mb, max_drop))
+    budgets = resolve_budgets(run, latency_ms, speedup, bitops, size_mb, throughput, peak_mb, max_drop)
+    certificate = refine(run, budgets)
     render(run.folder)
     return certificate

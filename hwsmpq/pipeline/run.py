@@ -101,7 +101,8 @@ class Run:
         self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
         self.settings = settings or self.read(Settings)
-        self.target: Target = get_target(self.settings.target, self.settings.device).with_threads(self.settings.threads)
+        target = get_target(self.settings.target, self.settings.device)
+        self.target: Target = target.with_threads(self.settings.threads).with_streams(self.settings.streams)
         if not self.settings.ladder:
             self.settings = replace(self.settings, ladder=self._default_ladder())
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
@@ -289,7 +290,10 @@ class Run:
 
     def builder_with(self, captured: Captured, ranges: Ranges) -> Builder:
         """A builder of a network with other weights and ranges."""
-        return Builder(captured, ranges, self.scheme, self.target, self.settings.batch, self.settings.threads)
+        settings = self.settings
+        return Builder(
+            captured, ranges, self.scheme, self.target, settings.batch, settings.threads, settings.streams
+        )
 
     @cached_property
     def roles(self) -> Roles:

@@ -123,6 +123,7 @@ def _budgets(run: Artifacts) -> Iterator[BudgetRow]:
     elif run.plan:
         plan = run.plan
         values = {"latency_ms": plan.predicted_latency_ms, "bitops": plan.bitops, "size_mb": plan.size_mb,
+                  "peak_mb": plan.predicted_peak_mb,
                   "max_drop": plan.predicted_drop_points}
         for budget in plan.budgets:
             value = values[budget.kind]

@@ -12,6 +12,7 @@ BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
     "bitops": "BitOps",
     "size_mb": "Weight size",
+    "peak_mb": "Peak memory",
     "max_drop": "Metric lost",
 }
 MOST_NAMED = 5
@@ -103,20 +104,21 @@ def bitops(value: float) -> str:
 
 
 def stated(budget: Budget, value: float) -> str:
-    """A quantity as its budget was given: a latency under a speedup is one too."""
-    return quantity(budget.kind, value) if budget.speedup is None else speed(budget, value)
+    """A quantity as its budget was given: a latency as a speedup or a throughput, too."""
+    if budget.speedup is not None:
+        return f"{budget.speedup * budget.limit / value:.2f}x"
+    return quantity(budget.kind, value) if budget.throughput is None else rate(value)
 
 
-def speed(budget: Budget, latency_ms: float) -> str:
-    """The speedup of a latency under a budget that was given as one."""
-    assert budget.speedup is not None
-    return f"{budget.speedup * budget.limit / latency_ms:.2f}x"
+def rate(latency_ms: float) -> str:
+    """How many inferences end in a second if one ends every so many ms."""
+    return f"{significant(1e3 / latency_ms)} a second"
 
 
 def limit(budget: Budget) -> str:
     """What a budget asks for."""
-    if budget.speedup is not None:
-        return f"≥\u00a0{budget.speedup:.2f}x"
+    if budget.kind == "latency_ms" and (budget.speedup or budget.throughput):
+        return f"≥\u00a0{stated(budget, budget.limit)}"
     return f"≤\u00a0{quantity(budget.kind, budget.limit)}"
 
 
@@ -126,4 +128,4 @@ def quantity(kind: BudgetKind, value: float) -> str:
         return milliseconds(value)
     if kind == "bitops":
         return bitops(value)
-    return f"{significant(value)} MB" if kind == "size_mb" else f"{value:.2f} points"
+    return f"{value:.2f} points" if kind == "max_drop" else f"{significant(value)} MB"

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 
-from hwsmpq.report.advice import option
 from hwsmpq.report.folder import Artifacts
 from hwsmpq.report.formats import clean
 from hwsmpq.report.tradeoff import finalists
@@ -35,7 +34,8 @@ def command(settings: Settings, budgets: tuple[Budget, ...]) -> str:
         else:
             words += [_option(field.name), ",".join(value) if isinstance(value, tuple) else str(value)]
     for budget in budgets:
-        words += [option(budget), repr(budget.limit if budget.speedup is None else budget.speedup)]
+        option, number = budget.asked
+        words += [option, repr(number)]
     return shlex.join([*words, "-o", "runs/again"])
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from hwsmpq.report.advice import advise
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds, rate
 from hwsmpq.types import CHOSEN, PRECISIONS, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, RuntimeDefault
 
 
@@ -29,7 +30,7 @@ def judge(network: Network, plan: Plan | None, certificate: Certificate | None) 
         return Verdict("pending", "Not verified", _prediction(network, plan))
     reference = plan.ladder[-1]
     if certificate.latency_ms is not None:
-        parts = [_speed(certificate.latency_ms, reference)]
+        parts = [_speed(certificate.latency_ms, reference), *_throughput(certificate.latency_ms)]
         if certificate.runtime_default is not None:
             parts.append(_against_default(certificate.latency_ms, certificate.runtime_default))
     else:
@@ -62,6 +63,13 @@ def _speed(latency: LatencyOutcome, reference: str) -> str:
     if latency.measured < latency.reference:
         return f"{latency.reference / latency.measured:.2f}x faster than {reference}"
     return f"{latency.measured / latency.reference:.2f}x slower than {reference}"
+
+
+def _throughput(latency: LatencyOutcome) -> Iterator[str]:
+    """Of inferences side by side; each lasts as many times longer as there are streams (Little 1961)."""
+    if latency.streams > 1:
+        each = milliseconds(latency.streams * latency.measured)
+        yield f"{rate(latency.measured)} with {latency.streams} streams, each inference lasting {each}"
 
 
 def _against_default(latency: LatencyOutcome, default: RuntimeDefault) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hwsmpq.device.measurement import Measurement
 from hwsmpq.types.budget import USUAL_CONFIDENCE, Bound, Budget, BudgetKind, with_slack
 from hwsmpq.types.certificate import (
+    BY_ITSELF,
     CHOSEN,
     AccuracyOutcome,
     Agreement,
@@ -58,6 +59,7 @@ from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import Recipe, Trained
 
 __all__ = [
+    "BY_ITSELF",
     "CHOSEN",
     "FLEXIBLE_TARGET",
     "HALF_FORMATS",

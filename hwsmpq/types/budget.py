@@ -8,7 +8,7 @@ from typing import Literal
 
 from hwsmpq.errors import HwsmpqError
 
-BudgetKind = Literal["latency_ms", "bitops", "size_mb", "max_drop"]
+BudgetKind = Literal["latency_ms", "bitops", "size_mb", "peak_mb", "max_drop"]
 
 TOLERANCE = 1e-9
 """A limit counts as kept up to this fraction of it: rounding of sums stays below."""
@@ -32,15 +32,26 @@ class Budget:
     """A limit the chosen assignment must keep. ``max_drop`` is in points (hundredths) of the metric.
 
     ``speedup`` is set where a limit of latency was given as one; the reference then takes ``speedup * limit`` ms.
+    ``throughput`` is set where it was given as inferences a second.
     """
 
     kind: BudgetKind
     limit: float
     speedup: float | None = None
+    throughput: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit) or self.limit < 0 or (self.limit == 0 and self.kind != "max_drop"):
             raise HwsmpqError(f"{self.kind} budget of {self.limit}", "a budget is a positive number", "correct it")
+
+    @property
+    def asked(self) -> tuple[str, float]:
+        """The option that it was given with, and the number there."""
+        if self.speedup is not None:
+            return "--speedup", self.speedup
+        if self.throughput is not None:
+            return "--throughput", self.throughput
+        return f"--{self.kind.replace('_', '-')}", self.limit
 
     def met(self, value: float | None) -> bool:
         """Whether a value keeps the limit; what could not be measured does not."""

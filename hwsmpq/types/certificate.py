@@ -19,6 +19,8 @@ LEAST_AUDITED = 0.99
 """Share of the MACs whose layers an audit has to see."""
 CHOSEN = "chosen"
 """Name of the plan's engine among those that are measured."""
+BY_ITSELF = "runtime's default"
+"""Name of what the runtime makes of the network without settings, likewise."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class DynamicBatch:
 @dataclass(frozen=True)
 class Manifest:
     """What was built: files with their hashes, the audit of every layer, and what the build took. Its engine takes
-    ``batch`` samples at once and computes with ``threads`` threads; ``outputs`` are the names of what it gives.
-    ``dynamic_batch`` is None in manifests of earlier versions."""
+    ``batch`` samples at once and computes with ``threads`` threads, ``streams`` of them side by side; ``outputs`` are
+    the names of what it gives. ``dynamic_batch`` is None in manifests of earlier versions.
+    """
 
     target: str
     assignment: Assignment
@@ -83,6 +86,7 @@ class Manifest:
     n_bytes: int = 0
     batch: int = 1
     threads: int = 1
+    streams: int = 1
     outputs: tuple[str, ...] = ()
     dynamic_batch: DynamicBatch | None = None
 
@@ -107,13 +111,15 @@ class BudgetOutcome:
 @dataclass(frozen=True)
 class LatencyOutcome:
     """``reference``, ``predicted`` and ``measured`` in ms; ``spread`` of measured in ms. ``interval`` is what the cost
-    model gave the measurement with 90 % confidence before it was taken."""
+    model gave the measurement with 90 % confidence before it was taken. With more than one of ``streams`` that many
+    inferences run side by side, and a latency is the time from one result to the next."""
 
     reference: float
     predicted: float
     measured: float
     spread: float
     interval: tuple[float, float] | None = None
+    streams: int = 1
 
     @property
     def as_predicted(self) -> bool | None:
@@ -214,13 +220,20 @@ class Agreement:
 @dataclass(frozen=True)
 class Round:
     """One plan that was built and measured for some budgets: the latency that was predicted, the one that was measured
-    (stated as in the session of the cost table), and whether every budget held."""
+    (stated as in the session of the cost table), the memory, and whether every budget held; else which were missed
+    (none are named where an earlier version did not say)."""
 
     budgets: tuple[Budget, ...]
     assignment: Assignment
     predicted_ms: float | None
     latency: Measurement | None
     met: bool
+    peak_mb: float | None = None
+    missed: tuple[BudgetKind, ...] = ()
+
+    def kept(self, kind: BudgetKind) -> bool:
+        """Whether the budget of a kind held."""
+        return self.met or (kind not in self.missed if self.missed else False)
 
     @property
     def measured_ms(self) -> float | None:
@@ -247,7 +260,7 @@ class Rounds:
 @dataclass(frozen=True)
 class EngineResult:
     """One engine that was built or simulated for comparison, on the report part. ``drop_bound`` is what its drop lies
-    below on unseen samples."""
+    below on unseen samples, ``peak_mb`` the memory that loading and running it takes, where that is measured."""
 
     name: str
     latency_ms: float | None
@@ -257,6 +270,7 @@ class EngineResult:
     bitops: float
     size_mb: float
     drop_bound: Bound | None = None
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -288,6 +302,22 @@ class Certificate:
     coverage: Coverage | None = None
     runtime_default: RuntimeDefault | None = None
     held: tuple[Held, ...] = ()
+
+    def drop_points(self, engine: EngineResult) -> float:
+        """Points of the metric that an engine loses; a gain counts as none lost."""
+        return max(0.0, 100 * (self.accuracy.reference - engine.metric))
+
+    def keeps(self, engine: EngineResult) -> bool:
+        """Whether an engine keeps every budget; a latency as it is measured, also under a speedup."""
+        bound = engine.drop_bound.points if engine.drop_bound else None
+        values = {
+            "latency_ms": engine.latency_ms, "bitops": engine.bitops, "size_mb": engine.size_mb,
+            "peak_mb": engine.peak_mb, "max_drop": self.drop_points(engine),
+        }
+        return all(
+            Budget(one.kind, one.limit).met(bound if one.kind == "max_drop" and one.by_bound else values[one.kind])
+            for one in self.budgets
+        )
 
     @property
     def agrees(self) -> bool:

@@ -69,7 +69,8 @@ class CostTable:
     whole uniform engines, and ``engines`` mixtures of precisions. ``noise`` is the relative error of whole engines, and
     ``conditions`` the state of the device (clocks, power) when they were timed. ``architecture`` is the hash of the
     network without its weights, which latency does not depend on. A table without latency (``group_ms`` empty) makes no
-    latency claim.
+    latency claim. ``runtime_default`` is what the runtime makes of the network by itself, where it computes that
+    otherwise than the reference, and ``peak_mb`` the memory of the uniform engines, where it is measured.
     """
 
     target: str
@@ -82,6 +83,8 @@ class CostTable:
     noise: float = 0.0
     architecture: str = ""
     conditions: dict[str, str] = field(default_factory=dict)
+    runtime_default: Measurement | None = None
+    peak_mb: dict[str, float] = field(default_factory=dict)
 
     @property
     def has_latency(self) -> bool:

@@ -77,6 +77,7 @@ class Plan:
     ``n_evaluations`` is what the race spent, in evaluations of the score batch. ``drop_bound`` is what the drop lies
     below on unseen samples, by those of the search part. ``held`` is what the user held it to, besides the budgets.
     ``n_search_samples`` and ``n_report_samples`` are those of the two parts (0 where an earlier version did not say).
+    Memory is predicted where the cost table has measured it.
     """
 
     assignment: Assignment
@@ -99,3 +100,9 @@ class Plan:
     held: tuple[Held, ...] = ()
     n_search_samples: int = 0
     n_report_samples: int = 0
+    predicted_peak_mb: float | None = None
+
+    @property
+    def speedup(self) -> float | None:
+        """What was asked for as one, if anything was."""
+        return next((budget.speedup for budget in self.budgets if budget.speedup is not None), None)

@@ -14,7 +14,7 @@ from hwsmpq.types.precision import Precision
 MOST = {
     "seed": 2**31 - 1, "n_score_samples": 10**9, "n_search_samples": 10**9, "n_pairs": 10**6, "n_mixtures": 1000,
     "n_candidates": 10**4, "memory_mb": 2**24, "max_evaluations": 10**9, "search_evaluations": 10**9,
-    "batch": 2**16, "threads": 4096,
+    "batch": 2**16, "threads": 4096, "streams": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
 
@@ -39,7 +39,9 @@ class Settings:
     relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
     ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
-    ``threads`` threads, on this machine or on the one where the command ``device`` starts Python.
+    ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
+    more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
+    result to the next.
     ``n_candidates`` plans of every table enter the race, which may spend
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
@@ -77,6 +79,7 @@ class Settings:
     timing_seconds: float = 30.0
     batch: int = 1
     threads: int = 1
+    streams: int = 1
     device: str = ""
     confidence: float | None = None
     memory_mb: int = 1024
@@ -106,7 +109,7 @@ class Settings:
             raise HwsmpqError(f"unknown cost {self.cost!r}", fix="take latency or bitops")
         least = {
             "n_score_samples": 8, "n_search_samples": 8, "n_pairs": 2, "n_mixtures": 0, "n_candidates": 1,
-            "memory_mb": 16, "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1,
+            "memory_mb": 16, "max_evaluations": 1, "search_evaluations": 0, "batch": 1, "threads": 1, "streams": 1,
         }
         for name, most in MOST.items():
             value, minimum = getattr(self, name), least.get(name, 0)
@@ -156,6 +159,7 @@ class Options(TypedDict, total=False):
     timing_seconds: float
     batch: int
     threads: int
+    streams: int
     device: str
     confidence: float | None
     memory_mb: int

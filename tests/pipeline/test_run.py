@@ -41,6 +41,8 @@ from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES, MEMO_FILE
 from hwsmpq.types import (
+    BY_ITSELF,
+    CHOSEN,
     Assignment,
     Bound,
     Budget,
@@ -95,7 +97,7 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
         assert budget["limit"] == asked.limit
         assert budget["met"] == (budget["measured"] <= budget["limit"] * (1 + 1e-9))
     latency, accuracy = certificate["latency_ms"], certificate["accuracy"]
-    assert set(latency) == {"reference", "predicted", "measured", "spread", "interval"}
+    assert set(latency) == {"reference", "predicted", "measured", "spread", "streams", "interval"}
     assert min(latency["reference"], latency["predicted"], latency["measured"]) > 0 <= latency["spread"]
     assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
     asked = openvino_run.budgets[0]
@@ -106,7 +108,7 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
     assert certificate["budgets"][2]["measured"] == pytest.approx(100 * (accuracy["reference"] - accuracy["engine"]))
     assert certificate["rounds"][-1]["latency"]["median_ms"] == latency["measured"]
     assert certificate["machine"]["runtime"].startswith("openvino")
-    assert {e["name"] for e in certificate["engines"]} == {"int8", "fp32", "chosen"}
+    assert {e["name"] for e in certificate["engines"]} - {BY_ITSELF} == {"int8", "fp32", CHOSEN}
 
 
 def test_batches_and_threads_are_part_of_what_is_measured(tmp_path: Path, openvino_run: Finished) -> None:
@@ -471,7 +473,7 @@ def run_on_a_machine(
 
     def timed(run: Run, engines: object, stage: str) -> dict[str, Measurement]:
         taken = Measurement(takes(run.read(Plan).assignment), 0.01, 7)
-        return uniform | {verifying.CHOSEN: taken, verifying.PLAIN: taken, verifying.UNTOUCHED: uniform["fp32"]}
+        return uniform | {verifying.CHOSEN: taken, verifying.PLAIN: taken, BY_ITSELF: uniform["fp32"]}
 
     monkeypatch.setattr(verifying, "time_engines", timed)
     return run, takes
@@ -530,7 +532,7 @@ def test_a_speedup_is_judged_by_the_session_that_measured_both(openvino_run: Fin
     plan, certificate = openvino_run.open().read(Plan), openvino_run.certificate
     slower = LatencyOutcome(reference=11.0, predicted=7.0, measured=7.15, spread=0.1)
     asked = Budget("latency_ms", 10 / 1.5, 1.5)
-    outcome = _outcome(asked, plan, slower, certificate.accuracy, False)
+    outcome = _outcome(asked, plan, slower, None, certificate.accuracy, False)
     assert outcome.met and outcome.measured == pytest.approx(6.5)
-    assert not _outcome(Budget("latency_ms", 10 / 1.5), plan, slower, certificate.accuracy, False).met
-    assert not _outcome(Budget("latency_ms", 10 / 1.6, 1.6), plan, slower, certificate.accuracy, False).met
+    assert not _outcome(Budget("latency_ms", 10 / 1.5), plan, slower, None, certificate.accuracy, False).met
+    assert not _outcome(Budget("latency_ms", 10 / 1.6, 1.6), plan, slower, None, certificate.accuracy, False).met

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import Finished
 
 from hwsmpq.hardware.targets import get_target
+from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prove.refine import worth_another
+from hwsmpq.pipeline.run import Run
 from hwsmpq.report.verdict import judge
-from hwsmpq.types import RuntimeDefault
+from hwsmpq.types import Budget, CostTable, Measurement, Rounds, RuntimeDefault
 
 
 def test_certificate_has_what_the_runtime_does_by_itself(openvino_run: Finished) -> None:
@@ -36,3 +42,57 @@ def test_verdict_compares_with_it(openvino_run: Finished, default_ms: float, sai
         runtime_default=RuntimeDefault("bf16", default_ms, 0.01, 1.0, 0.0),
     )
     assert f", {said}, " in judge(run.network, run.plan(), certificate).text.replace("\xa0", " ")
+
+
+def _with_costs(openvino_run: Finished, folder: Path, default_ms: float | None) -> Run:
+    """A copy of the run, where int8 takes 1 ms everywhere, fp32 takes 2, and the runtime by itself something else."""
+    run = openvino_run.open(Path(shutil.copytree(openvino_run.folder, folder)))
+    table, made_from = run.read(CostTable), run.artifacts.made_from(CostTable)
+    share = 1 / len(table.group_ms)
+    table = replace(
+        table, group_ms={group: {"int8": share, "fp32": 2 * share} for group in table.group_ms}, engines=(), noise=0.0,
+        uniform_ms={"int8": Measurement(1.0, 0.0, 7), "fp32": Measurement(2.0, 0.0, 7)},
+        runtime_default=None if default_ms is None else Measurement(default_ms, 0.0, 7),
+    )
+    run.artifacts.write(table, made_from)
+    run.artifacts.write(Rounds(()), run.inputs(Rounds))
+    return run
+
+
+@pytest.mark.parametrize(("default_ms", "most_ms"), [(None, 2.0), (1.5, 1.5), (0.5, 2.0), (3.0, 2.0)])
+def test_a_speedup_is_sought_ahead_of_it(
+    openvino_run: Finished, tmp_path: Path, default_ms: float | None, most_ms: float
+) -> None:
+    run = _with_costs(openvino_run, tmp_path / "run", default_ms)
+    asked = search(run, (Budget("latency_ms", 2.0, speedup=1.0),))
+    assert asked.predicted_latency_ms is not None and asked.predicted_latency_ms <= most_ms * (1 + 1e-9)
+    assert (asked.predicted_latency_ms > 1.5) == (most_ms > 1.5), "nothing is lost for more than is asked"
+    stated = search(run, (Budget("latency_ms", 2.0),))
+    assert stated.predicted_latency_ms == pytest.approx(2.0), "milliseconds are what they are"
+
+
+@pytest.mark.parametrize(("default_ms", "int8_ms", "objective", "speedup", "goes_on"), [
+    (0.5, 2.0, "latency", None, True), (2.0, 2.0, "latency", None, False), (2.0, 0.5, "latency", None, True),
+    (0.5, 2.0, "value", 1.1, True), (0.5, 2.0, "value", None, False), (0.99, 2.0, "latency", None, False),
+])
+def test_the_loop_goes_on_while_the_engine_is_behind(
+    openvino_run: Finished, default_ms: float, int8_ms: float, objective: Literal["value", "latency"],
+    speedup: float | None, goes_on: bool,
+) -> None:
+    certificate, plan = openvino_run.certificate, openvino_run.open().plan()
+    assert certificate.latency_ms is not None
+    certificate = replace(
+        certificate, budgets=(), runtime_default=RuntimeDefault("bf16", default_ms, 0.01, 1.0, 0.0),
+        latency_ms=replace(certificate.latency_ms, measured=1.0, spread=0.02),
+        engines=tuple(replace(one, latency_ms=int8_ms) for one in certificate.engines if one.name == "int8"),
+    )
+    plan = replace(plan, objective=objective, budgets=(Budget("latency_ms", 1.0, speedup=speedup),))
+    assert worth_another(certificate, plan) == goes_on
+
+
+def test_the_last_time_the_fastest_of_those_measured_is_taken(openvino_run: Finished, tmp_path: Path) -> None:
+    run = _with_costs(openvino_run, tmp_path / "run", None)
+    top = run.network.uniform("fp32")
+    budgets = (Budget("max_drop", 100.0),)
+    assert set(search(run, budgets).assignment.values()) == {"int8"}
+    assert search(run, budgets, fastest=True, met=[top]).assignment == top

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwsmpq.device import memory
 from hwsmpq.device.onnxruntime.audit import Kernel, kernels
 from hwsmpq.device.onnxruntime.nodes import read_nodes
 from hwsmpq.device.onnxruntime.session import OPTIMISED_FILE, open_session, refusal
@@ -56,6 +57,9 @@ class OnnxruntimeEngine(Engine):
                 f"it was built for {expected} ({refusal(error)})", "pass batches of the size that it was built for",
             ) from error
         return outputs
+
+    def peak_mb(self, inputs: Sequence[NDArray[Any]]) -> float | None:
+        return memory.peak_mb("onnxruntime", self._path.parent, {}, inputs)
 
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
         found, _ = self._profile(layers, [], n_runs=0)

@@ -41,6 +41,9 @@ class OnnxruntimeRuntime(Runtime):
     def capabilities(self) -> dict[str, Any]:
         return {"int8_saturates": cpu.int8_saturates()}
 
+    def start(self) -> None:
+        session.version()
+
     def build(self, onnx: Path, folder: Path, options: Mapping[str, Any]) -> None:
         self._require()
         try:

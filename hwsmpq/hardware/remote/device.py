@@ -190,6 +190,12 @@ class RemoteEngine(Engine):
         found, _ = self._device.request("time layers", asked, body)
         return {str(layer): float(ms) for layer, ms in found.items()}
 
+    def peak_mb(self, inputs: Sequence[NDArray[Any]]) -> float | None:
+        told, body = frames.pack_arrays(inputs)
+        asked = {"op": "peak_mb", "engine": self.number, "arrays": told}
+        found, _ = self._device.request("measure memory", asked, body)
+        return None if found is None else float(found)
+
     def _request(self, doing: str, operation: str, **more: Any) -> Any:
         return self._device.request(doing, {"op": operation, "engine": self.number, **more})[0]
 

@@ -18,6 +18,8 @@ def resolve_budgets(
     speedup: float | None = None,
     bitops: str | float | None = None,
     size_mb: str | float | None = None,
+    throughput: float | None = None,
+    peak_mb: float | None = None,
     max_drop: float | None = None,
 ) -> tuple[Budget, ...]:
     """Limits in the units of :class:`~hwsmpq.types.Budget`.
@@ -26,14 +28,28 @@ def resolve_budgets(
         speedup: against the measured reference engine (all groups at the top of the ladder).
         bitops: a number, or a precision whose uniform assignment sets the limit (``w4a4``), as the target runs it.
         size_mb: likewise, in megabytes (10^6 bytes).
+        throughput: inferences a second, of all streams together.
+        peak_mb: megabytes that are resident at most while the engine is loaded and run, besides the runtime's own.
         max_drop: points of the metric.
     """
-    if latency_ms is not None and speedup is not None:
-        raise HwsmpqError("both --latency-ms and --speedup are given", "they limit the same thing", "give one of them")
+    times = {"--latency-ms": latency_ms, "--speedup": speedup, "--throughput": throughput}
+    given = [option for option, value in times.items() if value is not None]
+    if len(given) > 1:
+        raise HwsmpqError(f"{' and '.join(given)} are given", "they limit the same thing", "give one of them")
+    if latency_ms is not None and run.settings.streams > 1:
+        raise HwsmpqError(
+            f"--latency-ms is given with {run.settings.streams} streams",
+            "what counts then is the time from one result to the next, not that of one inference",
+            "give --throughput (inferences a second) or --speedup, or leave --streams out",
+        )
     # What may have to measure comes last: a wrong number is refused at once.
     budgets = [] if max_drop is None else [Budget("max_drop", max_drop)]
     if speedup is not None and not (math.isfinite(speedup) and speedup > 0):
         raise HwsmpqError(f"a speedup of {speedup}", "it must be a positive number", "for example --speedup 1.5")
+    if throughput is not None and not (math.isfinite(throughput) and throughput > 0):
+        raise HwsmpqError(f"a throughput of {throughput}", "it must be a positive number", "such as --throughput 100")
+    if peak_mb is not None:
+        budgets.insert(0, Budget("peak_mb", peak_mb))
     if size_mb is not None:
         budgets.insert(0, Budget("size_mb", _amount(run, "size_mb", size_mb)))
     if bitops is not None:
@@ -46,8 +62,10 @@ def resolve_budgets(
                 "use --bitops or --size-mb, or another --target",
             )
         latency_ms = table.uniform_ms[run.ladder.top].median_ms / speedup
+    if throughput is not None:
+        latency_ms = 1e3 / throughput
     if latency_ms is not None:
-        budgets.insert(0, Budget("latency_ms", latency_ms, speedup))
+        budgets.insert(0, Budget("latency_ms", latency_ms, speedup, throughput))
     return tuple(budgets)
 
 

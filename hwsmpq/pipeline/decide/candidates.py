@@ -103,23 +103,25 @@ def race_for_value(
 
 
 def cheapest_of_all(
-    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches
+    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches, of: Sequence[Solution] = ()
 ) -> tuple[list[Measured], float] | None:
-    """The cheapest assignment of those within the limits, and the evaluations spent, in first batches; None where it
-    does not keep the largest drop.
+    """The cheapest assignment of those within the limits, or ``of`` some, and the evaluations spent, in first batches;
+    None where it does not keep the largest drop.
 
     No value is needed for it, nor any other assignment where it keeps the drop.
     """
-    proposal = Proposal(solve(replace(problem, minimise=cheapest)), ("cheapest",))
+    solution = min(of, key=lambda s: s.costs[cheapest], default=None) or solve(replace(problem, minimise=cheapest))
+    proposal = Proposal(solution, ("cheapest",))
     n_samples, n_evaluations, kept = _screen([proposal], largest, batches)
     return ([Measured(proposal, n_samples[proposal])], n_evaluations) if kept else None
 
 
 def screen_for_cost(
-    problem: Problem, values: Mapping[str, Cost], cheapest: str, largest: LargestDrop, batches: NestedBatches
+    problem: Problem, values: Mapping[str, Cost], known: Sequence[tuple[str, Solution]], cheapest: str,
+    largest: LargestDrop, batches: NestedBatches,
 ) -> tuple[list[Measured], float]:
-    """The cheapest solutions at several predicted losses under every table, measured on growing batches, the cheapest
-    first and until one keeps the largest drop.
+    """The cheapest solutions at several predicted losses under every table, and known ones, measured on growing
+    batches, the cheapest first and until one keeps the largest drop.
 
     Returns:
         The measured candidates, and the evaluations spent, in first batches.
@@ -129,10 +131,9 @@ def screen_for_cost(
         for name, value in values.items()
         for solution in cheapest_at_losses(replace(problem, value=value), cheapest)
     ]
-    top = problem.permitted.nearest(problem.choices.shape[1] - 1)
-    if problem.keeps_limits(top):
-        found.append(("uniform", unsolved(problem, top)))
-    proposals = sorted(merge(found), key=lambda p: p.solution.costs[cheapest])
+    uniform = [problem.permitted.nearest(level) for level in range(problem.choices.shape[1])]
+    found += [("uniform", unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
+    proposals = sorted(merge([*found, *known]), key=lambda p: p.solution.costs[cheapest])
     n_samples: dict[Proposal, int] = {}
     n_evaluations = 0.0
     for start in range(0, len(proposals), N_TOGETHER):

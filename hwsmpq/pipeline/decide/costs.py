@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.hardware.cost_model import CostModel
 from hwsmpq.search.problem import Choice
-from hwsmpq.types import PRECISIONS, Assignment, Cost, Ladder, Network
+from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Cost, Ladder, Network
 
 
 def costs_of(network: Network, ladder: Ladder, model: CostModel | None) -> dict[str, Cost]:
@@ -17,7 +17,17 @@ def costs_of(network: Network, ladder: Ladder, model: CostModel | None) -> dict[
     costs = _counted(network, network.levels(ladder.names))
     if model is not None:
         costs["latency_ms"] = model.cost
+        if model.table.peak_mb:
+            costs["peak_mb"] = _peak(network, [model.table.peak_mb[name] for name in ladder.names])
     return costs
+
+
+def _peak(network: Network, uniform_mb: Sequence[float]) -> Cost:
+    """Memory of engines: every group brings its share of the weights of what the uniform engine of its precision takes.
+    Exact for these; the loop of builds corrects the others."""
+    n_weights = np.array([network.size_bytes(g, PRECISIONS[REFERENCE]) for g in network.group_names], dtype=np.float64)
+    shares = n_weights / n_weights.sum() if n_weights.any() else np.full(len(n_weights), 1 / len(n_weights))
+    return Cost(shares[:, None] * np.array(uniform_mb))
 
 
 def counted_costs(network: Network, assignment: Assignment) -> tuple[float, float]:

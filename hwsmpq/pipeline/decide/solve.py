@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.contribution.stability import stability
-from hwsmpq.errors import HwsmpqError
+from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import CostModel
 from hwsmpq.pipeline.decide.candidates import (
     LargestDrop,
@@ -28,14 +29,25 @@ from hwsmpq.pipeline.decide.interactions import record_interactions
 from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
-from hwsmpq.pipeline.prepare.profile import cost_model
+from hwsmpq.pipeline.prepare.profile import cost_model, rounds
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.pool import merge, unsolved
 from hwsmpq.search.problem import Problem, identity
-from hwsmpq.types import Assignment, Budget, Candidate, Contributions, Cost, CostTable, Plan, Rounds, Stability
+from hwsmpq.types import (
+    Assignment,
+    Budget,
+    Candidate,
+    Contributions,
+    Cost,
+    CostTable,
+    Plan,
+    Rounds,
+    Stability,
+    with_slack,
+)
 
 N_REPETITIONS = 50
 
@@ -53,7 +65,9 @@ def search(
         met: assignments that were measured to keep the budgets; the best of them is taken unless a better one is found.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
-    maximised. Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated.
+    maximised. A speedup is one over what there was before: where the runtime computes the network faster than the
+    reference by itself, a plan is sought that is faster than that too, and only if there is none, one as asked.
+    Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated.
     The additive mode of the paper takes the best solution of the contributions; by default the best
     solutions of several tables are raced on the search part, and the winner improved by swaps.
 
@@ -63,7 +77,7 @@ def search(
     if not budgets:
         raise HwsmpqError(
             "no budget to search for", "without one the most accurate plan is the reference itself",
-            "give --latency-ms, --speedup, --bitops, --size-mb or --max-drop",
+            "give --latency-ms, --speedup, --throughput, --bitops, --size-mb, --peak-mb or --max-drop",
         )
     limits = {budget.kind: budget.limit for budget in budgets}
     prepared = prepare(run)
@@ -79,11 +93,21 @@ def search(
             "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
         )
     costs = costs_of(prepared.network, run.ladder, model)
+    if "peak_mb" in limits and "peak_mb" not in costs:
+        raise HwsmpqError(
+            "a memory budget needs measured memory", f"the cost table of {run.target.name} holds none",
+            "leave --peak-mb out, profile again, or take --target openvino-cpu",
+        )
     searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
+    ahead = _ahead(searched, model, budgets)
     cheapest = searched.cheapest_of_all()
     contributions = None if cheapest else contribute(run, enough(prepared, costs, limits))
 
     def make() -> Plan:
+        if contributions and ahead:
+            with contextlib.suppress(HwsmpqError):
+                return ahead.best(contributions)
+            run.notify("no plan that is faster than the runtime's default keeps the other budgets")
         if contributions:
             return searched.best(contributions)
         assert cheapest is not None
@@ -92,7 +116,8 @@ def search(
 
     unused = {CostTable: model is None, Rounds: not run.measures_latency, Contributions: contributions is None}
     return run.stage(
-        Plan, make, [kind for kind, is_unused in unused.items() if is_unused], budgets=sorted(limits.items()),
+        Plan, make, [kind for kind, is_unused in unused.items() if is_unused],
+        budgets=sorted((b.kind, b.limit, *filter(None, [b.speedup])) for b in budgets),
         margin=(n_margins, fastest), met=met,
     )
 
@@ -113,8 +138,23 @@ def enough(prepared: Prepared, costs: dict[str, Cost], limits: Mapping[str, floa
     return Enough(suffice, [*asked, run.constraints] if run.constraints else asked)
 
 
+def _ahead(searched: _Search, model: CostModel | None, budgets: Sequence[Budget]) -> _Search | None:
+    """The search for what is faster than the runtime's default, where a speedup below that was asked for."""
+    default = model.table.runtime_default if model else None
+    asked = next((b for b in budgets if b.speedup is not None), None)
+    if default is None or asked is None or default.median_ms >= asked.limit:
+        return None
+    try:
+        return searched.within(default.median_ms)
+    except InfeasibleError:
+        return None
+
+
 class _Search:
     """One search: the problem, its measurements and the choice.
+
+    Args:
+        most_ms: latency limit that holds beside the budgets.
 
     Raises:
         HwsmpqError: no assignment can keep the budgets.
@@ -122,33 +162,38 @@ class _Search:
 
     def __init__(
         self, prepared: Prepared, budgets: Sequence[Budget], model: CostModel | None, costs: dict[str, Cost],
-        n_margins: float = 0.0, met: Sequence[Assignment] = (),
+        n_margins: float = 0.0, met: Sequence[Assignment] = (), most_ms: float = math.inf,
     ) -> None:
         run = prepared.run
+        self.within = partial(_Search, prepared, budgets, model, costs, n_margins, met)
         self._prepared, self._run, self._budgets = prepared, run, tuple(budgets)
         by_bound = run.settings.confidence is not None
         self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
+        if "latency_ms" in limits:
+            limits["latency_ms"] = min(limits["latency_ms"], most_ms)
         self._problem = problem_of(prepared, costs, limits)
         if self._problem.limits:
             solve(self._problem)
-        latency = next((b for b in budgets if b.kind == "latency_ms"), None)
-        if model is not None and latency is not None:
-            over = [assignment for assignment, ms in model.measured_ms() if not latency.met(ms)]
+        most = limits.get("latency_ms")
+        if model is not None and most is not None:
+            over = [assignment for assignment, ms in model.measured_ms() if ms > with_slack(most)]
             choices = choices_of(prepared.network, run.ladder, over)
             self._problem = replace(self._problem, missed=frozenset(identity(c) for c in choices if c is not None))
             margin = n_margins * model.error_ms
             if run.settings.confidence is not None:
                 margin += model.margin_ms(run.settings.confidence)
-            if margin > 0:
-                self._problem = _with_margin(self._problem, margin)
+            self._problem = _with_margin(self._problem, "latency_ms", margin)
+        if "peak_mb" in limits:
+            self._problem = _within_memory(self._problem, prepared)
         known = [choice for choice in choices_of(prepared.network, run.ladder, met) if choice is not None]
         self._met = [
             choice for choice in known
             if identity(choice) not in self._problem.missed and self._problem.permitted.permits(choice)
         ]
+        self._is_last = math.isinf(n_margins)
         self._cheapest = None
-        if self._largest is not None and latency is None:
+        if self._largest is not None and most is None:
             self._cheapest = "latency_ms" if model else "bitops"
 
     @cached_property
@@ -157,10 +202,12 @@ class _Search:
         return NestedBatches(self._prepared)
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
-        """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations."""
+        """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations. The
+        last time it is the cheapest of those that were built and measured to keep the budgets, if any did."""
         if self._cheapest is None or self._largest is None:
             return None
-        return cheapest_of_all(self._problem, self._cheapest, self._largest, self._batches)
+        built = [unsolved(self._problem, choice) for choice in self._met] if self._is_last else []
+        return cheapest_of_all(self._problem, self._cheapest, self._largest, self._batches, built)
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""
@@ -192,6 +239,7 @@ class _Search:
             predicted_latency_ms=chosen.latency_ms,
             bitops=chosen.bitops,
             size_mb=chosen.size_mb,
+            predicted_peak_mb=solution.costs.get("peak_mb"),
             candidates=tuple(candidates),
             ladder=run.ladder.names,
             model_sha256=run.network.model_sha256,
@@ -214,7 +262,7 @@ class _Search:
         values = additive if run.settings.additive else value_tables(self._prepared, contributions)
         if self._cheapest:
             assert self._largest is not None
-            return screen_for_cost(problem, values, self._cheapest, self._largest, self._batches)
+            return screen_for_cost(problem, values, met, self._cheapest, self._largest, self._batches)
         evaluated = observed(self._prepared, contributions)
         record_interactions(self._prepared, problem, contributions, *evaluated)
         return race_for_value(problem, values, met, evaluated, self._batches, run.settings)
@@ -284,9 +332,24 @@ def _table(prepared: Prepared, contributions: Contributions) -> Cost:
     return Cost(unary, constant=contributions.floor_value)
 
 
-def _with_margin(problem: Problem, margin_ms: float) -> Problem:
-    """The latency limit less the margin, but never below what the other limits allow to reach."""
-    limit = problem.limits["latency_ms"]
-    others = {kind: value for kind, value in problem.limits.items() if kind != "latency_ms"}
-    fastest = solve(replace(problem, limits=others, minimise="latency_ms")).costs["latency_ms"]
-    return replace(problem, limits={**problem.limits, "latency_ms": max(limit - margin_ms, min(limit, fastest))})
+def _within_memory(problem: Problem, prepared: Prepared) -> Problem:
+    """The problem without what was measured to need more memory than its limit, which is lower by what an engine needed
+    beyond its prediction at most."""
+    run, cost, limit = prepared.run, problem.costs["peak_mb"], problem.limits["peak_mb"]
+    built = [one for one in rounds(run).rounds if one.peak_mb is not None]
+    choices = choices_of(prepared.network, run.ladder, [one.assignment for one in built])
+    needed = [(choice, one.peak_mb) for choice, one in zip(choices, built, strict=True)
+              if choice is not None and one.peak_mb is not None]
+    over = {identity(choice) for choice, peak in needed if peak > with_slack(limit)}
+    margin = max((peak - cost(choice) for choice, peak in needed), default=0.0)
+    return _with_margin(replace(problem, missed=problem.missed | over), "peak_mb", margin)
+
+
+def _with_margin(problem: Problem, kind: str, margin: float) -> Problem:
+    """The limit of a cost less the margin, if there is any, but never below what the other limits allow to reach."""
+    if margin <= 0:
+        return problem
+    limit = problem.limits[kind]
+    others = {other: value for other, value in problem.limits.items() if other != kind}
+    least = solve(replace(problem, limits=others, minimise=kind)).costs[kind]
+    return replace(problem, limits={**problem.limits, kind: max(limit - margin, min(limit, least))})

@@ -32,6 +32,7 @@ def import_table(run: Run, file: Path) -> CostTable:
         "ladder": (",".join(table.ladder), ",".join(run.ladder.names)),
         "inputs": (table.machine.get("inputs"), describe(timing_inputs(run))),
         "number of threads": (table.machine.get("n_threads", "1"), str(run.settings.threads)),
+        "number of streams": (table.machine.get("n_streams", "1"), str(run.settings.streams)),
     }
     for what, (found, asked) in wanted.items():
         if found != asked:

@@ -16,7 +16,7 @@ from hwsmpq.hardware.cost_model import CostModel, fit
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import CostTable, Measurement, Rounds
+from hwsmpq.types import REFERENCE, CostTable, Measurement, Rounds
 
 
 @holding
@@ -32,12 +32,13 @@ def profile(run: Run) -> CostTable | None:
             )
         return table
     prepared = prepare(run)
+    untouched = None if run.target.computes_in == REFERENCE else prepared.builder.untouched
     table = run.stage(
         CostTable,
         lambda: profiling.measure_costs(
             run.target, prepared.network, run.ladder, prepared.builder.engine, timing_inputs(run), settings.seed,
             settings.n_mixtures, settings.timing_seconds,
-            progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n),
+            progress=lambda stage, done, n: run.progress(f"profile: {stage}", done, n), build_default=untouched,
         ),
     )
     _tell_if_noisy(run, table.noise)

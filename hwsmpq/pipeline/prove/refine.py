@@ -12,7 +12,7 @@ from hwsmpq.pipeline.prepare.survey import prepare, record
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.verify import certify, verify
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import Budget, Certificate, Manifest, Realised, Rounds
+from hwsmpq.types import Budget, Certificate, Manifest, Plan, Realised, Rounds
 
 MAX_ROUNDS = 4
 USABLE_SLACK = 0.03
@@ -22,14 +22,15 @@ USABLE_SLACK = 0.03
 @holding
 def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """Search, build and verify. While the engine runs a layer otherwise than planned, take it so and solve again; while
-    a latency budget is missed, or more than ``USABLE_SLACK`` of it is left, what was measured becomes evidence for the
-    cost model, and solve again.
+    a latency or memory budget is missed, more than ``USABLE_SLACK`` of a latency is left, or an engine that is to be
+    fast is slower than what needs no search, what was measured becomes evidence for the cost model, and solve again.
 
     Every search chooses among what is predicted to keep the budgets and what was measured to keep them, so that a
     later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
     budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
     best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
-    does not. The last certificate is returned whether or not it meets every budget.
+    does not. Where the fastest is sought it is the fastest of those measured. The last certificate is returned whether
+    or not it meets every budget.
     """
     n_corrections = 0
     while True:
@@ -37,8 +38,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         earlier = measured.of(budgets)
         try:
             plan = search(
-                run, budgets, n_margins([r.met for r in earlier]), fastest=len(earlier) + 1 >= MAX_ROUNDS,
-                met=[r.assignment for r in earlier if r.met],
+                run, budgets, n_margins([r.kept("latency_ms") for r in earlier]),
+                fastest=len(earlier) + 1 >= MAX_ROUNDS, met=[r.assignment for r in earlier if r.met],
             )
         except InfeasibleError:
             if not earlier:
@@ -53,7 +54,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         certificate = verify(run)
         last = certificate.rounds[-1]
         # After a budget that is met one round is kept, to come back to it.
-        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not _worth_another(certificate):
+        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not worth_another(certificate, plan):
             return certificate
         if last.met and last.assignment == run.network.uniform(run.ladder.top):
             return certificate
@@ -75,12 +76,34 @@ def n_margins(met: Sequence[bool]) -> float:
     return at
 
 
-def _worth_another(certificate: Certificate) -> bool:
-    """Whether a measured latency lies above its budget, or so far below that a more accurate plan may fit."""
-    for one in certificate.budgets:
-        if one.kind == "latency_ms" and one.measured is not None:
-            return not one.met or (certificate.verified and one.measured < (1 - USABLE_SLACK) * one.limit)
-    return False
+def worth_another(certificate: Certificate, plan: Plan) -> bool:
+    """Whether a measured latency or memory lies above its budget, or a latency so far below that a more accurate plan
+    may fit; or whether the engine is slower than what needs no search."""
+    found = {one.kind: one for one in certificate.budgets if one.measured is not None}
+    if any(kind in found and not found[kind].met for kind in ("latency_ms", "peak_mb")):
+        return True
+    if _is_behind(certificate, plan):
+        return True
+    latency = found.get("latency_ms")
+    if latency is None or latency.measured is None:
+        return False
+    limit, default = latency.limit, certificate.runtime_default
+    if default and plan.speedup is not None:
+        limit = min(limit, default.latency_ms)
+    return certificate.verified and latency.measured < (1 - USABLE_SLACK) * limit
+
+
+def _is_behind(certificate: Certificate, plan: Plan) -> bool:
+    """Whether an engine that is to be fast is surely slower than the runtime's default, or one that is to be the
+    fastest than a uniform engine that keeps the budgets."""
+    latency, default = certificate.latency_ms, certificate.runtime_default
+    if latency is None or (plan.objective == "value" and plan.speedup is None):
+        return False
+    least = latency.measured - latency.spread
+    if default and default.latency_ms + default.spread_ms < least:
+        return True
+    uniform = [one for one in certificate.engines if one.name in plan.ladder and certificate.keeps(one)]
+    return plan.objective == "latency" and any(one.latency_ms is not None and one.latency_ms < least for one in uniform)
 
 
 def _shows_something_new(prepared: Prepared, manifest: Manifest) -> bool:

@@ -12,13 +12,14 @@ from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.model.agreement import relative_error
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.prepared import Prepared
-from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines
+from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines, timing_inputs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
+    BY_ITSELF,
     CHOSEN,
     REFERENCE,
     AccuracyOutcome,
@@ -40,8 +41,8 @@ from hwsmpq.types import (
     Survey,
 )
 
-UNTOUCHED, PLAIN = "untouched", "plain"
-"""Names of engines while they are timed: the network as it comes, and the plan's engine, both without settings."""
+PLAIN = "plain"
+"""Name of the plan's engine without settings while engines are timed."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
 IMPORTED_CLAIM = "accuracy measured on the built engine; latency predicted from a profile of another machine"
 
@@ -65,6 +66,7 @@ def _verify(prepared: Prepared) -> Certificate:
     uniform = dict.fromkeys((*run.ladder.names, REFERENCE))
     assignments = {name: prepared.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
+    memory: dict[str, float] = {}
     times: dict[str, Measurement] = {}
     conditions: dict[str, str] = {}
     by_itself: dict[str, Engine] = {}
@@ -81,8 +83,11 @@ def _verify(prepared: Prepared) -> Certificate:
             measured=times[CHOSEN].median_ms,
             spread=times[CHOSEN].spread_ms,
             interval=model.interval_ms(plan.assignment),
+            streams=run.settings.streams,
         )
-    outputs = outputs_of(run, engines, "verify") or _simulated(prepared, assignments, plan)
+        memory = _memory(run, engines | by_itself)
+    untouched = {name: engine for name, engine in by_itself.items() if name == BY_ITSELF}
+    outputs = outputs_of(run, engines | untouched, "verify") or _simulated(prepared, assignments, plan)
     runtime_default = _runtime_default(run, by_itself, times, outputs[CHOSEN]) if by_itself else None
     network = network_outputs(prepared) if engines else outputs[REFERENCE]
     accuracy = compare(
@@ -90,20 +95,20 @@ def _verify(prepared: Prepared) -> Certificate:
         "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
     )
     by_bound = run.settings.confidence is not None
-    outcomes = tuple(_outcome(budget, plan, latency, accuracy, by_bound) for budget in plan.budgets)
+    outcomes = tuple(_outcome(b, plan, latency, memory.get(CHOSEN), accuracy, by_bound) for b in plan.budgets)
     this_round = Round(
         plan.budgets, plan.assignment, latency.predicted if latency else None, times.get(CHOSEN),
-        all(outcome.met for outcome in outcomes),
+        all(outcome.met for outcome in outcomes), memory.get(CHOSEN), tuple(o.kind for o in outcomes if not o.met),
     )
     results = []
     for name, out in outputs.items():
-        bitops, size_mb = counted_costs(prepared.network, assignments[name])
+        bitops, size_mb = _counted(prepared, assignments.get(name))
         judged = compare(run.judge, report_part, network, out, accuracy.source, run.settings.drop_confidence)
         results.append(
             EngineResult(
                 name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
                 loss=mean_loss(run.judge, report_part, out), kl=judged.kl,
-                bitops=bitops, size_mb=size_mb, drop_bound=judged.drop_bound,
+                bitops=bitops, size_mb=size_mb, drop_bound=judged.drop_bound, peak_mb=memory.get(name),
             )
         )
     return Certificate(
@@ -127,12 +132,27 @@ def _verify(prepared: Prepared) -> Certificate:
     )
 
 
+def _counted(prepared: Prepared, assignment: Assignment | None) -> tuple[float, float]:
+    """BitOps and size of an assignment, or of what the runtime makes of the fp32 file."""
+    uniform = prepared.network.uniform
+    if assignment is not None:
+        return counted_costs(prepared.network, assignment)
+    bitops, _ = counted_costs(prepared.network, uniform(prepared.run.target.computes_in))
+    return bitops, counted_costs(prepared.network, uniform(REFERENCE))[1]
+
+
+def _memory(run: Run, engines: Mapping[str, Engine]) -> dict[str, float]:
+    """What engines need of the memory, where that is measured; the uniform ones were when they were profiled."""
+    peaks = {name: engines[name].peak_mb(timing_inputs(run)) for name in (CHOSEN, BY_ITSELF) if name in engines}
+    return run.read(CostTable).peak_mb | {name: peak for name, peak in peaks.items() if peak is not None}
+
+
 def _by_itself(prepared: Prepared) -> dict[str, Engine]:
     """Engines without settings: of the network as it comes, and of the plan. None where that changes nothing."""
     run = prepared.run
     if run.target.computes_in == REFERENCE:
         return {}
-    return {UNTOUCHED: prepared.builder.untouched(), PLAIN: run.target.load_plainly(run.path(Manifest).parent)}
+    return {BY_ITSELF: prepared.builder.untouched(), PLAIN: run.target.load_plainly(run.path(Manifest).parent)}
 
 
 def _runtime_default(
@@ -142,8 +162,8 @@ def _runtime_default(
     plain = engine_outputs(by_itself[PLAIN], rows, run.settings.batch)
     return RuntimeDefault(
         precision=run.target.computes_in,
-        latency_ms=times[UNTOUCHED].median_ms,
-        spread_ms=times[UNTOUCHED].spread_ms,
+        latency_ms=times[BY_ITSELF].median_ms,
+        spread_ms=times[BY_ITSELF].spread_ms,
         plain_ms=times[PLAIN].median_ms,
         plain_error=relative_error([certified[: len(plain)]], [plain]),
     )
@@ -221,17 +241,21 @@ def _simulated(prepared: Prepared, assignments: dict[str, Assignment], plan: Pla
 
 
 def _outcome(
-    budget: Budget, plan: Plan, latency: LatencyOutcome | None, accuracy: AccuracyOutcome, by_bound: bool
+    budget: Budget, plan: Plan, latency: LatencyOutcome | None, peak_mb: float | None, accuracy: AccuracyOutcome,
+    by_bound: bool,
 ) -> BudgetOutcome:
-    """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number. A latency
-    that was predicted from a profile taken elsewhere is not measured here. The bound of a drop decides where
+    """Predicted and measured value of one budget; BitOps and size are counted, so both are the same number. What was
+    predicted from a profile taken elsewhere is not measured here. The bound of a drop decides where
     ``by_bound``. A latency under a speedup is stated as if the reference took what it took when the limit was set."""
     if budget.kind == "max_drop":
         drop, bound = 100 * (accuracy.reference - accuracy.engine), accuracy.drop_bound
         met = budget.met(bound.points if bound and by_bound else drop)
         return BudgetOutcome("max_drop", budget.limit, plan.predicted_drop_points, drop, met, bound, by_bound)
     measured: float | None
-    if budget.kind == "latency_ms":
+    if budget.kind == "peak_mb":
+        assert plan.predicted_peak_mb is not None
+        predicted, measured = plan.predicted_peak_mb, peak_mb
+    elif budget.kind == "latency_ms":
         assert plan.predicted_latency_ms is not None
         predicted = latency.predicted if latency else plan.predicted_latency_ms
         measured = latency.measured if latency else None
