@@ -55,6 +55,9 @@ def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool
         changes["data"] = absolute(changes["data"])
     if "weights" in changes:
         changes["weights"] = os.path.abspath(changes["weights"])
+    kind, _, file = changes.get("target", "").partition(":")
+    if file.endswith(".json"):
+        changes["target"] = f"{kind}:{os.path.abspath(file)}"
     known = run.read(Settings) if run.has(Settings) else None
     if "ladder" in changes:
         changes["ladder"] = Ladder.parse(changes["ladder"]).names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import onnx
 
 FILE = "model.onnx"
+FIELDS = ("activations", "weights", "scales")
+"""Of a file that describes a scheme."""
 NARROW_TYPES = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 BY_TYPES = {
     # (type of the activation, type of the weight) -> precision
@@ -33,7 +36,16 @@ BY_TYPES = {
 
 
 class OnnxQdqTarget(Target):
-    """The Q/DQ file itself. Accuracy is the simulator's, cost is counted in BitOps and bytes."""
+    """The Q/DQ file itself. Accuracy is the simulator's, cost is counted in BitOps and bytes.
+
+    Args:
+        scheme: what the hardware asks for, in words (see :func:`hwsmpq.quantize.scheme.scheme_of_words`) or as a JSON
+            file with ``activations``, ``weights`` and ``scales``; by default unsigned activations and weights per
+            channel.
+
+    Raises:
+        HwsmpqError: no such scheme.
+    """
 
     name = "onnx-qdq"
     native = (*(p.name for p in PRECISIONS.values() if p.has_integer_operands), "fp32")
@@ -41,9 +53,17 @@ class OnnxQdqTarget(Target):
     least_weight_bits = 8
     claim = "simulated accuracy of a Q/DQ model; no latency claim"
 
+    def __init__(self, scheme: str = "") -> None:
+        self._scheme_name = "unsigned_activations"
+        if scheme:
+            from hwsmpq.quantize.scheme import OF_WORDS, scheme_of_words
+
+            self._scheme_name = scheme_of_words(_read_words(Path(scheme)) if scheme.endswith(".json") else scheme).name
+            self.name = f"{type(self).name}:{self._scheme_name.removeprefix(OF_WORDS)}"
+
     @property
     def scheme_name(self) -> str:
-        return "unsigned_activations"
+        return self._scheme_name
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("onnx") is None:
@@ -165,6 +185,18 @@ class OnnxQdqEngine(Engine):
         while name in self._producer and self._producer[name].op_type == "Transpose":
             name = self._producer[name].input[0]
         return name
+
+
+def _read_words(file: Path) -> str:
+    """The words of a scheme in a file."""
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+        return ",".join(str(given[name]) for name in FIELDS if given.get(name) not in (None, "any"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise HwsmpqError(
+            f"no quantization scheme in {file}", str(error),
+            'it holds for example {"activations": "symmetric", "weights": "per-tensor", "scales": "power-of-two"}',
+        ) from error
 
 
 def _storage_bits(data_type: int) -> int:

@@ -34,7 +34,7 @@ KINDS: dict[str, Maker] = {
     "tensorrt": TensorrtTarget,
     "tensorrt-rtx": TensorrtRtxTarget,
     "torch-cuda": TorchCudaTarget,
-    FLEXIBLE_TARGET: _plain(OnnxQdqTarget),
+    FLEXIBLE_TARGET: OnnxQdqTarget,
 }
 """All known kinds of targets."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from hwsmpq.types import Precision
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 SMALLEST_HALF = 2.0**-24
+LEAST_EXPONENT = -126.0
+"""Of a power of two that is a scale: below, float32 has fewer digits."""
 # Bits of a float32: its exponent, that of the smallest normal fp8 number (2^-6), and what takes 2^e to
 # 1.5 * 2^(e + 20), whose neighbours are 2^(e - 3) apart, as fp8 numbers of that size are.
 EXPONENT, FP8_LEAST_EXPONENT, TO_SPACING = 0x7F800000, (127 - 6) << 23, (20 << 23) + (1 << 22)
@@ -69,6 +72,9 @@ class Scheme:
 
     With ``carries_bf16`` what operations make of results in bf16 alone stays in bf16 until a layer reads it (see
     :mod:`hwsmpq.quantize.carry`), and linear layers add their bias in fp32. Without, layers in bf16 round both.
+
+    With ``power_of_two_scales`` the scales of integers are powers of two, as hardware asks for that rescales by shifts:
+    the next one above what covers the range, or for weights below 8 bits that or the half of it, whichever errs less.
     """
 
     name: str
@@ -77,6 +83,7 @@ class Scheme:
     quantizes_residuals: bool = False
     per_tensor_weights: bool = False
     carries_bf16: bool = False
+    power_of_two_scales: bool = False
 
     @property
     def activation_type(self) -> torch.dtype:
@@ -88,11 +95,16 @@ class Scheme:
         low, high = min(clip[0], 0.0), max(clip[1], 0.0)
         if self.signed_activations:
             levels = 2 ** (bits - 1) - 1
-            scale = _float32(max(high, -low) / levels) or 1.0
+            scale = self._scale(max(high, -low) / levels)
             return Grid(scale, 0, -levels - 1, levels)
         levels = 2**bits - 1
-        scale = _float32((high - low) / levels) or 1.0
+        scale = self._scale((high - low) / levels)
         return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
+
+    def _scale(self, least: float) -> float:
+        """The scale of activations of which one step covers ``least``; 1 where nothing is to be covered."""
+        scale = _float32(least) or 1.0
+        return 2.0 ** math.ceil(math.log2(scale)) if self.power_of_two_scales else scale
 
     def clip_of(self, grid: Grid) -> tuple[float, float]:
         """The clip whose grid is ``grid``: the inverse of :meth:`activation_grid`, exact for a float32 scale."""
@@ -124,11 +136,14 @@ class Scheme:
         flat = weight.detach().movedim(axis, 0).flatten(1).float()
         levels = self.weight_levels(bits, exact)
         peak = flat.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+        whole = peak / levels
+        if self.power_of_two_scales:
+            whole = torch.exp2(torch.log2(whole).ceil().clamp_min(LEAST_EXPONENT))
         if bits >= 8:
-            return peak / levels
-        best, error = peak / levels, torch.full_like(peak, torch.inf)
-        for ratio in torch.linspace(0.4, 1.0, 31).tolist():
-            scale = peak * ratio / levels
+            return whole
+        best, error = whole, torch.full_like(peak, torch.inf)
+        for ratio in (0.5, 1.0) if self.power_of_two_scales else torch.linspace(0.4, 1.0, 31).tolist():
+            scale = whole * ratio
             q = torch.round(flat / scale[:, None]).clamp_(-levels, levels)
             now = (q.mul_(scale[:, None]) - flat).square_().sum(1)
             best = torch.where(now < error, scale, best)
@@ -230,12 +245,44 @@ SCHEMES = {
 }
 
 
+WORDS = ("symmetric", "asymmetric", "per-tensor", "per-channel", "power-of-two")
+OF_WORDS = "vendor:"
+"""Before the name of a scheme that words describe."""
+
+
+def scheme_of_words(given: str) -> Scheme:
+    """The scheme that words describe: ``symmetric`` or ``asymmetric`` activations (default), ``per-tensor`` or
+    ``per-channel`` weights (default), ``power-of-two`` scales; with commas between them.
+
+    Raises:
+        HwsmpqError: another word, or two that contradict each other.
+    """
+    words = [word.strip() for word in given.split(",") if word.strip()]
+    unknown = [word for word in words if word not in WORDS]
+    opposed = [pair for pair in (WORDS[:2], WORDS[2:4]) if set(pair) <= set(words)]
+    if unknown or opposed:
+        raise HwsmpqError(
+            f"no quantization scheme {given!r}",
+            f"{unknown[0]} is none of its words" if unknown else f"{' and '.join(opposed[0])} contradict each other",
+            f"give some of {', '.join(WORDS)}, with commas between them",
+        )
+    name = ",".join(word for word in WORDS if word in words and word not in ("asymmetric", "per-channel"))
+    if not name:
+        return SCHEMES["unsigned_activations"]
+    return Scheme(
+        OF_WORDS + name, signed_activations="symmetric" in words, per_tensor_weights="per-tensor" in words,
+        power_of_two_scales="power-of-two" in words,
+    )
+
+
 def get_scheme(name: str) -> Scheme:
     """The scheme of a target.
 
     Raises:
         HwsmpqError: no such scheme.
     """
+    if name.startswith(OF_WORDS):
+        return scheme_of_words(name.removeprefix(OF_WORDS))
     if name not in SCHEMES:
         raise HwsmpqError(f"unknown quantization scheme {name!r}", fix=f"one of {', '.join(SCHEMES)}")
     return SCHEMES[name]

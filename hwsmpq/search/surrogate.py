@@ -17,6 +17,8 @@ from hwsmpq.types import Cost
 RIDGES = ((1e3, 1e2), (1e2, 1e1), (1e1, 1e0))
 """Penalties of (choices, pairs), strongest first."""
 MAX_FOLDS = 8
+MOST_ROWS = 1200
+"""Assignments that are fitted: the time grows with the cube of their number, memory with the square."""
 Z_BETTER = 2.0
 """Standard errors over folds by which the surrogate must predict better; three penalties have their chance."""
 
@@ -31,10 +33,12 @@ def fit_surrogate(
         levels: evaluated assignments (n, n_groups).
         values: their values (n,).
         walks: which walk each belongs to (n,); a whole walk is left out at a time, since its members resemble each
-            other.
+            other. Of more than :data:`MOST_ROWS`, long walks are thinned evenly: neighbours on them say much the same.
         table: additive table (n_groups, n_levels) that is corrected.
         max_pairs: pairs that are kept, the strongest first: the solver's effort grows with them.
     """
+    kept = _thinned(walks)
+    levels, values, walks = levels[kept], values[kept], walks[kept]
     design = _Design(table, levels)
     residual = values - table[np.arange(len(table)), levels].sum(1)
     index = np.unique(walks, return_inverse=True)[1] % MAX_FOLDS
@@ -55,6 +59,16 @@ def fit_surrogate(
         if gain.mean() > Z_BETTER * spread and (best is None or np.mean(errors) < best[0]):
             best = float(np.mean(errors)), ridge
     return design.cost(residual, best[1], max_pairs) if best else None
+
+
+def _thinned(walks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of at most ``MOST_ROWS`` rows: those by themselves, the latest first, and evenly spaced ones of walks."""
+    _, inverse, n_rows = np.unique(walks, return_inverse=True, return_counts=True)
+    alone = np.flatnonzero(n_rows[inverse] == 1)[-MOST_ROWS // 2 :]
+    others = np.flatnonzero(n_rows[inverse] > 1)
+    n = min(len(others), MOST_ROWS - len(alone))
+    spaced = others[np.linspace(0, len(others) - 1, n).round().astype(np.int64)] if n else others[:0]
+    return np.sort(np.concatenate([alone, spaced]))
 
 
 def _solve(kernel: NDArray[np.float64], residual: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from hwsmpq.search import surrogate
 from hwsmpq.search.surrogate import fit_surrogate
 
 N_GROUPS, N_LEVELS, N_WALKS = 6, 3, 6
@@ -106,3 +107,12 @@ def test_ridge_is_the_least_squares_of_the_augmented_problem() -> None:
     weights = np.linalg.lstsq(np.vstack([x, np.diag(penalty)]), np.r_[y, np.zeros(len(penalty))], rcond=None)[0]
     for row in rng.integers(N_LEVELS, size=(50, N_GROUPS)):
         assert found(row) + loss[np.arange(N_GROUPS), row].sum() == pytest.approx(features(row) @ weights, abs=1e-8)
+
+
+def test_many_rows_are_thinned_evenly_and_what_stands_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = np.array([0] * 500 + [1] * 500 + list(range(2, 32)))
+    assert surrogate._thinned(walks).tolist() == list(range(len(walks)))
+    monkeypatch.setattr(surrogate, "MOST_ROWS", 130)
+    kept = surrogate._thinned(walks)
+    assert len(kept) == 130 and set(range(1000, 1030)) <= set(kept.tolist())
+    assert abs((kept < 500).sum() - 50) <= 1 and np.diff(kept[kept < 1000]).max() <= 11

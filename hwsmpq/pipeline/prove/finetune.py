@@ -42,6 +42,11 @@ def finetune(run: Run, recipe: Recipe | None = None, device: str = "cpu") -> Tra
         device: that is trained on; what a GPU makes of the same seed is not what a CPU does.
     """
     recipe = recipe or Recipe()
+    if run.scheme.power_of_two_scales:
+        raise HwsmpqError(
+            f"plans of {run.target.name} are not retrained", "steps that are learned are no powers of two",
+            "retrain without power-of-two scales",
+        )
     prepared = prepare(run)
     plan = run.plan()
     samples, data = _training_samples(prepared)
