@@ -34,14 +34,17 @@ def engine_tensors(
 ) -> list[Tensor]:
     """Outputs of an engine that takes ``batch`` samples for every row of ``inputs``, (n, ...) each. What is missing in
     the last batch is filled with first rows, whose outputs are left out."""
-    rows, n = [], len(inputs[0])
+    # Written into one tensor: small ones that stay, between large ones that go, leave holes that nothing fits into.
+    found, n = list[Tensor](), len(inputs[0])
     for start in range(0, n, batch):
         index = np.arange(start, start + batch) % n
-        outputs = engine.infer([x[index].numpy() for x in inputs])
-        rows.append([torch.from_numpy(np.array(output)) for output in outputs])
+        outputs = [torch.from_numpy(np.array(output)) for output in engine.infer([x[index].numpy() for x in inputs])]
+        found = found or [output.new_empty((n, *output.shape[1:])) for output in outputs]
+        for whole, output in zip(found, outputs, strict=True):
+            whole[start : start + batch] = output[: n - start]
         if progress:
             progress(min(start + batch, n), n)
-    return [torch.cat(parts)[:n] for parts in zip(*rows, strict=True)]
+    return found
 
 
 def compare(

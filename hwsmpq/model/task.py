@@ -100,7 +100,9 @@ class Held(_Read):
     @cached_property
     def _tensors(self) -> Samples:
         if self._whole is not None:
-            return self._whole._tensors.take(self._places)
+            first, last = int(self._places[0]), int(self._places[-1])
+            in_a_row = torch.equal(self._places, torch.arange(first, last + 1))
+            return self._whole._tensors.take(slice(first, last + 1) if in_a_row else self._places)  # a view, if it can
         batch = self.rows.data.load(self.rows.index)
         return Samples(batch.inputs, batch.targets)
 

@@ -104,19 +104,20 @@ class Simulator:
             score: (outputs of a chunk, the rows of ``inputs`` it came from) -> (n_chunk, ...).
             progress: called with (evaluations done, evaluations in all), in shares of whole evaluations.
         """
-        n, columns = len(inputs[0]), []
+        n, found = len(inputs[0]), torch.empty(0)
         size = math.ceil(n / math.ceil(n / self.chunk_size))  # no small rest, where that can be helped
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            chunk = []
             for row, out in self.outputs(assignments, tuple(x[rows] for x in inputs)):
                 with torch.inference_mode():
-                    chunk.append(score(out, rows).cpu())
+                    scored = score(out, rows).cpu()
+                if not len(found):
+                    found = torch.empty((len(assignments), n, *scored.shape[1:]), dtype=scored.dtype)
+                found[row, rows] = scored
                 if progress:
                     done = start * len(assignments) + (row + 1) * (rows.stop - start)
                     progress(done // n, len(assignments))
-            columns.append(torch.stack(chunk))
-        return torch.cat(columns, 1)
+        return found
 
     def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> None:
         """Bring every tensor of ``env`` that later steps or evaluations need up to date with ``assignment``."""
