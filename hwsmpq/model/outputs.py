@@ -8,6 +8,7 @@ there is one and (n, elements of all) if there are several, from which metric an
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ class OutputForm:
     Attributes:
         names: of the tensors that hold samples: keys, fields and places, joined by dots.
         dims: of each, the one that the model holds samples in.
+        n_rows: of each, those of one sample in that dimension, one after the other: 1, or more where the model joins it
+            with another (all tokens of all samples).
         shapes: of one sample of each.
         dtypes: of each.
         places: of each among the leaves of what the model gives.
@@ -38,6 +41,7 @@ class OutputForm:
 
     names: tuple[str, ...]
     dims: tuple[int, ...]
+    n_rows: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     places: tuple[int, ...]
@@ -47,7 +51,8 @@ class OutputForm:
     def batched(self, outputs: Any) -> list[Tensor]:
         """Of what the model gave, the tensors that hold samples, with a row a sample."""
         leaves = pytree.tree_leaves(outputs)
-        return [leaves[place].movedim(dim, 0) for place, dim in zip(self.places, self.dims, strict=True)]
+        kept = (leaves[place] for place in self.places)
+        return [_row_a_sample(leaf, dim, n) for leaf, dim, n in zip(kept, self.dims, self.n_rows, strict=True)]
 
     def split(self, packed: Tensor) -> tuple[Tensor, ...]:
         """The tensors, (n, ...) each, that :func:`pack` made one of."""
@@ -62,8 +67,8 @@ class OutputForm:
     def rebuild(self, packed: Tensor) -> Any:
         """What the model gives."""
         leaves = list(self.leaves)
-        for place, dim, tensor in zip(self.places, self.dims, self.split(packed), strict=True):
-            leaves[place] = tensor.movedim(0, dim)
+        for place, dim, n, tensor in zip(self.places, self.dims, self.n_rows, self.split(packed), strict=True):
+            leaves[place] = (tensor.flatten(0, 1) if n > 1 else tensor).movedim(0, dim)
         return pytree.tree_unflatten(leaves, self.spec)
 
     def floats(self, packed: Tensor, weights: Mapping[str, float] | None = None) -> list[tuple[float, Tensor]]:
@@ -102,6 +107,12 @@ def pack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([x.reshape(len(x), -1).float() for x in tensors], 1)
 
 
+def _row_a_sample(tensor: Tensor, dim: int, n_rows: int) -> Tensor:
+    """(n, ...) of what holds samples in ``dim``, and :func:`OutputForm.rebuild` turns back."""
+    tensor = tensor.movedim(dim, 0)
+    return tensor.unflatten(0, (-1, n_rows)) if n_rows > 1 else tensor
+
+
 def register(outputs: Any) -> None:
     """Make the dataclasses in outputs known to torch, which takes others for a single value."""
     for leaf in pytree.tree_leaves(outputs):
@@ -128,25 +139,32 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
     nodes, names = list(result.args[0]), list(_names(outputs))
     names = names if len(names) == len(leaves) else [str(i) for i in range(len(leaves))]
     n_samples = next(str(node.meta["val"].shape[0]) for node in graph.graph.nodes if node.op == "placeholder")
-    places, dims, shapes, dtypes = [], [], [], []
+    places, dims, n_rows, shapes, dtypes = [], [], [], [], []
     for place, (node, leaf) in enumerate(zip(nodes, leaves, strict=True)):
         if not isinstance(node, fx.Node) or not isinstance(leaf, Tensor) or not _depends_on_inputs(node):
             continue
         shape = [str(size) for size in node.meta["val"].shape]
-        if shape.count(n_samples) != 1 and len(leaves) > 1:
+        holding = [i for i, size in enumerate(shape) if re.fullmatch(rf"(\d+\*)?{n_samples}", size)]
+        if len(holding) != 1:
             raise HwsmpqError(
                 f"output {names[place] or ONLY!r} has no row a sample: its shape is ({', '.join(shape)})",
                 f"{n_samples} stands for the number of samples, which every output holds in a dimension of its own",
                 "turn it there, or leave it out, for example in a module around the network",
             )
-        dim = shape.index(n_samples) if shape.count(n_samples) == 1 else 0  # one may hold several rows a sample
-        if dim:
-            with graph.graph.inserting_before(result):
+        dim = holding[0]
+        n = int(shape[dim].partition("*")[0]) if "*" in shape[dim] else 1
+        tensor = _row_a_sample(leaf, dim, n)
+        with graph.graph.inserting_before(result):
+            if dim:
                 turned = [dim, *(i for i in range(leaf.ndim) if i != dim)]
                 nodes[place] = graph.graph.call_function(torch.ops.aten.permute.default, (node, turned))
+            if n > 1:
+                apart = (nodes[place], [-1, *tensor.shape[1:]])
+                nodes[place] = graph.graph.call_function(torch.ops.aten.reshape.default, apart)
         places.append(place)
         dims.append(dim)
-        shapes.append(tuple(leaf.movedim(dim, 0).shape[1:]))
+        n_rows.append(n)
+        shapes.append(tuple(tensor.shape[1:]))
         dtypes.append(leaf.dtype)
     if not places:
         raise HwsmpqError("the network gives no tensor that depends on its inputs", fix="check what forward returns")
@@ -157,7 +175,8 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return OutputForm(
-        tuple(names[place] or ONLY for place in places), tuple(dims), tuple(shapes), tuple(dtypes), tuple(places),
+        tuple(names[place] or ONLY for place in places), tuple(dims), tuple(n_rows), tuple(shapes), tuple(dtypes),
+        tuple(places),
         tuple(None if place in places else leaf for place, leaf in enumerate(leaves)), spec,
     )
 

@@ -155,38 +155,41 @@ def test_defaults_judge_logits_and_own_functions_get_what_the_model_gives() -> N
         Task(model, x, (x, labels), outputs=("scores",)).judging(captured.form)
 
 
-class Recurrent(nn.Module):
-    """Gives (time, samples, classes), as recurrent networks do, and samples first beside it."""
+class Elsewhere(nn.Module):
+    """Gives samples in another place than the first dimension, or (time, samples, classes) beside logits."""
 
-    def __init__(self, alone: bool) -> None:
+    def __init__(self, form: str) -> None:
         super().__init__()
-        self.alone, self.head = alone, nn.Linear(16, 4)
+        self.form, self.head = form, nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Any:
         turned = self.head(x.transpose(0, 1))
-        return turned if self.alone else {"logits": x.mean((1, 2)), "turned": turned}
+        return {
+            "turned": lambda: turned, "joined": lambda: self.head(x).flatten(0, 1),
+            "both": lambda: self.head(x).flatten(0, 1).T,
+            "beside": lambda: {"logits": x.mean((1, 2)), "turned": turned},
+        }[self.form]()
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_samples_in_another_dimension(alone: bool) -> None:
-    model, x = Recurrent(alone).eval(), torch.randn(6, 5, 16)
+@pytest.mark.parametrize("form", ["turned", "joined", "both", "beside"])
+def test_samples_elsewhere_than_in_the_first_dimension(form: str) -> None:
+    model, x = Elsewhere(form).eval(), torch.randn(6, 5, 16)
     captured = capture(model, (x,))
-    found, expected = captured.form.rebuild(packed(captured, x)), model(x)
-    torch.testing.assert_close(found if alone else found["turned"], expected if alone else expected["turned"])
-    assert tensors_of(captured.graph(x))[-1].shape == (6, 5, 4)
+    torch.testing.assert_close(captured.form.rebuild(packed(captured, x)), model(x))
+    assert len(tensors_of(captured.graph(x))[-1]) == 6
 
 
 def test_an_output_without_a_dimension_of_samples_is_refused_by_name() -> None:
-    class Flat(nn.Module):
+    class Squares(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.head = nn.Linear(16, 4)
 
         def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"logits": self.head(x), "flat": self.head(x).flatten()}
+            return {"logits": self.head(x), "squares": self.head(x) @ self.head(x).T}
 
-    with pytest.raises(HwsmpqError, match="output 'flat' has no row a sample"):
-        capture(Flat(), (torch.randn(4, 16),))
+    with pytest.raises(HwsmpqError, match="output 'squares' has no row a sample"):
+        capture(Squares(), (torch.randn(4, 16),))
 
 
 def test_inputs_by_keyword() -> None:
