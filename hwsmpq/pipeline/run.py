@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property, wraps
@@ -38,6 +39,9 @@ from hwsmpq.types.constraints import groups_of, option
 
 T = TypeVar("T")
 P = ParamSpec("P")
+LOGGER = logging.getLogger("hwsmpq")
+"""The one that everything of the package goes to: warnings of what the user should know, and as information which
+artifacts were made, and how long that took."""
 
 class Progress(Protocol):
     """Told how far a stage is: (stage, done, total)."""
@@ -51,7 +55,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 def logged(message: str) -> None:
     """Log a warning; Python shows it on the error stream where logging is not set up otherwise."""
-    logging.getLogger("hwsmpq").warning("%s", message)
+    LOGGER.warning("%s", message)
 
 
 def unseen(stage: str, text: str) -> None:
@@ -337,7 +341,10 @@ class Run:
         """
         inputs = self.inputs(kind, without, **asked)
         if self.artifacts.has(kind) and self.artifacts.made_from(kind) == inputs:
+            LOGGER.info("%s is as it was", self.path(kind))
             return self.read(kind)
+        start = time.monotonic()
         value = make()
         self.artifacts.write(value, inputs)
+        LOGGER.info("%s made in %.1f s", self.path(kind), time.monotonic() - start)
         return value
