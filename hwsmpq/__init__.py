@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from hwsmpq.pipeline.prove.build import build
     from hwsmpq.pipeline.prove.finetune import finetune
     from hwsmpq.pipeline.prove.front import pareto
+    from hwsmpq.pipeline.prove.reconstruct import reconstruct
     from hwsmpq.pipeline.prove.refine import refine
     from hwsmpq.pipeline.prove.verify import verify
     from hwsmpq.pipeline.run import Run
     from hwsmpq.report.render import render
-    from hwsmpq.types import Budget, Constraints, Recipe, Settings
+    from hwsmpq.types import Budget, Constraints, Recipe, Reconstruction, Settings
 
 __all__ = [
     "Budget",
     "Constraints",
     "HwsmpqError",
     "Recipe",
+    "Reconstruction",
     "Run",
     "Settings",
     "Task",
@@ -45,6 +47,7 @@ __all__ = [
     "optimize",
     "pareto",
     "profile",
+    "reconstruct",
     "refine",
     "render",
     "resolve_budgets",
@@ -57,6 +60,7 @@ _HOME = {
     "Constraints": "hwsmpq.types",
     "HwsmpqError": "hwsmpq.errors",
     "Recipe": "hwsmpq.types",
+    "Reconstruction": "hwsmpq.types",
     "Run": "hwsmpq.pipeline.run",
     "Settings": "hwsmpq.types",
     "Task": "hwsmpq.model.task",
@@ -69,6 +73,7 @@ _HOME = {
     "optimize": "hwsmpq.pipeline.optimize",
     "pareto": "hwsmpq.pipeline.prove.front",
     "profile": "hwsmpq.pipeline.prepare.profile",
+    "reconstruct": "hwsmpq.pipeline.prove.reconstruct",
     "refine": "hwsmpq.pipeline.prove.refine",
     "render": "hwsmpq.report.render",
     "resolve_budgets": "hwsmpq.pipeline.decide.budgets",

@@ -32,7 +32,17 @@ from hwsmpq.cli.options import (
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.types import FLEXIBLE_TARGET, Certificate, CostTable, Front, Ladder, Network, Recipe, Settings
+from hwsmpq.types import (
+    FLEXIBLE_TARGET,
+    Certificate,
+    CostTable,
+    Front,
+    Ladder,
+    Network,
+    Recipe,
+    Reconstruction,
+    Settings,
+)
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -260,13 +270,23 @@ def pareto(values: dict[str, Any]) -> None:
 
 
 @app.command()
+@takes("folder", "out", "iterations", "minutes", "batch_size", "seed", "train_on", "json")
+def reconstruct(values: dict[str, Any]) -> None:
+    """Learn the plan's rounding on the calibration samples, without labels; `build` and `verify` then take it."""
+    from hwsmpq.pipeline.prove.reconstruct import reconstruct as stage
+
+    recipe = _recipe(Reconstruction, values, iterations="n_iterations", minutes="minutes")
+    where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
+    _stage(where, lambda run: stage(run, recipe, values["train_on"] or "cpu"), display.show_reconstructed)
+
+
+@app.command()
 @takes("folder", "out", "epochs", "lr", "batch_size", "seed", "train_on", "json")
 def finetune(values: dict[str, Any]) -> None:
     """Retrain the plan's quantized network; `build` and `verify` then take the trained weights."""
     from hwsmpq.pipeline.prove.finetune import finetune as stage
 
-    names = {"epochs": "n_epochs", "lr": "learning_rate", "batch_size": "batch_size", "seed": "seed"}
-    recipe = Recipe(**{field: values[name] for name, field in names.items() if values[name] is not None})
+    recipe = _recipe(Recipe, values, epochs="n_epochs", lr="learning_rate")
     where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
     _stage(where, lambda run: stage(run, recipe, values["train_on"] or "cpu"), display.show_trained)
 
@@ -325,7 +345,7 @@ def report(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH)
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH, "reconstruct")
 def run(values: dict[str, Any]) -> None:
     """Everything from the task to certificate and report; resumes where it was interrupted."""
     _run(values)
@@ -401,6 +421,12 @@ def _ask_for_budgets(values: dict[str, Any]) -> dict[str, Any]:
             f"say what you want, for example {example}",
         )
     return parse_budgets(typer.prompt(f"Which budget? For example {example}"))
+
+
+def _recipe(kind: Any, values: dict[str, Any], **fields: str) -> Any:
+    """How to train or reconstruct, as given: ``fields`` are options by name of the recipe's field."""
+    names = {**fields, "batch_size": "batch_size", "seed": "seed"}
+    return kind(**{field: values[name] for name, field in names.items() if values[name] is not None})
 
 
 def _run(values: dict[str, Any]) -> None:

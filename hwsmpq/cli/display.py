@@ -36,6 +36,7 @@ from hwsmpq.types import (
     Manifest,
     Network,
     Plan,
+    Reconstructed,
     Sweep,
     Trained,
 )
@@ -202,6 +203,22 @@ def show_trained(trained: Trained) -> None:
         f"trained for {trained.recipe.n_epochs} epochs on {trained.n_samples} samples ({trained.data}):"
         f" {trained.objective} objective {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last;"
         " `hwsmpq build` and `hwsmpq verify` take the result", soft_wrap=True,
+    )
+
+
+def show_reconstructed(result: Reconstructed) -> None:
+    shown = table("layers", "iterations", "error before", "after", "", title="Error of blocks on held-out samples")
+    for block in result.blocks:
+        layers = block.layers[0] if len(block.layers) == 1 else f"{block.layers[0]} .. {block.layers[-1]}"
+        shown.add_row(
+            escape(layers), str(block.n_iterations), f"{block.error_before:.4g}", f"{block.error_after:.4g}",
+            "" if block.is_kept else "not kept" if block.n_iterations else "nothing to learn",
+        )
+    console.print(shown)
+    n_kept = sum(block.is_kept for block in result.blocks)
+    console.print(
+        f"rounding learned on {result.n_samples} calibration samples: {n_kept} of {len(result.blocks)} blocks are"
+        " closer to the network; `hwsmpq build` and `hwsmpq verify` take the result", soft_wrap=True,
     )
 
 

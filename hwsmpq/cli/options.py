@@ -44,6 +44,8 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
     "search_seconds": (float, "Seconds that the race may take."),
+    "iterations": (int, "Iterations a block (400)."),
+    "minutes": (float, "Minutes for all blocks together, instead of --iterations."),
     "epochs": (int, "Passes over the training samples (10)."),
     "lr": (float, "Learning rate that training begins with (0.01)."),
     "batch_size": (int, "Samples of a training step (64)."),
@@ -144,6 +146,16 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
             typer.Option(
                 "--additive/--race", show_default=False,
                 help="Take the best plan of the contributions alone, as the paper does, or race several (default).",
+            ),
+        ],
+        None,
+    ),
+    "reconstruct": (
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--reconstruct/--no-reconstruct", show_default=False,
+                help="Learn the rounding of every plan before its engine is built, or round to nearest (default).",
             ),
         ],
         None,

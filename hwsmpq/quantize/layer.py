@@ -77,16 +77,23 @@ class QuantizedLayer:
         """The weight as the layer multiplies by it, in channels_last; ``weight`` itself in fp32."""
         if self.precision.is_float:
             return self._rounded(weight)
-        return channels_last(self._quantized_weight(self._smoothed(weight)))
+        return channels_last(self._quantized_weight(self.smoothed(weight)))
 
     def stored_weight(self, weight: Tensor) -> StoredWeight:
         """A quantized weight as an engine stores it."""
-        return self._stored(self._smoothed(weight))
+        return self._stored(self.smoothed(weight))
+
+    def smoothed(self, weight: Tensor) -> Tensor:
+        """The weight times the smoothing factors of its inputs; ``weight`` itself where there are none."""
+        return weight * torch.tensor(self.smooth, device=weight.device) if self.smooth else weight
+
+    def unsmoothed(self, smoothed: Tensor) -> Tensor:
+        """What :meth:`smoothed` made of a weight, back again."""
+        return smoothed * self.inverse.to(smoothed.device) if self.inverse is not None else smoothed
 
     def weight_change(self, weight: Tensor) -> Tensor:
         """What quantization changes of a weight, in terms of an input that is not smoothed."""
-        read = self.weight(weight)
-        return (read * self.inverse if self.inverse is not None else read) - weight
+        return self.unsmoothed(self.weight(weight)) - weight
 
     def bias(self, bias: Tensor) -> Tensor:
         """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
@@ -106,9 +113,6 @@ class QuantizedLayer:
         others = [self.bias(a) if isinstance(a, Tensor) else a for a in args[2:]]
         result = operation(x, self.weight(args[1]), *others, **kwargs)
         return result if self.carries_bf16 else self._rounded(result)
-
-    def _smoothed(self, weight: Tensor) -> Tensor:
-        return weight * torch.tensor(self.smooth, device=weight.device) if self.smooth else weight
 
     def _stored(self, smoothed: Tensor) -> StoredWeight:
         layer, scales = self.layer, self._weight_scales

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples
+from hwsmpq.train.checkpoint import check_device, go_on, store
 from hwsmpq.train.network import QuantizedNetwork
 from hwsmpq.types import Recipe
 
@@ -49,7 +48,7 @@ def fit(
     Raises:
         HwsmpqError: the training diverged, the device is not there, or the checkpoint cannot be read.
     """
-    _check_device(device)
+    check_device(device)
     network.to(device)
     optimizer = torch.optim.SGD(
         [
@@ -58,7 +57,14 @@ def fit(
         ],
         lr=recipe.learning_rate, momentum=MOMENTUM,
     )
-    losses = _go_on(network, optimizer, checkpoint, identity)
+    losses: list[float] = []
+
+    def restore(state: dict[str, Any]) -> None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        losses.extend(state["losses"])
+
+    go_on(checkpoint, identity, restore)
     n_batches = math.ceil(len(samples) / recipe.batch_size)
     for epoch in range(len(losses), recipe.n_epochs):
         if progress:
@@ -84,9 +90,8 @@ def fit(
             total += float(loss.detach()) * len(index)
         losses.append(total / len(samples))
         if checkpoint is not None:
-            _store(checkpoint, {
-                "identity": identity, "losses": losses, "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
+            store(checkpoint, identity, {
+                "losses": losses, "network": network.state_dict(), "optimizer": optimizer.state_dict(),
             })
     if progress:
         progress(recipe.n_epochs, recipe.n_epochs)
@@ -97,38 +102,3 @@ def fit(
 def _step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["rate"]
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise HwsmpqError(f"no device {device!r}", str(error).splitlines()[0], "take cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise HwsmpqError(f"no device {device!r}", "torch finds no CUDA device here", "take --train-on cpu")
-
-
-def _store(path: Path, state: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _go_on(
-    network: QuantizedNetwork, optimizer: torch.optim.Optimizer, checkpoint: Path | None, identity: str
-) -> list[float]:
-    """Load a checkpoint of the same training; the losses so far."""
-    if checkpoint is None or not checkpoint.exists():
-        return []
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["identity"] != identity:
-            return []
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:
-        raise HwsmpqError(
-            f"{checkpoint} cannot be read", f"{type(error).__name__}: {str(error)[:200]}",
-            "delete it: the training then begins anew",
-        ) from error
-    return list(state["losses"])

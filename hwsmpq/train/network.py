@@ -19,6 +19,7 @@ from hwsmpq.quantize.carry import Carry, carries_of
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last, rounded
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme
+from hwsmpq.train.blocks import Block
 from hwsmpq.train.lsq import Quantizer, straight_through
 from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
 
@@ -66,7 +67,7 @@ class QuantizedNetwork(nn.Module):
             return [QuantizedLayer.of(layer, p, self._initial, self._scheme) for p in precisions]
 
         weight = get_tensor(self.graph, layer.weight_name)
-        key, per_precision = _key(layer.weight_name), _by_bits(precisions, "weight_bits")
+        key, per_precision = key_of(layer.weight_name), _by_bits(precisions, "weight_bits")
         if key not in self.weight_quantizers:
             shape = [1] * weight.ndim
             shape[layer.channel_axis] = -1
@@ -77,7 +78,7 @@ class QuantizedNetwork(nn.Module):
             self.weight_quantizers[key] = Quantizer(
                 scales, [(-n, n) for n in levels], weight.numel() // weight.shape[layer.channel_axis]
             )
-        key, per_precision = _key(layer.input_tensor), _by_bits(precisions, "activation_bits")
+        key, per_precision = key_of(layer.input_tensor), _by_bits(precisions, "activation_bits")
         if key not in self.input_quantizers:
             grids = [quantized.grid for quantized in calibrated(per_precision) if quantized.grid is not None]
             self._grids[layer.input_tensor] = grids
@@ -110,6 +111,15 @@ class QuantizedNetwork(nn.Module):
         output = GraphRunner(self.graph, compute=_Pass(self).compute).run(*(channels_last(x) for x in inputs))
         return pack(tensors_of(output))
 
+    def run(self, block: Block, env: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Outputs of one block of the graph; see :meth:`Block.run`."""
+        return block.run(self.graph, env, _Pass(self).compute)
+
+    def quantized_layers(self, block: Block) -> dict[fx.Node, QuantizedLayer]:
+        """Layers of a block with integer operands, by node."""
+        found = {node: self._layers[node.name] for node in block.nodes if node.name in self._layers}
+        return {node: one for node, one in found.items() if one.precision.has_integer_operands}
+
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
         for module in self.modules():
@@ -135,7 +145,7 @@ class QuantizedNetwork(nn.Module):
             precisions = self.precisions_of(layer)
             if not precisions[0].has_integer_operands:
                 continue
-            quantizer = self.weight_quantizers[_key(layer.weight_name)]
+            quantizer = self.weight_quantizers[key_of(layer.weight_name)]
             for precision, step in zip(_by_bits(precisions, "weight_bits"), quantizer.steps, strict=True):
                 scales.setdefault(precision.weight_bits, {})[layer.weight_name] = tuple(step.flatten().tolist())
             clips = self._clips(layer)
@@ -150,7 +160,7 @@ class QuantizedNetwork(nn.Module):
     def _clips(self, layer: Layer) -> dict[int, tuple[float, float]]:
         """The learned clip of a layer's input by activation bits."""
         bits = [p.activation_bits for p in _by_bits(self.precisions_of(layer), "activation_bits")]
-        steps = self.input_quantizers[_key(layer.input_tensor)].steps.tolist()
+        steps = self.input_quantizers[key_of(layer.input_tensor)].steps.tolist()
         grids = [replace(g, scale=s) for g, s in zip(self._grids[layer.input_tensor], steps, strict=True)]
         return {b: self._scheme.clip_of(grid) for b, grid in zip(bits, grids, strict=True)}
 
@@ -166,13 +176,13 @@ class _TrainedLayer(QuantizedLayer):
     def _quantized_weight(self, smoothed: Tensor) -> Tensor:
         if not self.precision.has_integer_operands:
             return straight_through(smoothed, super()._quantized_weight(smoothed))
-        quantized: Tensor = self.net.weight_quantizers[_key(self.layer.weight_name)](smoothed, self._shares[0])
+        quantized: Tensor = self.net.weight_quantizers[key_of(self.layer.weight_name)](smoothed, self._shares[0])
         return quantized
 
     def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         if self.grid is None:
             return straight_through(x, super()._quantized_input(x.detach()))
-        quantized: Tensor = self.net.input_quantizers[_key(self.layer.input_tensor)](x, self._shares[1])
+        quantized: Tensor = self.net.input_quantizers[key_of(self.layer.input_tensor)](x, self._shares[1])
         return quantized
 
     @property
@@ -239,6 +249,6 @@ def _by_bits(precisions: tuple[Precision, ...], attribute: str) -> list[Precisio
     return [found[bits] for bits in sorted(found)]
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A name of the graph as the name of a submodule, which may hold no dot."""
     return name.replace(".", "/")

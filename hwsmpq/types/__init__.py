@@ -56,7 +56,7 @@ from hwsmpq.types.precision import (
 from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
 from hwsmpq.types.survey import Realised, Survey
 from hwsmpq.types.sweep import Sweep, SweepPoint
-from hwsmpq.types.trained import Recipe, Trained
+from hwsmpq.types.trained import BlockOutcome, Recipe, Reconstructed, Reconstruction, Trained
 
 __all__ = [
     "BY_ITSELF",
@@ -75,6 +75,7 @@ __all__ = [
     "Agreement",
     "Assignment",
     "Audit",
+    "BlockOutcome",
     "Bound",
     "Budget",
     "BudgetKind",
@@ -114,6 +115,8 @@ __all__ = [
     "Read",
     "Realised",
     "Recipe",
+    "Reconstructed",
+    "Reconstruction",
     "Round",
     "Rounds",
     "RuntimeDefault",

@@ -46,8 +46,13 @@ class Settings:
     ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
     contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
     (by default with an even chance; what is missed is measured and solved again), and a largest drop counts as kept
+<<<<<<< HEAD
     only where its bound with ``confidence`` keeps it (by default the drop on the samples does). The last fields hold
     plans to what :class:`hwsmpq.Constraints` says, on top of those of the task.
+=======
+    only where its bound with ``confidence`` keeps it (by default the drop on the samples does). With ``reconstruct``
+    every plan's rounding is learned before its engine is built.
+>>>>>>> 7c4d775 (Reconstruction: rounding, steps and biases learned block by block without labels (work in progress))
     """
 
     task: str = ""
@@ -82,6 +87,7 @@ class Settings:
     streams: int = 1
     device: str = ""
     confidence: float | None = None
+    reconstruct: bool = False
     memory_mb: int = 1024
     pin: tuple[str, ...] = ()
     at_least: tuple[str, ...] = ()
@@ -161,6 +167,7 @@ class Options(TypedDict, total=False):
     threads: int
     streams: int
     device: str
+    reconstruct: bool
     confidence: float | None
     memory_mb: int
     pin: tuple[str, ...]

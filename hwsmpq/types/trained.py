@@ -1,4 +1,4 @@
-"""What training made of a plan."""
+"""What training and reconstruction made of a plan."""
 
 from __future__ import annotations
 
@@ -47,5 +47,58 @@ class Trained:
     data: str
     n_samples: int
     losses: tuple[float, ...]
+    ranges: Ranges
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How to reconstruct: iterations a block, or as many as fit into ``minutes`` for all blocks together."""
+
+    n_iterations: int = 400
+    minutes: float | None = None
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, most in {"n_iterations": 10**6, "batch_size": 10**6, "seed": 2**31 - 1}.items():
+            least = 0 if name == "seed" else 1
+            if not least <= getattr(self, name) <= most:
+                raise HwsmpqError(f"{name} is {getattr(self, name)}", f"it must be {least} to {most}", "change it")
+        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
+            raise HwsmpqError(f"{self.minutes} minutes", "it must be a positive number", "for example 10")
+
+
+@dataclass(frozen=True)
+class BlockOutcome:
+    """What reconstruction made of one block.
+
+    Errors are those of the block's outputs on samples that it did not learn from: squared, relative to the variance of
+    the outputs. What did not lower the error is not kept.
+    """
+
+    layers: tuple[str, ...]
+    n_iterations: int
+    error_before: float
+    error_after: float
+    seconds: float
+
+    @property
+    def is_kept(self) -> bool:
+        return self.error_after < self.error_before
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Weights on their grid, biases and steps that replace those of the network in the engine of one assignment.
+
+    The weights lie in a file of their own, with SHA-256 ``weights_sha256``; ``ranges`` hold the learned steps.
+    """
+
+    model_sha256: str
+    assignment: Assignment
+    recipe: Reconstruction
+    n_samples: int
+    blocks: tuple[BlockOutcome, ...]
     ranges: Ranges
     weights_sha256: str

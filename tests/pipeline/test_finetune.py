@@ -18,9 +18,10 @@ from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
-from hwsmpq.pipeline.prove.finetune import CHECKPOINT_FILE, WEIGHTS_FILE, builder_of, finetune, simulator_of, trained
+from hwsmpq.pipeline.prove.finetune import finetune
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.prove.verify import verify
+from hwsmpq.pipeline.prove.weights import CHECKPOINT_FILE, WEIGHTS_FILE, builder_of, simulator_of, trained
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quickstart.task import task as digits_task
 from hwsmpq.types import Manifest, Plan, Recipe, Settings, Trained
@@ -81,7 +82,7 @@ def test_another_plan_is_built_untrained_and_says_so(run: Run, notices: list[str
     assert run.read(Plan).assignment != trained_plan.assignment
     notices.clear()
     build(run)
-    assert [n for n in notices if "trained for another plan" in n and "hwsmpq finetune" in n]
+    assert [n for n in notices if "made for another plan" in n and "hwsmpq finetune" in n]
     assert trained(prepare(run), run.read(Plan)) is None and builder_of(prepare(run), run.read(Plan)) is run.builder
     # The trained plan again: what was trained for it counts again.
     search(run, resolve_budgets(run, bitops="w4a4"))

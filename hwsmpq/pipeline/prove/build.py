@@ -5,27 +5,28 @@ from __future__ import annotations
 from hwsmpq.engine.dynamic import with_dynamic_batch
 from hwsmpq.engine.handout import write_handout
 from hwsmpq.pipeline.prepare.survey import prepare
-from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
+from hwsmpq.pipeline.prove.weights import builder_of, learned, reconstructed, simulator_of
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import (
-    Manifest,
-    Trained,
-)
+from hwsmpq.types import Manifest, Reconstructed, Trained
 
 
 @holding
 def build(run: Run) -> Manifest:
-    """Build the plan's engine, of trained weights if the plan was trained, and one that takes any number of samples
-    beside it; audit every layer."""
+    """Build the plan's engine, of learned weights if there are any for the plan, and one that takes any number of
+    samples beside it; audit every layer."""
     prepared = prepare(run)
     plan = run.plan()
     folder = run.path(Manifest).parent
-    of_trained = trained(prepared, plan) is not None
-    if not of_trained and run.artifacts.has(Trained):
-        run.notify(
-            f"{run.path(Trained)} was trained for another plan: the engine is built from the untrained network;"
-            " `hwsmpq finetune` trains this plan"
-        )
+    result = learned(prepared, plan)
+    unused = [kind for kind in (Trained, Reconstructed) if not isinstance(result, kind)]
+    if isinstance(result, Trained) and reconstructed(prepared, plan):
+        unused.remove(Reconstructed)  # what was trained began with it
+    for kind, verb in {Trained: "finetune", Reconstructed: "reconstruct"}.items():
+        if kind in unused and run.artifacts.has(kind):
+            run.notify(
+                f"{run.path(kind)} was made for another plan: the engine is built without it; `hwsmpq {verb}` makes it"
+                " for this plan"
+            )
 
     def make() -> Manifest:
         run.progress("build", 0, 1)
@@ -35,7 +36,7 @@ def build(run: Run) -> Manifest:
         run.progress("build", 1, 1)
         return manifest
 
-    run.stage(Manifest, make, () if of_trained else (Trained,))
+    run.stage(Manifest, make, unused)
     manifest = run.artifacts.check_engine()
     write_handout(folder, manifest, run.task)
     return manifest

@@ -10,6 +10,7 @@ from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import rounds
 from hwsmpq.pipeline.prepare.survey import prepare, record
 from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.reconstruct import has_rounding, reconstruct
 from hwsmpq.pipeline.prove.verify import certify, verify
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import Budget, Certificate, Manifest, Plan, Realised, Rounds
@@ -46,6 +47,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
                 raise
             # What was measured says that no plan can keep the budgets: the last engine and its certificate stand.
             return certify(run, lambda: run.read(Certificate))
+        if run.settings.reconstruct and has_rounding(prepare(run).network.realise(plan.assignment)):
+            reconstruct(run)
         if n_corrections < MAX_ROUNDS and _shows_something_new(prepare(run), build(run)):
             n_corrections += 1
             continue

@@ -15,7 +15,7 @@ from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines, timing_inputs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
-from hwsmpq.pipeline.prove.finetune import builder_of, simulator_of, trained
+from hwsmpq.pipeline.prove.weights import builder_of, learned, simulator_of
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
@@ -35,10 +35,12 @@ from hwsmpq.types import (
     Manifest,
     Measurement,
     Plan,
+    Reconstructed,
     Round,
     Rounds,
     RuntimeDefault,
     Survey,
+    Trained,
 )
 
 PLAIN = "plain"
@@ -213,8 +215,12 @@ def _claim(prepared: Prepared, plan: Plan) -> str:
     claim = run.target.claim
     if run.target.has_latency and not run.measures_latency:
         claim = UNTIMED_CLAIM if run.settings.cost == "bitops" else IMPORTED_CLAIM
-    result = trained(prepared, plan)
-    return claim if result is None else f"{claim}; retrained for {result.recipe.n_epochs} epochs on {result.data}"
+    result = learned(prepared, plan)
+    if isinstance(result, Trained):
+        return f"{claim}; retrained for {result.recipe.n_epochs} epochs on {result.data}"
+    if isinstance(result, Reconstructed):
+        return f"{claim}; rounding learned on {result.n_samples} calibration samples, without labels"
+    return claim
 
 
 def _engines(prepared: Prepared, assignments: dict[str, Assignment]) -> dict[str, Engine]:

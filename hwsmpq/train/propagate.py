@@ -1,0 +1,98 @@
+"""Samples on their way through two networks, block by block: the network as it is, and its quantized form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.layer import channels_last
+from hwsmpq.train.blocks import Block
+from hwsmpq.train.network import QuantizedNetwork
+from hwsmpq.train.rounding import mixed
+
+RUN_TOGETHER = 32
+"""Samples, where nothing is learned."""
+
+
+class Propagation:
+    """What the current block reads in both networks, and what it is to give.
+
+    Args:
+        captured: the network as it is.
+        inputs: (n, ...) an argument of the network.
+        share_held_out: of the samples (the last ones), which only :meth:`error` sees.
+    """
+
+    def __init__(
+        self, network: QuantizedNetwork, captured: Captured, inputs: tuple[Tensor, ...], share_held_out: float,
+        device: str,
+    ) -> None:
+        self._network, self._graph, self._device = network, captured.graph, device
+        self._names = [node.name for node in network.graph.graph.nodes if node.op == "placeholder"]
+        self._inputs = inputs
+        self._n = len(inputs[0])
+        self._n_learned = self._n - max(round(share_held_out * self._n), 1)
+        self._plain: Tensor | None = None
+        self._quantized: Tensor | None = None
+        self._targets: tuple[Tensor, ...] = ()
+        self._scales: tuple[float, ...] = ()
+
+    def enter(self, block: Block) -> None:
+        """Compute what a block gives in the network as it is."""
+        graph = self._graph.to(self._device)
+        self._targets = self._collected(block, self._plain, slice(0, self._n), lambda env: block.run(graph, env))
+        self._scales = tuple(1 / max(float(target.var()), 1e-30) for target in self._targets)
+        graph.to("cpu")
+
+    def leave(self, block: Block) -> None:
+        """Go on to what the block gives now in either network."""
+        self._quantized = self._outputs(block, slice(0, self._n))[0]
+        self._plain = self._targets[0]
+
+    def error(self, block: Block) -> float:
+        """Mean squared error on the samples held out, relative to the variance of the outputs."""
+        held_out = slice(self._n_learned, self._n)
+        return float(self._error(self._outputs(block, held_out), held_out))
+
+    def loss(self, block: Block, batch_size: int, drop: float) -> Tensor:
+        """The same on samples drawn from the others, whose inputs are those of the unquantized network at random."""
+        rows = torch.randperm(self._n_learned)[:batch_size]
+        env = self._env(block, rows, self._quantized)
+        if block.source is not None:
+            plain = self._env(block, rows, self._plain)[block.source.name]
+            env[block.source.name] = mixed(env[block.source.name], plain, drop)
+        return self._error(self._network.run(block, env), rows)
+
+    def _error(self, outputs: tuple[Tensor, ...], rows: slice | Tensor) -> Tensor:
+        errors = [
+            (out - target[rows].to(out.device)).square().mean() * scale
+            for out, target, scale in zip(outputs, self._targets, self._scales, strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+    def _outputs(self, block: Block, rows: slice) -> tuple[Tensor, ...]:
+        return self._collected(block, self._quantized, rows, lambda env: self._network.run(block, env))
+
+    def _env(self, block: Block, rows: slice | Tensor, source: Tensor | None) -> dict[str, Any]:
+        env = {name: self._placed(x[rows]) for name, x in zip(self._names, self._inputs, strict=True)}
+        if block.source is not None:
+            assert source is not None
+            env[block.source.name] = self._placed(source[rows])
+        return env
+
+    def _placed(self, x: Tensor) -> Tensor:
+        return channels_last(x.to(self._device))
+
+    @torch.no_grad()
+    def _collected(
+        self, block: Block, source: Tensor | None, rows: slice, run: Callable[[dict[str, Any]], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Outputs, on the CPU, of samples that run in small batches."""
+        starts = range(rows.start, rows.stop, RUN_TOGETHER)
+        batches = [slice(start, min(start + RUN_TOGETHER, rows.stop)) for start in starts]
+        parts = [run(self._env(block, batch, source)) for batch in batches]
+        return tuple(torch.cat([y.cpu() for y in column]) for column in zip(*parts, strict=True))

@@ -1,0 +1,160 @@
+"""Reconstruction: block by block, outputs of the quantized network are brought back to those of the network.
+
+Li et al. 2021 (BRECQ, arXiv 2102.05426): what is learned of one block (the rounding of its weights, the steps of its
+activations, its biases) minimises the squared error of the block's outputs, on inputs as the quantized network gives
+them. As in QDrop, each entry of these is that of the unquantized network at random. No labels are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hwsmpq.model.capture import Captured
+from hwsmpq.train.blocks import Block, blocks_of
+from hwsmpq.train.checkpoint import check_device, go_on, store
+from hwsmpq.train.learned import Learned
+from hwsmpq.train.network import QuantizedNetwork
+from hwsmpq.train.propagate import Propagation
+from hwsmpq.types import BlockOutcome, Layer, Reconstruction
+
+MOST_SAMPLES = 1024
+"""What a block reads and gives is kept in memory for all of them."""
+SHARE_HELD_OUT = 0.125
+"""Of the samples: they say whether what was learned of a block is kept."""
+DROP = 0.5
+"""Probability that an activation is left in full precision."""
+RATES = {"rounding": 0.02, "steps": 0.004, "biases": 0.02}
+"""Learning rates of Adam: of the logits of the rounding; of steps and biases relative to their size. The last two fall
+to 0 along a cosine."""
+PENALTY = 0.01
+"""Weight of the mean penalty of the rounding, beside an error relative to the variance of the outputs."""
+WARM_UP = 0.2
+"""Share of the iterations before the penalty begins."""
+BETAS = (20.0, 2.0)
+"""Its exponent, first and last (Nagel et al. 2020, section 3.2)."""
+N_TIMED = 4
+"""Iterations that say how many fit into a block's share of the time; the first is not timed."""
+MOST_ITERATIONS = 20_000
+"""A block gets no more, whatever time there is (Li et al. 2021 take as many)."""
+
+
+def reconstruct(
+    network: QuantizedNetwork, captured: Captured, inputs: tuple[Tensor, ...], recipe: Reconstruction,
+    device: str = "cpu", checkpoint: Path | None = None, identity: str = "",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[BlockOutcome, ...]:
+    """Learn rounding, steps and biases of a network in place, and leave it on the CPU.
+
+    An interrupted reconstruction that is started again with the same arguments goes on after its last finished block.
+    Where iterations are counted, not minutes, it ends as if it had not been interrupted, bit for bit on the same
+    machine with as many threads.
+
+    Args:
+        captured: the network as it is; nothing of it is changed.
+        inputs: samples, (n, ...) an argument of the network, of which at most :data:`MOST_SAMPLES` are taken.
+        checkpoint: where to keep what goes on; not kept by default.
+        identity: of everything that the result depends on; a checkpoint of another one is not gone on with.
+        progress: called with (blocks done, blocks in all, what the last one came to).
+
+    Raises:
+        HwsmpqError: the device is not there, or the checkpoint cannot be read.
+    """
+    check_device(device)
+    blocks = blocks_of(network.graph, {node.name for node in captured.layer_nodes.values()})
+    network.to(device).requires_grad_(False)
+    outcomes: list[BlockOutcome] = []
+
+    def restore(state: dict[str, Any]) -> None:
+        network.load_state_dict(state["network"])
+        outcomes.extend(BlockOutcome(**{**one, "layers": tuple(one["layers"])}) for one in state["outcomes"])
+
+    go_on(checkpoint, identity, restore)
+    samples = Propagation(network, captured, tuple(x[:MOST_SAMPLES] for x in inputs), SHARE_HELD_OUT, device)
+    layers = {captured.layer_nodes[layer.name].name: layer for layer in captured.network.layers}
+    of_block = [[layers[name] for name in block.layers] for block in blocks]
+    work = [sum(layer.n_macs for layer in some) for some in of_block]
+    began, spent = time.monotonic(), sum(one.seconds for one in outcomes)
+    for index, block in enumerate(blocks):
+        if progress:
+            progress(index, len(blocks), _said(outcomes))
+        samples.enter(block)
+        if index >= len(outcomes):
+            seconds = None
+            if recipe.minutes is not None:
+                left = max(60 * recipe.minutes - spent - (time.monotonic() - began), 0.0)
+                seconds = left * work[index] / max(sum(work[index:]), 1)
+            with torch.random.fork_rng():
+                torch.manual_seed((recipe.seed << 20) + index)
+                outcomes.append(_learn_block(network, block, of_block[index], samples, recipe, seconds))
+            if checkpoint is not None:
+                state = {"network": network.state_dict(), "outcomes": [asdict(one) for one in outcomes]}
+                store(checkpoint, identity, state)
+        samples.leave(block)
+    if progress:
+        progress(len(blocks), len(blocks), _said(outcomes))
+    network.to("cpu")
+    return tuple(outcomes)
+
+
+def _learn_block(
+    network: QuantizedNetwork, block: Block, layers: list[Layer], samples: Propagation, recipe: Reconstruction,
+    seconds: float | None,
+) -> BlockOutcome:
+    """Learn one block, and undo it where the error on held-out samples is no lower."""
+    began, before = time.monotonic(), samples.error(block)
+    learned, n, after = Learned(network, block), 0, before
+    if learned.is_anything:
+        with learned.soft(DROP):
+            n = _descend(block, learned, samples, recipe, seconds)
+        after = samples.error(block)
+        if not after < before:
+            learned.undo()
+    return BlockOutcome(tuple(layer.name for layer in layers), n, before, after, time.monotonic() - began)
+
+
+def _descend(
+    block: Block, learned: Learned, samples: Propagation, recipe: Reconstruction, seconds: float | None
+) -> int:
+    """Minimise the error of a block; the number of iterations."""
+    optimizer = torch.optim.Adam(learned.parameter_groups(RATES))
+    first = [group["lr"] for group in optimizer.param_groups]
+    n, done, began = recipe.n_iterations, 0, 0.0
+    while done < n:
+        share = done / n
+        for group, rate in zip(optimizer.param_groups, first, strict=True):
+            group["lr"] = rate if group["kind"] == "rounding" else rate * 0.5 * (1 + math.cos(math.pi * share))
+        error = samples.loss(block, recipe.batch_size, DROP)
+        if share >= WARM_UP:
+            error = error + PENALTY * learned.penalty(_beta((share - WARM_UP) / (1 - WARM_UP)))
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        learned.constrain()
+        done += 1
+        if seconds is not None and done == 1:
+            began, n = time.monotonic(), MOST_ITERATIONS
+        if seconds is not None and done == N_TIMED:
+            one = (time.monotonic() - began) / (N_TIMED - 1)
+            n = min(max(int(seconds / one), N_TIMED), MOST_ITERATIONS)
+    return done
+
+
+def _beta(share: float) -> float:
+    first, last = BETAS
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _said(outcomes: list[BlockOutcome]) -> str:
+    """The last block in words."""
+    if not outcomes:
+        return ""
+    last = outcomes[-1]
+    return f"{last.layers[-1]}: error {last.error_before:.3g} -> {min(last.error_before, last.error_after):.3g}"
