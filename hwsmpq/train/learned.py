@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from hwsmpq.model.tensors import get_tensor
 from hwsmpq.train.blocks import Block
@@ -35,9 +35,8 @@ class Learned:
         return bool(self._quantizers)
 
     @contextmanager
-    def soft(self, drop: float) -> Iterator[None]:
-        """Weights lie between the levels of their grid, and activations are quantized with a probability of
-        1 - ``drop``, until everything is rounded at the end."""
+    def learning(self, drop: float) -> Iterator[None]:
+        """Weights are rounded as they learn, and activations are quantized with a probability of 1 - ``drop``."""
         weights, inputs = self._network.weight_quantizers, self._network.input_quantizers
         to_nearest = {key_of(one.layer.weight_name): weights[key_of(one.layer.weight_name)] for one in self._layers}
         for one, weight in zip(self._layers, self._weights(), strict=True):
@@ -66,18 +65,17 @@ class Learned:
             x.copy_(before)
 
     def parameter_groups(self, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-        """For an optimizer, with the ``kind`` of each; rates of steps and biases are relative to their size."""
-        rounding = [one.logits for one in self._roundings.values()]
+        """Steps and biases for an optimizer, with learning rates relative to their size."""
         kinds = {"steps": self._steps(), "biases": self._biases}
-        return [{"kind": "rounding", "params": rounding, "lr": rates["rounding"]}] * bool(rounding) + [
-            {"kind": kind, "params": [x], "lr": rates[kind] * float(x.detach().abs().mean())}
+        return [
+            {"params": [x], "lr": rates[kind] * float(x.detach().abs().mean())}
             for kind, tensors in kinds.items() for x in tensors
         ]
 
-    def penalty(self, beta: float) -> Tensor:
-        """The mean over all weights of what keeps them from lying between two levels."""
-        n = sum(one.logits.numel() for one in self._roundings.values())
-        return sum((one.penalty(beta) for one in self._roundings.values()), torch.zeros(())) / max(n, 1)
+    def descend(self, rate: float) -> None:
+        """Move what weights are rounded to; see :meth:`LearnedRounding.descend`."""
+        for rounding in self._roundings.values():
+            rounding.descend(rate)
 
     def constrain(self) -> None:
         for quantizer in self._quantizers.values():

@@ -31,15 +31,8 @@ SHARE_HELD_OUT = 0.125
 """Of the samples: they say whether what was learned of a block is kept."""
 DROP = 0.5
 """Probability that an activation is left in full precision."""
-RATES = {"rounding": 0.02, "steps": 0.004, "biases": 0.02}
-"""Learning rates of Adam: of the logits of the rounding; of steps and biases relative to their size. The last two fall
-to 0 along a cosine."""
-PENALTY = 0.01
-"""Weight of the mean penalty of the rounding, beside an error relative to the variance of the outputs."""
-WARM_UP = 0.2
-"""Share of the iterations before the penalty begins."""
-BETAS = (20.0, 2.0)
-"""Its exponent, first and last (Nagel et al. 2020, section 3.2)."""
+RATES = {"steps": 0.004, "biases": 0.02}
+"""Learning rates of Adam, relative to the size of what learns; they fall to 0 along a cosine."""
 N_TIMED = 4
 """Iterations that say how many fit into a block's share of the time; the first is not timed."""
 MOST_ITERATIONS = 20_000
@@ -112,7 +105,7 @@ def _learn_block(
     began, before = time.monotonic(), samples.error(block)
     learned, n, after = Learned(network, block), 0, before
     if learned.is_anything:
-        with learned.soft(DROP):
+        with learned.learning(DROP):
             n = _descend(block, learned, samples, recipe, seconds)
         after = samples.error(block)
         if not after < before:
@@ -130,13 +123,11 @@ def _descend(
     while done < n:
         share = done / n
         for group, rate in zip(optimizer.param_groups, first, strict=True):
-            group["lr"] = rate if group["kind"] == "rounding" else rate * 0.5 * (1 + math.cos(math.pi * share))
-        error = samples.loss(block, recipe.batch_size, DROP)
-        if share >= WARM_UP:
-            error = error + PENALTY * learned.penalty(_beta((share - WARM_UP) / (1 - WARM_UP)))
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
         optimizer.zero_grad()
-        error.backward()
+        samples.loss(block, recipe.batch_size, DROP).backward()
         optimizer.step()
+        learned.descend((1 - share) / n)  # half a level in all, as far as an offset reaches
         learned.constrain()
         done += 1
         if seconds is not None and done == 1:
@@ -145,11 +136,6 @@ def _descend(
             one = (time.monotonic() - began) / (N_TIMED - 1)
             n = min(max(int(seconds / one), N_TIMED), MOST_ITERATIONS)
     return done
-
-
-def _beta(share: float) -> float:
-    first, last = BETAS
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _said(outcomes: list[BlockOutcome]) -> str:

@@ -1,5 +1,10 @@
-"""Learned rounding of weights (AdaRound; Nagel, Amjad, van Baalen, Louizos and Blankevoort 2020, arXiv 2004.10568), and
-activations that are quantized at random (QDrop; Wei, Gong, Li, Liu and Yu 2022, arXiv 2203.05740).
+"""Learned rounding of weights, and activations that are quantized at random while it is learned.
+
+Every weight gets an offset of at most half a level before it is rounded to nearest, so that it can be rounded the other
+way (as in AdaRound, Nagel et al. 2020, arXiv 2004.10568). Offsets follow the sign of their gradients with a rate that
+falls to 0 (Cheng et al. 2023, arXiv 2309.05516), which comes further in hundreds of iterations than AdaRound's soft
+rounding with a penalty, made for tens of thousands (docs/benchmarks.md). Activations are dropped to full precision at
+random as in QDrop (Wei, Gong, Li, Liu and Yu 2022, arXiv 2203.05740).
 
 Both stand in for a :class:`~hwsmpq.train.lsq.Quantizer` of a network while a block of it learns.
 """
@@ -9,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hwsmpq.train.lsq import Quantizer
+from hwsmpq.train.lsq import Quantizer, straight_through
 
-STRETCH = (-0.1, 1.1)
-"""The range of the sigmoid before it is cut to 0 .. 1, so that it reaches both ends (equation 23)."""
+MOST_OFFSET = 0.5
+"""Of a level: neighbours on the grid are what a weight can become."""
 
 
 class LearnedRounding(nn.Module):
@@ -26,32 +31,25 @@ class LearnedRounding(nn.Module):
     def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
         super().__init__()
         self._step, self._bounds = quantizer.steps.detach()[0], quantizer.bounds[0]
-        levels = weight.detach() / self._step
-        self._floor = levels.floor()
-        low, high = STRETCH
-        # Soft at first: what comes out is the weight itself.
-        fraction = (levels - self._floor).clamp(1e-3, 1 - 1e-3)
-        self.logits = nn.Parameter(((fraction - low) / (high - fraction)).log())
+        self._levels = weight.detach() / self._step
+        self.offset = nn.Parameter(torch.zeros_like(self._levels))
 
     def forward(self, x: Tensor, shares: Tensor) -> Tensor:
-        """The weight, between its neighbours on the grid."""
-        return self._on_grid(self._share_up())
+        """The weight on the grid, with the gradient of the offset passed straight through."""
+        levels = self._levels + self.offset
+        return straight_through(levels, levels.detach().round()).clamp(*self._bounds) * self._step
 
-    def penalty(self, beta: float) -> Tensor:
-        """The sum over entries of what keeps them from lying between two levels: 1 - |2 h - 1|^beta (equation 24)."""
-        return (1 - (2 * self._share_up() - 1).abs().pow(beta)).sum()
+    @torch.no_grad()
+    def descend(self, rate: float) -> None:
+        """Move offsets by ``rate`` against the sign of their gradient, which is then forgotten."""
+        assert self.offset.grad is not None
+        self.offset.sub_(self.offset.grad.sign_(), alpha=rate).clamp_(-MOST_OFFSET, MOST_OFFSET)
+        self.offset.grad = None
 
     @torch.no_grad()
     def rounded(self) -> Tensor:
         """The weight on the grid."""
-        return self._on_grid((self.logits >= 0).to(self.logits.dtype))
-
-    def _share_up(self) -> Tensor:
-        low, high = STRETCH
-        return (torch.sigmoid(self.logits) * (high - low) + low).clamp(0, 1)
-
-    def _on_grid(self, up: Tensor) -> Tensor:
-        return (self._floor + up).clamp(*self._bounds) * self._step
+        return (self._levels + self.offset).round().clamp(*self._bounds) * self._step
 
 
 class RandomlyDropped(nn.Module):

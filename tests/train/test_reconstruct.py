@@ -89,9 +89,9 @@ def test_what_was_learned_is_on_the_grid_and_closer_to_the_network(name: str) ->
     for layer in case.captured.network.layers:
         if layer.name not in kept or layer.name == "body":  # whose weight two layers read
             continue
-        weight = net.weights()[layer.weight_name]
-        stored = QuantizedLayer.of(layer, PRECISIONS["w3a5"], ranges, case.scheme).weight(weight)
-        torch.testing.assert_close(stored, weight, rtol=1e-5, atol=1e-6)
+        weight, one = net.weights()[layer.weight_name], PRECISIONS["w3a5"]
+        read = QuantizedLayer.of(layer, one, ranges, case.scheme)
+        torch.testing.assert_close(read.weight(weight), read.smoothed(weight), rtol=1e-5, atol=1e-6)
 
 
 def test_what_did_not_lower_the_error_is_as_before() -> None:
