@@ -69,9 +69,9 @@ def test_folders_without_an_engine_or_a_task_say_so(folder: Path, qdq_run: Finis
 
 
 PUBLIC = {
-    "Budget", "Constraints", "HwsmpqError", "Recipe", "Reconstruction", "Run", "Settings", "Task", "__version__", "build",
-    "calibrate", "contribute", "finetune", "inspect", "load", "optimize", "pareto", "profile", "reconstruct", "refine",
-    "render", "resolve_budgets", "search", "verify",
+    "Budget", "Constraints", "HwsmpqError", "Recipe", "Reconstruction", "Run", "Settings", "Task", "__version__",
+    "build", "calibrate", "contribute", "finetune", "inspect", "load", "optimize", "pareto", "profile", "reconstruct",
+    "refine", "render", "resolve_budgets", "search", "verify",
 }
 OF_A_RUN = {
     "artifacts", "captured", "folder", "imported_costs", "inputs", "ladder", "measures_latency", "network", "notify",

@@ -57,6 +57,7 @@ from hwsmpq.types import (
     Plan,
     Precision,
     Ranges,
+    Reconstructed,
     Trained,
 )
 from tests.margins import within_answers
@@ -82,7 +83,7 @@ def n_evaluations(folder: Path) -> int:
 def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(name)
     missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
-    on_request = {FILES[Trained], FILES[Front]}
+    on_request = {FILES[Reconstructed], FILES[Trained], FILES[Front]}
     assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json", "rounds.json"})
     assert [path.name for path in run.folder.rglob(".*") if path.is_file()] == [LOCK_FILE]
 
