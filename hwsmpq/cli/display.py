@@ -198,10 +198,11 @@ def show_held(found: Sequence[Held]) -> None:
 
 
 def show_trained(trained: Trained) -> None:
-    losses = trained.losses
+    losses, best = trained.losses, trained.best_epoch
+    kept = f"weights of epoch {best}, the best on samples held out" if best else "no epoch was better than the start"
     console.print(
-        f"trained for {trained.recipe.n_epochs} epochs on {trained.n_samples} samples ({trained.data}):"
-        f" {trained.objective} objective {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last;"
+        f"trained for {len(losses)} epochs on {trained.n_samples} samples ({trained.data}):"
+        f" {trained.objective} objective {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last; {kept};"
         " `hwsmpq build` and `hwsmpq verify` take the result", soft_wrap=True,
     )
 

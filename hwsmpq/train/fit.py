@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,30 @@ RATES = {"weights": 1.0, "others": 1.0, "alphas": 100.0}
 """Learning rate of every kind of parameter, relative to the recipe's. The gradient of an alpha is a share of the
 loss, small beside those of weights; EdMIPS too gives alphas a rate of their own."""
 
+PATIENCE = 4
+"""Epochs."""
+
 Objective = Callable[[Tensor, Samples], Tensor]
 """(outputs (n, ...), the samples that they are of, on the same device) -> the scalar that is minimised."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The mean objective of every epoch, and that of held-out samples before the first and after every one."""
+
+    losses: tuple[float, ...]
+    held_out: tuple[float, ...]
 
 
 def fit(
     network: QuantizedNetwork, samples: Samples, objective: Objective, recipe: Recipe, device: str = "cpu",
     checkpoint: Path | None = None, identity: str = "", progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, ...]:
+    held_out: Samples | None = None,
+) -> Course:
     """Train a network in place, and leave it on the CPU.
+
+    With samples held out, the network ends as it was after the epoch that judged them best, or as it began; training
+    ends early after :data:`PATIENCE` epochs that were no better.
 
     An interrupted training that is started again with the same arguments goes on after its last finished epoch, and
     ends as if it had not been interrupted, bit for bit on the same machine with as many threads.
@@ -41,9 +57,6 @@ def fit(
         checkpoint: where to keep what goes on; not kept by default.
         identity: of everything the training depends on; a checkpoint of another one is not gone on with.
         progress: called with (epochs done, epochs in all).
-
-    Returns:
-        The mean objective of every epoch.
 
     Raises:
         HwsmpqError: the training diverged, the device is not there, or the checkpoint cannot be read.
@@ -58,15 +71,30 @@ def fit(
         lr=recipe.learning_rate, momentum=MOMENTUM,
     )
     losses: list[float] = []
+    judged: list[float] = []
+    best: dict[str, Tensor] = {}
 
     def restore(state: dict[str, Any]) -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         losses.extend(state["losses"])
+        judged.extend(state["judged"])
+        best.update(state["best"])
+
+    def judge() -> None:
+        """Keep the network where held-out samples say that it is the best so far."""
+        if held_out is not None:
+            judged.append(_mean(network, held_out, objective, recipe.batch_size, device))
+            if judged[-1] <= min(judged):
+                best.update({name: x.detach().cpu().clone() for name, x in network.state_dict().items()})
 
     go_on(checkpoint, identity, restore)
+    if not judged:
+        judge()
     n_batches = math.ceil(len(samples) / recipe.batch_size)
     for epoch in range(len(losses), recipe.n_epochs):
+        if judged and len(judged) - 1 - judged.index(min(judged)) >= PATIENCE:
+            break
         if progress:
             progress(epoch, recipe.n_epochs)
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed((recipe.seed << 20) + epoch))
@@ -74,8 +102,7 @@ def fit(
         for n_done, index in enumerate(order.split(recipe.batch_size)):
             share = (epoch * n_batches + n_done) / (recipe.n_epochs * n_batches)
             _step(optimizer, recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share)))
-            taken = samples.take(index)
-            batch = Samples(tuple(x[:].to(device) for x in taken.inputs), taken.targets[:].to(device))
+            batch = _placed(samples.take(index), device)
             loss = objective(network(*batch.inputs), batch)
             if not bool(torch.isfinite(loss)):
                 raise HwsmpqError(
@@ -89,14 +116,32 @@ def fit(
             network.constrain()
             total += float(loss.detach()) * len(index)
         losses.append(total / len(samples))
+        judge()
         if checkpoint is not None:
             store(checkpoint, identity, {
                 "losses": losses, "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                "judged": judged, "best": best,
             })
     if progress:
         progress(recipe.n_epochs, recipe.n_epochs)
     network.to("cpu")
-    return tuple(losses)
+    if best:
+        network.load_state_dict(best)
+    return Course(tuple(losses), tuple(judged))
+
+
+@torch.no_grad()
+def _mean(network: QuantizedNetwork, samples: Samples, objective: Objective, batch_size: int, device: str) -> float:
+    """The mean objective over samples."""
+    total = 0.0
+    for index in torch.arange(len(samples)).split(batch_size):
+        batch = _placed(samples.take(index), device)
+        total += float(objective(network(*batch.inputs), batch)) * len(index)
+    return total / len(samples)
+
+
+def _placed(taken: Samples, device: str) -> Samples:
+    return Samples(tuple(x[:].to(device) for x in taken.inputs), taken.targets[:].to(device))
 
 
 def _step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

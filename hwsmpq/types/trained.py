@@ -37,7 +37,8 @@ class Trained:
     """Weights and ranges that replace those of the network in the engine of one assignment.
 
     The weights lie in a file of their own, with SHA-256 ``weights_sha256``; ``ranges`` hold the learned steps.
-    ``data`` says in words what was trained on; ``losses`` are the means of the objective, one an epoch.
+    ``data`` says in words what was trained on; ``losses`` are the means of the objective, one an epoch; ``held_out``
+    those over samples that only judged, before the first epoch and after every one. The weights are those of the least.
     """
 
     model_sha256: str
@@ -49,6 +50,12 @@ class Trained:
     losses: tuple[float, ...]
     ranges: Ranges
     weights_sha256: str
+    held_out: tuple[float, ...] = ()
+
+    @property
+    def best_epoch(self) -> int:
+        """Whose weights were kept, from 1; 0 is the start."""
+        return self.held_out.index(min(self.held_out)) if self.held_out else len(self.losses)
 
 
 @dataclass(frozen=True)

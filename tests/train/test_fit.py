@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Samples, cross_entropy
-from hwsmpq.train.fit import fit
+from hwsmpq.train.fit import PATIENCE, fit
 from hwsmpq.train.network import QuantizedNetwork, quantized
 from hwsmpq.types import Recipe
 
@@ -52,7 +52,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path, n_be
     assert fit(again, SAMPLES, objective, recipe, checkpoint=tmp_path / "c.pt") == losses
     for (name, one), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-    assert losses[-1] < losses[0]
+    assert losses.losses[-1] < losses.losses[0] and losses.held_out == ()
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -93,4 +93,39 @@ def test_bad_recipes(bad: dict[str, float]) -> None:
 def test_training_on_a_gpu_ends_on_the_cpu() -> None:
     net = network()
     losses = fit(net, SAMPLES, objective, Recipe(4, 0.02, 16), "cuda")
-    assert losses[-1] < losses[0] and {p.device.type for p in net.parameters()} == {"cpu"}
+    assert losses.losses[-1] < losses.losses[0] and {p.device.type for p in net.parameters()} == {"cpu"}
+
+
+HELD_OUT = Samples((SAMPLES.inputs[0][:16] + 0.1,), SAMPLES.targets[:16])
+
+
+@pytest.mark.parametrize("n_before", [1, 2])
+def test_the_best_epoch_is_kept_also_after_an_interruption(tmp_path: Path, n_before: int) -> None:
+    # A rate that is too high: later epochs are worse.
+    recipe, whole, again = Recipe(4, 0.08, 16, seed=3), network(), network()
+    course = fit(whole, SAMPLES, objective, recipe, held_out=HELD_OUT)
+    assert len(course.held_out) == len(course.losses) + 1
+    with torch.no_grad():
+        kept = float(objective(whole(*HELD_OUT.inputs), HELD_OUT))
+    assert kept == pytest.approx(min(course.held_out), rel=1e-5)
+    with pytest.raises(Interrupted):
+        fit(
+            network(), SAMPLES, objective, recipe, checkpoint=tmp_path / "c", progress=stop_after(n_before),
+            held_out=HELD_OUT,
+        )
+    assert fit(again, SAMPLES, objective, recipe, checkpoint=tmp_path / "c", held_out=HELD_OUT) == course
+    for (name, one), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_training_that_is_never_better_ends_early_and_changes_nothing() -> None:
+    count = iter(range(1000))
+
+    def worse(outputs: Tensor, batch: Samples) -> Tensor:
+        return objective(outputs, batch) if torch.is_grad_enabled() else torch.tensor(float(next(count)))
+
+    net, before = network(), network().state_dict()
+    course = fit(net, SAMPLES, worse, Recipe(20, 0.01, 64), held_out=HELD_OUT)
+    assert len(course.losses) == PATIENCE
+    for (name, one), other in zip(net.state_dict().items(), before.values(), strict=True):
+        assert torch.equal(one, other), name
