@@ -70,7 +70,8 @@ def pipe(bench: Bench, folder: Path, n_repeats: int) -> None:
         ratios["latency_ratio"] += [there[name] / here[name] for name in here]
         differing = [name for name in UNTIMED if payload(outs["here"] / name) != payload(outs["pipe"] / name)]
         bench.row(pair=i, overhead=ratios["overhead"][-1], differing=differing)
-    bench.figures |= {name: statistics.median(found) for name, found in ratios.items()}
+        bench.figures |= {name: statistics.median(found) for name, found in ratios.items()}
+        bench.write()  # as it goes: a pair is long
 
 
 def latencies(out: Path) -> dict[str, float]:
@@ -88,7 +89,8 @@ def kills(bench: Bench, folder: Path, n_kills: int) -> None:
     for i in range(n_kills):
         was_hit, is_well = survives(bench, folder / f"kill{i}", whole * (i + rng.random()) / n_kills)
         hit, recovered = hit + was_hit, recovered + (was_hit and is_well)
-    bench.figures |= {"kills": float(hit), "kills_recovered": float(recovered)}
+        bench.figures |= {"kills": float(hit), "kills_recovered": float(recovered)}
+        bench.write()
 
 
 def survives(bench: Bench, out: Path, after: float) -> tuple[bool, bool]:
