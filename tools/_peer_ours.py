@@ -145,9 +145,10 @@ def outputs_of(folder: Path, inputs: tuple[Tensor, ...]) -> Tensor:
     return engine_outputs(engine_in(folder), inputs)
 
 
-def engine_in(folder: Path) -> OpenvinoEngine:
-    """The engine of any tool, on one thread and its CPU time."""
+def engine_in(folder: Path, plain: bool = False) -> OpenvinoEngine:
+    """The engine of any tool, on one thread and its CPU time, in f32 or what its file says, or ``plain``: without
+    settings."""
     path = folder / "model.xml"
     if not path.is_file():
         raise HwsmpqError(f"no engine in {folder}", fix="remove that folder and run again")
-    return OpenvinoEngine(path)
+    return OpenvinoEngine(path, plain=plain)

@@ -8,8 +8,10 @@ fastest one that stays as close to the fp32 network (``ours_at_kl_of_<tool>``). 
 group scored alone on 64 samples (``--estimator one-at-a-time --n-score-samples 64``).
 
 Figures, for each network and tool: ``metric_drop`` (points), ``kl`` (for embeddings 1 - cosine), ``latency_ratio`` (to
-the fp32 engine), ``search_s``, and for matched plans the differences to the peer. What a tool has made is kept in the
-work folder, so that an interrupted benchmark goes on.
+the fp32 engine, floats computed in f32 unless the file says otherwise), ``plain_to_default`` (loaded without settings,
+as the tools' documentation does, to the fp32 file likewise: on some processors OpenVINO computes floats in bf16 then),
+``search_s``, and for matched plans the differences to the peer. The row ``runtime_default`` is the fp32 file without
+settings. What a tool has made is kept in the work folder, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +38,14 @@ from hwsmpq.pipeline.prepare.profile import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE, Measurement
 
+DEFAULT, PLAIN = "runtime_default", " without settings"
 AT_LATENCY, AT_KL = "_at_latency_of_", "_at_kl_of_"
 SECONDS, SECONDS_QUICK = 60.0, 5.0
 FIGURES = tuple(
     f"{name}{suffix}"
     for name, suffixes in (
         ("metric_drop", ("", "_stderr")), ("kl", ("", "_stderr")), ("latency_ratio", ("", "_spread")),
+        ("plain_to_default", ("",)),
         ("search", ("_s", "_cpu_s")), ("kl_minus_peer", ("", "_stderr")), ("drop_minus_peer", ("", "_stderr")),
         ("latency_to_peer", ("",)),
     )
@@ -59,10 +64,12 @@ def main() -> None:
     names, tools = (_chosen(parser, text, known) for text, known in (
         (options.networks, NETWORKS), (options.tools, (*NNCF_TOOLS, *VARIANTS)),
     ))
-    require()
+    if any(tool in NNCF_TOOLS for tool in tools):
+        require()
     work = options.work / f"{'quick' if options.quick else 'full'}-{options.seed}"
     samples: dict[str, int] = {}
-    bench = Bench("bench_peers", options, samples, ("openvino", "nncf"))
+    packages = ("openvino", *(["nncf"] if find_spec("nncf") else []))
+    bench = Bench("bench_peers", options, samples, packages)
     for name in names:
         comparison = Comparison(name, work / name, options.seed, options.quick)
         samples |= comparison.samples
@@ -101,6 +108,7 @@ class Comparison:
             f"{name}.report": len(report_part),
         }
         self._stored(REFERENCE, self._fp32)
+        self._default = self._stored(DEFAULT, self._untouched)
         self._judge = Judge(self._network, self._task, report_part, self._outputs(REFERENCE, "report"), seed)
 
     def compare(self, tools: list[str], matched: Collection[str]) -> list[dict[str, Any]]:
@@ -111,6 +119,7 @@ class Comparison:
         """
         records = {tool: self._stored(tool, self._nncf(tool)) for tool in tools if tool in NNCF_TOOLS}
         peers = [tool for tool in records if tool in matched]
+        records[DEFAULT] = self._default
         ratios = self._ratios(peers)
         for variant in (tool for tool in tools if tool in VARIANTS):
             ours = self._ours[variant]
@@ -127,7 +136,7 @@ class Comparison:
         path = self._folder / ROWS_FILE
         stored = json.loads(path.read_text()) if path.exists() else {}
         if stored.get("records") != records:
-            timed = self._timed([REFERENCE, *records])
+            timed = self._timed([REFERENCE, *records], plainly=[*records])
             stored = {"records": records, "rows": [self._row(tool, records[tool], timed) for tool in records]}
             _write(path, stored)
         rows: list[dict[str, Any]] = stored["rows"]
@@ -143,6 +152,7 @@ class Comparison:
             "metric_drop": drop, "metric_drop_stderr": drop_stderr, "kl": distance, "kl_stderr": distance_stderr,
             "latency_ratio": timed[tool].median_ms / fp32_ms, "latency_ratio_spread": timed[tool].spread_ms / fp32_ms,
             "latency_ms": timed[tool].median_ms, "fp32_ms": fp32_ms,
+            "plain_to_default": timed[tool + PLAIN].median_ms / timed[DEFAULT + PLAIN].median_ms,
             **{key: value for key, value in record.items() if isinstance(value, int | float | str)},
             **{f"{stage}_s": seconds for stage, seconds in record["stages_s"].items() if stage != "search"},
         }
@@ -158,6 +168,12 @@ class Comparison:
         run, clock = self._run, Clock()
         (folder / ONNX_FILE).write_bytes(export_onnx(run.captured))
         clock("build", lambda: run.target.build(folder / ONNX_FILE, folder))
+        return clock.record()
+
+    def _untouched(self, folder: Path) -> Record:
+        clock = Clock()
+        onnx = self._engine_folder(REFERENCE) / ONNX_FILE
+        clock("build", lambda: self._run.target.untouched(onnx, folder))
         return clock.record()
 
     def _nncf(self, tool: str) -> Callable[[Path], Record]:
@@ -196,11 +212,13 @@ class Comparison:
     def _engine_folder(self, tool: str) -> Path:
         return self._folder / tool / "engine"
 
-    def _timed(self, tools: list[str]) -> dict[str, Measurement]:
-        print(f"  timing {len(tools)} engines", flush=True)
+    def _timed(self, tools: list[str], plainly: Collection[str] = ()) -> dict[str, Measurement]:
+        """Times of engines, and of some loaded without settings too, all in one run."""
+        engines = {tool: engine_in(self._engine_folder(tool)) for tool in tools}
+        engines |= {tool + PLAIN: engine_in(self._engine_folder(tool), plain=True) for tool in plainly}
+        print(f"  timing {len(engines)} engines", flush=True)
         return measure(
-            {tool: engine_in(self._engine_folder(tool)) for tool in tools},
-            TimingRequest(timing_inputs(self._run), self._seed, SECONDS_QUICK if self._quick else SECONDS),
+            engines, TimingRequest(timing_inputs(self._run), self._seed, SECONDS_QUICK if self._quick else SECONDS),
         ).measured
 
     def _outputs(self, tool: str, part: str) -> torch.Tensor:

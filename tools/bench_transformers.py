@@ -10,6 +10,7 @@ All engines of a network are timed in one interleaved run, on one thread and its
 part, which neither calibration nor search saw.
 
 Figures, for each network and engine: ``latency_ms``; ``latency_ratio`` (to the fp32 engine) and its spread;
+``to_default`` (to what OpenVINO makes of the fp32 file by itself, where it does not compute that in fp32);
 ``size_mb`` of the file of the weights; ``sqnr_db`` of the outputs against those of the fp32 engine; ``n_other``, layers
 that run in another precision than the one the engine is named for. For MiniLM also ``spearman``, the ``lost_points``
 of it and the ``distance`` (1 - cosine), both against the fp32 engine and with paired standard errors.
@@ -37,7 +38,7 @@ from hwsmpq.pipeline.prepare.profile import profile, timing_inputs
 from hwsmpq.pipeline.prepare.survey import prepare, survey
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import REFERENCE, Assignment, Ladder, Plan, Settings
+from hwsmpq.types import BY_ITSELF, REFERENCE, Assignment, Ladder, Plan, Settings
 
 LADDER = Ladder.parse("w4a16,int8,w8a16,fp32")
 TRAINED = "minilm"
@@ -76,6 +77,8 @@ def compare(bench: Bench, name: str, folder: Path) -> None:
     for engine, assignment in assignments.items():
         run.builder.write(assignment, folder / engine)
     engines = {engine: run.target.load(folder / engine) for engine in assignments}
+    if run.target.computes_in != REFERENCE:
+        engines[BY_ITSELF] = run.builder.untouched()
     timed = measure(
         engines, TimingRequest(timing_inputs(run), options.seed, SECONDS_QUICK if options.quick else SECONDS)
     ).measured
@@ -84,13 +87,16 @@ def compare(bench: Bench, name: str, folder: Path) -> None:
     outputs = {engine: engine_outputs(loaded, report.inputs) for engine, loaded in engines.items()}
     layers = [layer.name for layer in run.network.layers]
     for engine, loaded in engines.items():
-        ran = Counter(loaded.realised(layers).values())
+        ran = Counter(loaded.realised(layers).values() if engine in assignments else [])
         figures = {
             "latency_ms": timed[engine].median_ms, "latency_ratio": timed[engine].median_ms / fp32_ms,
             "latency_ratio_spread": timed[engine].spread_ms / fp32_ms,
-            "size_mb": (folder / engine / FILE).with_suffix(".bin").stat().st_size / 1e6,
-            "n_other": len(layers) - ran[engine],
         }
+        if BY_ITSELF in timed:
+            figures["to_default"] = timed[engine].median_ms / timed[BY_ITSELF].median_ms
+        if engine in assignments:
+            figures["size_mb"] = (folder / engine / FILE).with_suffix(".bin").stat().st_size / 1e6
+            figures["n_other"] = len(layers) - ran[engine]
         if not torch.equal(outputs[engine], outputs[REFERENCE]):
             figures["sqnr_db"] = sqnr_db(outputs[REFERENCE], outputs[engine])
         if name == TRAINED:
