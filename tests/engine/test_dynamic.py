@@ -26,19 +26,19 @@ N = 6
 
 
 class Attention(nn.Module):
-    """Takes sizes apart and together again, as networks do whose export may bake a batch in."""
+    """Takes sizes apart and together again, where an export may bake a batch in; with an additive bias, as BEiT's."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.qkv, self.head = nn.Conv2d(1, 24, 2, 2), nn.Linear(24, 72), nn.Linear(24, 5)
-        self.token = nn.Parameter(torch.randn(1, 1, 24))
+        self.token, self.bias = nn.Parameter(torch.randn(1, 1, 24)), nn.Parameter(torch.randn(1, 4, 17, 17))
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         n, t, _ = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, 4, 6).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, 24)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, self.bias).transpose(1, 2).reshape(n, t, 24)
         return self.head(mixed[:, 0] * scale)
 
 
