@@ -80,6 +80,7 @@ _SCORED = ("network", "runs", "value", "metric", "runner")
 
 TABLE = (
     Row(types.Settings, "settings.json", "settings"),
+    Row(types.StageTimes, "stage_times.json", "stage_times"),
     Row(types.Network, "network.json", "network", roles=("model", "network")),
     Row(types.Ranges, "ranges.json", "ranges", roles=("model", "calibration", "scheme", "quantized"),
         settings=("observer",)),

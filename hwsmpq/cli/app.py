@@ -42,6 +42,7 @@ from hwsmpq.types import (
     Recipe,
     Reconstruction,
     Settings,
+    StageTimes,
 )
 
 app = typer.Typer(
@@ -444,6 +445,7 @@ def _run(values: dict[str, Any]) -> None:
     _stage(values, work, lambda certificate: show_verdict(certificate, values["out"]))
     if not values["json"]:
         folder = values["out"]
+        display.show_times(Folder(folder).read(StageTimes))
         display.console.print(
             f"certificate: {folder / 'certificate.json'}\nreport: {folder / 'report.html'}",
             markup=False, soft_wrap=True,

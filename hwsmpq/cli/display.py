@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pydantic import TypeAdapter
 from rich.box import ROUNDED
@@ -37,6 +38,7 @@ from hwsmpq.types import (
     Network,
     Plan,
     Reconstructed,
+    StageTimes,
     Sweep,
     Trained,
 )
@@ -44,6 +46,8 @@ from hwsmpq.types import (
 if TYPE_CHECKING:
     from hwsmpq.hardware.cost_model import CostModel
 
+LINE_SECONDS = 30.0
+"""Between two lines of a stage in a log file."""
 PIPED_WIDTH = 200
 """Of lines that go to a file or another program, which no terminal would wrap."""
 
@@ -66,8 +70,22 @@ def table(*columns: str, title: str | None = None) -> Table:
     return Table(*columns, title=title, box=ROUNDED if console.is_terminal else None, title_justify="left")
 
 
+class Teller(Protocol):
+    """Tells the user how far a command is, on the error stream, so that the output stays clean for scripts."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+    def status(self, stage: str, text: str) -> None:
+        """What a stage has found so far."""
+        ...
+
+    def notify(self, message: str) -> None:
+        """A sentence for the user."""
+        ...
+
+
 class ProgressBars:
-    """One bar a stage; bars are drawn on the error stream, so that the output stays clean for scripts."""
+    """One bar a stage."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars, self._tasks = bars, dict[str, TaskID]()
@@ -78,23 +96,63 @@ class ProgressBars:
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def status(self, stage: str, text: str) -> None:
-        """What a stage has found so far, beside its bar."""
+        """Shown beside the bar."""
         if stage in self._tasks:
             self._bars.update(self._tasks[stage], found=text)
 
     def notify(self, message: str) -> None:
-        """A sentence for the user, above the bars."""
+        """Shown above the bars."""
         self._bars.console.print(escape(message), soft_wrap=True)
 
 
+class ProgressLines:
+    """For a file: a line a stage when it is over, if it took a second, and one every :data:`LINE_SECONDS`."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown, self._stage, self._found = shown, "", ""
+        self._done = self._total = 0
+        self._began = self._now = self._told = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self.close()
+            self._stage, self._found, self._began = stage, "", self._now
+        self._done, self._total, self._now = done, total, time.monotonic()
+        if self._now - self._told >= LINE_SECONDS:
+            self._tell()
+
+    def status(self, stage: str, text: str) -> None:
+        if stage == self._stage:
+            self._found = text
+
+    def notify(self, message: str) -> None:
+        notify(message)
+
+    def close(self) -> None:
+        """Tell of the stage that is over."""
+        if self._stage and self._now - self._began >= 1:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._now
+        if self._shown:
+            found = f", {self._found}" if self._found else ""
+            notify(f"{self._stage}: {self._done} of {self._total}, {self._now - self._began:.0f} s{found}")
+
+
 @contextmanager
-def progress_bars(enabled: bool) -> Iterator[ProgressBars]:
-    """Progress bars while a command runs; drawn only on a terminal, and not with ``--json``."""
+def progress_bars(enabled: bool) -> Iterator[Teller]:
+    """What tells of progress while a command runs: bars on a terminal, else lines; nothing with ``--json``."""
+    if not errors.is_terminal:
+        lines = ProgressLines(enabled)
+        yield lines
+        lines.close()
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[found]}", markup=False),
     )
-    with Progress(*columns, console=errors, disable=not (enabled and errors.is_terminal)) as bars:
+    with Progress(*columns, console=errors, disable=not enabled) as bars:
         yield ProgressBars(bars)
 
 
@@ -121,6 +179,16 @@ def show_network(network: Network, ladder: tuple[str, ...]) -> None:
         console.print(
             f"excluded, never quantized: {', '.join(network.excluded)}", markup=False, highlight=False, soft_wrap=True
         )
+
+
+def show_times(times: StageTimes) -> None:
+    """The whole, and the stages that took most of it."""
+    most = sorted((one for one in times.stages if one.wall_s >= 1), key=lambda one: -one.wall_s)
+    parts = ", ".join(f"{one.stage} {one.wall_s:.0f}" for one in most)
+    console.print(
+        f"took {sum(one.wall_s for one in times.stages):.0f} s ({sum(one.cpu_s for one in times.stages):.0f} s CPU)"
+        + (f": {parts}" if parts else ""), highlight=False, soft_wrap=True,
+    )
 
 
 def show_sweep(sweep: Sweep) -> None:

@@ -26,6 +26,7 @@ from hwsmpq.model.load import load_task
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.task import Samples, Task, tensors_sha256
 from hwsmpq.model.values import VALUES
+from hwsmpq.pipeline.clock import Clock
 from hwsmpq.pipeline.evaluate.job import Job
 from hwsmpq.pipeline.evaluate.workers import Workers
 from hwsmpq.pipeline.roles import Roles
@@ -34,7 +35,18 @@ from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.sensitivity.registry import SENSITIVITIES
-from hwsmpq.types import REFERENCE, Constraints, CostTable, Ladder, Network, Plan, Precision, Ranges, Settings
+from hwsmpq.types import (
+    REFERENCE,
+    Constraints,
+    CostTable,
+    Ladder,
+    Network,
+    Plan,
+    Precision,
+    Ranges,
+    Settings,
+    StageTimes,
+)
 from hwsmpq.types.constraints import groups_of, option
 
 T = TypeVar("T")
@@ -63,13 +75,15 @@ def unseen(stage: str, text: str) -> None:
 
 
 def holding(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
-    """A function of a run that has the folder to itself while it works; those that it calls share the lock."""
+    """A stage: a function of a run that has the folder to itself while it works, and whose time is counted by its name.
+    Those that it calls share the lock."""
 
     @wraps(stage)
     def held(run: Run, *args: P.args, **kwargs: P.kwargs) -> T:
         lock = hold(run.folder)
         try:
-            return stage(run, *args, **kwargs)
+            with run.clock(stage.__name__):
+                return stage(run, *args, **kwargs)
         finally:
             del lock
 
@@ -111,6 +125,7 @@ class Run:
             self.settings = replace(self.settings, ladder=self._default_ladder())
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self._task = task
+        self.clock = Clock(self.read(StageTimes).stages if self.artifacts.has(StageTimes) else ())
         self.target.workspace(folder)
         foreign = [name for name in self.ladder.names if name not in self.target.native]
         if foreign:
@@ -149,7 +164,8 @@ class Run:
     @cached_property
     def task(self) -> Task:
         weights = self.settings.weights
-        return self._task or load_task(self.settings.task, self.settings.data, Path(weights) if weights else None)
+        with self.clock("load"):
+            return self._task or load_task(self.settings.task, self.settings.data, Path(weights) if weights else None)
 
     @cached_property
     def captured(self) -> Captured:
@@ -159,6 +175,10 @@ class Run:
             HwsmpqError: the folder belongs to another model.
         """
         task = self.task  # a task that cannot be loaded makes no folder
+        with self.clock("capture"):
+            return self._capture(task)
+
+    def _capture(self, task: Task) -> Captured:
         lock = hold(self.folder)
         captured = capture(task.model, task.calibration, task.input_names)
         # Read as plain data: older versions described a network otherwise.
@@ -347,4 +367,5 @@ class Run:
         value = make()
         self.artifacts.write(value, inputs)
         LOGGER.info("%s made in %.1f s", self.path(kind), time.monotonic() - start)
+        self.artifacts.write(StageTimes(self.clock.times), {})
         return value

@@ -51,6 +51,7 @@ def collect(folder: Path) -> View:
         engines=tuple(replace(e, name=clean(e.name)) for e in certificate.engines) if certificate else (),
         machine=tuple(provenance.machine(run)),
         settings=tuple(provenance.methods(run)),
+        times=tuple(provenance.times(run)),
         hashes=tuple(provenance.hashes(run)),
         sources=run.sources,
         network=run.network,

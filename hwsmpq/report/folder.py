@@ -23,6 +23,7 @@ from hwsmpq.types import (
     Ranges,
     Rounds,
     Settings,
+    StageTimes,
     Survey,
 )
 
@@ -55,6 +56,7 @@ class Artifacts:
     front: Front | None
     manifest: Manifest | None
     certificate: Certificate | None
+    times: StageTimes | None
     sources: tuple[Source, ...]
     missing: tuple[str, ...]
 
@@ -104,6 +106,7 @@ def read_folder(folder: Path) -> Artifacts:
         front=optional(Front),
         manifest=optional(Manifest),
         certificate=certificate,
+        times=run.read(StageTimes) if run.has(StageTimes) else None,
         sources=tuple(sources),
         missing=tuple(missing),
     )

@@ -10,11 +10,13 @@ from hwsmpq.report.folder import Artifacts
 from hwsmpq.report.formats import clean
 from hwsmpq.report.tradeoff import finalists
 from hwsmpq.report.view import Fact
-from hwsmpq.types import Budget, Settings
+from hwsmpq.types import Budget, Settings, StageTime
 from hwsmpq.types.constraints import LISTS
 
 ALWAYS = ("target", "ladder")
 """Spelled out: with a ladder alone, the command line chooses a target by itself."""
+LEAST_SECONDS = 0.1
+"""Stages that took less are not shown."""
 FLAGS = {
     ("additive", True): "--additive", ("smooth", False): "--no-smooth", ("correct_bias", False): "--no-correct-bias",
 }
@@ -52,6 +54,14 @@ def machine(run: Artifacts) -> Iterator[Fact]:
             yield Fact(clean(key), clean(f"profiled: {before}; verified: {after}"))
         else:
             yield Fact(clean(key), clean(str(after if after is not None else before)))
+
+
+def times(run: Artifacts) -> Iterator[Fact]:
+    """What stages took, of those that took a while."""
+    stages = run.times.stages if run.times else ()
+    for one in (*stages, StageTime("all", sum(s.wall_s for s in stages), sum(s.cpu_s for s in stages))):
+        if one.wall_s >= LEAST_SECONDS:
+            yield Fact(clean(one.stage).capitalize(), f"{one.wall_s:.1f} s ({one.cpu_s:.1f} s CPU)")
 
 
 def methods(run: Artifacts) -> Iterator[Fact]:

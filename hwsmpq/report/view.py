@@ -163,6 +163,7 @@ class View:
     engines: tuple[EngineResult, ...]
     machine: tuple[Fact, ...]
     settings: tuple[Fact, ...]
+    times: tuple[Fact, ...]
     hashes: tuple[Fact, ...]
     sources: tuple[Source, ...]
     network: Network

@@ -54,6 +54,7 @@ from hwsmpq.types.precision import (
     Precision,
 )
 from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
+from hwsmpq.types.stage_times import StageTime, StageTimes
 from hwsmpq.types.survey import Realised, Survey
 from hwsmpq.types.sweep import Sweep, SweepPoint
 from hwsmpq.types.trained import BlockOutcome, Recipe, Reconstructed, Reconstruction, Trained
@@ -123,6 +124,8 @@ __all__ = [
     "Scores",
     "Settings",
     "Stability",
+    "StageTime",
+    "StageTimes",
     "Survey",
     "Sweep",
     "SweepPoint",

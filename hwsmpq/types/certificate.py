@@ -14,6 +14,7 @@ from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.measured import CostTable, EngineTiming
 from hwsmpq.types.network import Network
 from hwsmpq.types.precision import Assignment
+from hwsmpq.types.stage_times import StageTime
 
 LEAST_AUDITED = 0.99
 """Share of the MACs whose layers an audit has to see."""
@@ -282,7 +283,8 @@ class Certificate:
     ``agreement`` compares engines that were run: that of the plan with what was simulated, without which nothing is
     verified, and that of fp32 with the network. ``coverage`` says which weights are in layers. ``runtime_default`` is
     None where nothing was timed, or where the runtime computes fp32 by itself as the engine in fp32 does. ``held`` is
-    what the user held the plan to, besides the budgets.
+    what the user held the plan to, besides the budgets. ``stages`` is what it all took
+    up to then.
     """
 
     target: str
@@ -302,6 +304,7 @@ class Certificate:
     coverage: Coverage | None = None
     runtime_default: RuntimeDefault | None = None
     held: tuple[Held, ...] = ()
+    stages: tuple[StageTime, ...] = ()
 
     def drop_points(self, engine: EngineResult) -> float:
         """Points of the metric that an engine loses; a gain counts as none lost."""

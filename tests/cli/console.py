@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 NOTICES = ("this machine is too noisy", "target onnx-qdq is taken, since")
 """How notices begin that may come before anything else: on a machine with other work, and where a ladder alone says
 what it is for."""
+PROGRESS = re.compile(r"[\w :-]+: \d+ of \d+, \d+ s")
 COMMAND = [sys.executable, "-c", "from hwsmpq.cli import main; main()"]
 SMALL = ["--n-pairs", "2", "--n-candidates", "4", "--n-score-samples", "16"]
 QDQ = ["--ladder", "w4a4,int8,fp32", *SMALL]
@@ -30,8 +32,8 @@ class Result:
 
     @property
     def messages(self) -> list[str]:
-        """Lines of the error stream, without notices."""
-        return [line for line in self.err.splitlines() if not line.startswith(NOTICES)]
+        """Lines of the error stream, without notices and what tells of progress."""
+        return [line for line in self.err.splitlines() if not line.startswith(NOTICES) and not PROGRESS.match(line)]
 
     def assert_one_message(self, *words: str) -> None:
         """Failed with exactly one message on the error stream, that holds ``words``; notices aside."""

@@ -110,3 +110,23 @@ def test_shells_complete_verbs_and_options() -> None:
 
 def test_completion_is_offered(cli: Cli) -> None:
     assert "--install-completion" in cli("--help").out
+
+
+def test_a_log_file_has_a_line_a_stage_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(display, "notify", lines.append)
+    with display.progress_bars(True) as tell:
+        for at, stage, done in (
+            (2, "calibrate", 2), (2.1, "survey", 3), (12, "race", 4), (33, "race", 5), (40, "race", 6), (45, "build", 1)
+        ):
+            now[0] = at
+            tell(stage, done, 6)
+            tell.status("race", "best .7")
+    assert lines == [
+        "calibrate: 2 of 6, 2 s", "race: 5 of 6, 31 s, best .7", "race: 6 of 6, 38 s, best .7", "build: 1 of 6, 5 s"
+    ]
+    with display.progress_bars(False) as tell:
+        now[0] += 100
+        tell("race", 1, 2)
+    assert len(lines) == 4

@@ -131,6 +131,7 @@ def _verify(prepared: Prepared) -> Certificate:
         coverage=run.network.coverage,
         runtime_default=runtime_default,
         held=plan.held,
+        stages=run.clock.times,
     )
 
 
