@@ -25,6 +25,7 @@ class Row:
         roles: names of :data:`ROLES` that it depends on.
         settings: fields of :class:`hwsmpq.Settings` that it depends on, besides those that its roles stand for.
         asked: what the call that makes it says beyond the settings.
+        grows: fields of its payload that later work adds to, which leaves what was made from it before as it is.
     """
 
     kind: type
@@ -34,6 +35,7 @@ class Row:
     roles: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+    grows: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ TABLE = (
         settings=("observer",)),
     Row(types.Survey, "survey.json", "survey", (types.Ranges,), _RUN, ("ladder", "batch", "threads")),
     Row(types.CostTable, "cost_table.json", "cost_table", (types.Ranges, types.Survey), _RUN,
-        ("ladder", "batch", "threads", "seed", "n_mixtures")),
+        ("ladder", "batch", "threads", "seed", "n_mixtures"), grows=("engines", "noise")),
     Row(types.Rounds, "rounds.json", "rounds", (types.Ranges, types.Survey, types.CostTable),
         (*_RUN, "report", "metric", "loss", "classification"), ("ladder", "batch", "threads", "cost", "confidence")),
     Row(Evaluations, "evaluations.sqlite", "evaluations", (types.Ranges,),

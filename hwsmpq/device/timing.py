@@ -22,6 +22,8 @@ N_LOADS = 7
 """Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
 of MobileNetV3, loaded five times in one process, .970 to 1.029 of its mean, and again so when timed again)."""
 MIN_BLOCKS, MAX_BLOCKS = 3, 30
+SETTLED = 0.003
+"""Relative error of every engine's time within a load at which more blocks say nothing beside what loads differ by."""
 SLOT_MS = 4.0
 MIN_SLOT_REPEATS, MAX_SLOT_REPEATS = 2, 20
 N_WARM_UP = 3
@@ -61,8 +63,9 @@ class TimingRequest:
     Attributes:
         inputs: the inputs of every inference.
         seed: orders the blocks.
-        seconds: wall time to spend, besides loading; each of seven loads has its share, and from 3 to 30 blocks. What
-            is left then is spent on further loads while the machine is too noisy.
+        seconds: wall time to spend at most, besides loading; each of seven loads has its share, and from 3 to 30
+            blocks: as many as settle its times. What is left then is spent on further loads while the machine is too
+            noisy.
     """
 
     inputs: Sequence[NDArray[Any]]
@@ -102,7 +105,9 @@ def measure(
                 _warm_up(engines[names[index]], inputs)
         blocks: list[NDArray[np.float64]] = []
         end = time.perf_counter() + how.seconds / N_LOADS
-        while len(blocks) < MIN_BLOCKS or (time.perf_counter() < end and len(blocks) < MAX_BLOCKS):
+        while len(blocks) < MIN_BLOCKS or (
+            time.perf_counter() < end and len(blocks) < MAX_BLOCKS and not _are_settled(np.array(blocks))
+        ):
             blocks.append(np.empty(len(names)))
             for index in rng.permutation(len(names)):
                 engine = engines[names[index]]
@@ -114,6 +119,12 @@ def measure(
         if len(loads) >= N_LOADS:
             timing = _timing(names, np.array(loads))
     return timing
+
+
+def _are_settled(blocks: NDArray[np.float64]) -> bool:
+    """Whether further blocks (n_blocks, n_engines) of a load would hardly move the medians of any engine."""
+    relative = _without_drift(np.log(blocks))
+    return max(median_stderr(spread(of_one), len(of_one)) for of_one in relative.T) < SETTLED
 
 
 def _timing(names: Sequence[str], loads: NDArray[np.float64]) -> Timing:

@@ -45,11 +45,12 @@ class Builder:
         self.target, self.batch, self._threads, self._streams = target, batch, threads, streams
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
+        self._built: dict[tuple[tuple[str, str], ...], Path] = {}
 
     def of_any_batch(self) -> Builder:
         """The same for engines that take any number of samples at once."""
         other = copy.copy(self)
-        other._takes_any_batch, other._fp32_onnx = True, None
+        other._takes_any_batch, other._fp32_onnx, other._built = True, None, {}
         return other
 
     def write(self, assignment: Assignment, folder: Path) -> None:
@@ -68,10 +69,13 @@ class Builder:
         )
 
     def engine(self, assignment: Assignment) -> Engine:
-        """A loaded engine whose files live as long as this builder."""
-        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
-        self.write(assignment, folder)
-        return self.target.load(folder)
+        """A loaded engine whose files live as long as this builder, which builds it once."""
+        key = tuple(assignment.items())
+        if key not in self._built:
+            folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+            self.write(assignment, folder)
+            self._built[key] = folder
+        return self.target.load(self._built[key])
 
     def untouched(self) -> Engine:
         """The loaded engine that the runtime makes of the network by itself."""

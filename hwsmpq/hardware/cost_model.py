@@ -26,6 +26,8 @@ MIN_ERROR = 0.01
 UNCHECKED_ERROR = 0.05
 """The same while fewer than ``MIN_CHECKS`` mixtures have checked it."""
 MIN_CHECKS = 3
+SURE = 0.03
+"""Share of the reference latency that half of a 90 % interval is wide where more mixtures are not worth their time."""
 MIN_RELATIVE_NOISE = 0.001
 """No median is trusted below this fraction of itself, however small its spread."""
 
@@ -65,12 +67,17 @@ class CostModel:
         return len(self.table.engines) + len(self.built)
 
     @property
+    def resolution_ms(self) -> float:
+        """What two engines must differ by for the model to tell them apart, however well it fits."""
+        return max(MIN_ERROR, self.table.noise) * self.table.top_ms
+
+    @property
     def error_ms(self) -> float:
         """Standard deviation of a prediction for an engine that the fit has not seen: what it missed such engines by,
         and no less than the machine's noise. A model that too few engines have checked is trusted to
         ``UNCHECKED_ERROR`` only."""
-        least = MIN_ERROR if self.n_checks >= MIN_CHECKS else UNCHECKED_ERROR
-        return max(self.fit_error_ms, max(least, self.table.noise) * self.table.top_ms)
+        unchecked = 0.0 if self.n_checks >= MIN_CHECKS else UNCHECKED_ERROR * self.table.top_ms
+        return max(self.fit_error_ms, self.resolution_ms, unchecked)
 
     def margin_ms(self, confidence: float) -> float:
         """What an engine exceeds its prediction by at most, with ``confidence`` (one-sided, Student's t)."""
@@ -78,9 +85,17 @@ class CostModel:
         return float(stats.t.ppf(confidence, n - 1) * self.error_ms * np.sqrt(1 + 1 / n))
 
     def interval_ms(self, assignment: Assignment, confidence: float = 0.9) -> tuple[float, float]:
-        """The interval that the latency of an engine lies in with ``confidence``."""
+        """The interval that the latency of an engine lies in with ``confidence``; that of a uniform engine, which was
+        measured, is as wide as the noise."""
         predicted, margin = self.predict(assignment), self.margin_ms((1 + confidence) / 2)
+        if len(set(assignment.values())) == 1 and {*assignment.values()} <= {*self.table.ladder}:
+            margin *= self.resolution_ms / self.error_ms
         return predicted - margin, predicted + margin
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether mixtures beyond those measured would hardly narrow the intervals."""
+        return self.n_checks >= MIN_CHECKS and self.margin_ms(0.95) <= SURE * self.table.top_ms
 
     @property
     def cost(self) -> Cost:

@@ -1,8 +1,9 @@
-"""Measure a cost table: uniform engines, their counters, and a few random mixtures."""
+"""Measure a cost table: uniform engines and their counters, then a few random mixtures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,16 @@ def measure_costs(
     build_engine: Callable[[Assignment], Engine],
     inputs: Sequence[NDArray[Any]],
     seed: int,
-    n_mixtures: int = 8,
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
     build_default: Callable[[], Engine] | None = None,
 ) -> CostTable:
-    """Build, count and time what the cost model needs.
+    """Build, count and time the uniform engines.
 
     Args:
         build_engine: makes the engine of an assignment on the target.
         inputs: the inputs of every inference, at the batch size of the engines.
-        seed: draws the mixtures and orders the timing.
-        n_mixtures: random mixtures to build; none leaves the switching costs at zero.
+        seed: orders the timing.
         seconds: time for the interleaved timing (engine builds come on top).
         progress: called with (stage, done, in all).
         build_default: makes what the runtime makes of the network by itself, where that differs from the reference.
@@ -53,17 +52,9 @@ def measure_costs(
             "choose a ladder of what the target runs, or a target without a latency claim and a BitOps budget",
         )
     report = progress or (lambda stage, done, n: None)
-    uniform = {name: network.uniform(name) for name in ladder.names}
-    mixtures = {f"mixture {i}": x for i, x in enumerate(draw_mixtures(network, ladder, n_mixtures, seed))}
-    assignments = {**uniform, **mixtures}
-    engines: dict[str, Engine] = {}
-    for done, (name, assignment) in enumerate(assignments.items(), 1):
-        engines[name] = build_engine(assignment)
-        report("build", done, len(assignments))
-
-    uniform_engines = {name: engines[name] for name in ladder.names}
-    peak_mb = _peak_mb(uniform_engines, inputs, report)
-    group_ms = _counters(network, uniform_engines, inputs, report)
+    engines = _built({name: network.uniform(name) for name in ladder.names}, build_engine, report)
+    peak_mb = _peak_mb(engines, inputs, report)
+    group_ms = _counters(network, engines, inputs, report)
     conditions = target.conditions()  # now that the device is warm
     default = {BY_ITSELF: build_default()} if build_default else {}
     timing = target.device.measure(
@@ -76,15 +67,49 @@ def measure_costs(
         ladder=ladder.names,
         group_ms=group_ms,
         uniform_ms={name: timing.measured[name] for name in ladder.names},
-        engines=tuple(
-            EngineTiming(x, timing.measured[name], timing.measured[ladder.top]) for name, x in mixtures.items()
-        ),
         noise=timing.noise,
         architecture=architecture_digest(network),
         conditions=conditions,
         runtime_default=timing.measured.get(BY_ITSELF),
         peak_mb=peak_mb,
     )
+
+
+def measure_mixtures(
+    target: Target,
+    network: Network,
+    table: CostTable,
+    mixtures: Sequence[Assignment],
+    build_engine: Callable[[Assignment], Engine],
+    inputs: Sequence[NDArray[Any]],
+    seed: int,
+    seconds: float = 60.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CostTable:
+    """Build and time mixtures, in turns with the engine of the ladder's top: the table with them.
+
+    Args:
+        build_engine, inputs, seed, seconds, progress: as for :func:`measure_costs`.
+    """
+    report = progress or (lambda stage, done, n: None)
+    named, top = {f"mixture {i}": x for i, x in enumerate(mixtures)}, table.ladder[-1]
+    engines = _built({top: network.uniform(top), **named}, build_engine, report)
+    timing = target.device.measure(
+        engines, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
+    )
+    timed = (EngineTiming(x, timing.measured[name], timing.measured[top]) for name, x in named.items())
+    return replace(table, engines=(*table.engines, *timed), noise=max(table.noise, timing.noise))
+
+
+def _built(
+    assignments: Mapping[str, Assignment], build_engine: Callable[[Assignment], Engine],
+    report: Callable[[str, int, int], None],
+) -> dict[str, Engine]:
+    engines: dict[str, Engine] = {}
+    for done, (name, assignment) in enumerate(assignments.items(), 1):
+        engines[name] = build_engine(assignment)
+        report("build", done, len(assignments))
+    return engines
 
 
 def describe(inputs: Sequence[NDArray[Any]]) -> str:
@@ -130,7 +155,8 @@ def _counters(
 
 
 def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) -> list[Assignment]:
-    """Random assignments whose shares of the floor precision spread evenly over (0, 1); the rest is uniform."""
+    """Random assignments whose shares of the floor precision spread evenly over (0, 1); the rest is uniform. The first
+    half of them spreads as evenly."""
     rng = np.random.default_rng(seed)
     groups, levels = network.group_names, network.levels(ladder.names)
     drawn = []
@@ -143,4 +169,4 @@ def draw_mixtures(network: Network, ladder: Ladder, n_mixtures: int, seed: int) 
         drawn.append({
             g: levels[g][0 if j in at_floor else others[j]] for j, g in enumerate(groups)
         })
-    return drawn
+    return [*drawn[1::2], *drawn[::2]]

@@ -37,9 +37,14 @@ def pool(
     found: list[tuple[str, Solution]] = []
     for name, value in values.items():
         found += [(name, solution) for solution in k_best(replace(problem, value=value), k)]
-    uniform = [problem.permitted.nearest(level) for level in range(problem.choices.shape[1])]
+    uniform = uniform_choices(problem)
     found += [("uniform", unsolved(problem, choice)) for choice in uniform if problem.keeps_limits(choice)]
     return merge([*found, *known])
+
+
+def uniform_choices(problem: Problem) -> list[NDArray[np.int64]]:
+    """One level everywhere, or the nearest that a group may take, for every level."""
+    return [problem.permitted.nearest(level) for level in range(problem.choices.shape[1])]
 
 
 def merge(found: Sequence[tuple[str, Solution]]) -> list[Proposal]:

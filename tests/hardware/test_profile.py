@@ -9,7 +9,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.device.timing import N_LOADS, Timing, TimingRequest, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.profile import measure_costs
+from hwsmpq.hardware.profile import draw_mixtures, measure_costs, measure_mixtures
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Ladder, Measurement
 
@@ -101,16 +101,29 @@ def test_sessions_are_compared_by_what_both_measured():
     )
 
 
+class Restless(FakeEngine):
+    """Takes up to a fifth longer now and then, load or no load."""
+
+    rng = np.random.default_rng(0)
+
+    def infer(self, inputs):
+        self.machine.now += 0.2 * self.rng.random() * self.ms / 1e3
+        return super().infer(inputs)
+
+
 def test_time_budget_sets_the_blocks(monkeypatch):
-    def spent(seconds: float) -> float:
-        machine = Machine()
+    def spent(seconds: float, kind: type[FakeEngine] = Restless) -> float:
+        machine = Steady()
         monkeypatch.setattr("hwsmpq.device.timing.time.perf_counter", lambda: machine.now)
-        measure({n: FakeEngine(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}, TimingRequest([], 0, seconds))
+        engines = {n: kind(machine, ms) for n, ms in (("a", 2.0), ("b", 20.0))}
+        measure(engines, TimingRequest([], 0, seconds))
         return machine.now
 
+    assert spent(10.0, FakeEngine) < 3.0  # three blocks tell all of engines that always take the same
+
     assert spent(10.0) == pytest.approx(10.0, rel=0.1)
-    assert spent(10.0) - spent(5.0) == pytest.approx(5.0, rel=0.1)
-    assert spent(100.0) == spent(50.0) < 20.0  # more blocks a load say nothing more
+    assert spent(10.0) - spent(5.0) == pytest.approx(5.0, rel=0.15)
+    assert max(spent(100.0), spent(50.0)) < 20.0  # more blocks a load say nothing more
 
 
 def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
@@ -122,7 +135,7 @@ def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
         assert machine.now < seconds + 2.0
         return timing
 
-    quiet, noisy, longer = measured(0.001, 60.0), measured(0.3, 15.0), measured(0.3, 60.0)
+    quiet, noisy, longer = measured(0.001, 60.0), measured(0.3, 1.0), measured(0.3, 60.0)
     n_loads = [timing.measured["a"].n_repeats for timing in (quiet, noisy, longer)]
     assert n_loads[0] == N_LOADS < n_loads[1] < n_loads[2]
     assert longer.noise < noisy.noise
@@ -162,12 +175,14 @@ def test_profile_recovers_the_machine():
         return FakeEngine(machine, truth.ms(x), times)
 
     seen = []
-    table = measure_costs(
-        FakeTarget(), truth.network, LADDER, build_engine, [np.zeros((2, 3, 4, 4))], seed=3, n_mixtures=6, seconds=1.0,
-        progress=lambda *event: seen.append(event),
-    )
-    assert len(built) == 8
-    assert len(table.engines) == 6
+    how = (build_engine, [np.zeros((2, 3, 4, 4))], 3, 1.0, lambda *event: seen.append(event))
+    table = measure_costs(FakeTarget(), truth.network, LADDER, *how)
+    assert len(built) == 2 and not table.engines
+    drawn = draw_mixtures(truth.network, LADDER, 6, seed=3)
+    for more in (drawn[:3], drawn[3:]):
+        table = measure_mixtures(FakeTarget(), truth.network, table, more, *how)
+    assert len(built) == 2 + 2 * 4
+    assert [timing.assignment for timing in table.engines] == drawn
     assert table.machine == {"device": "made up", "inputs": "2x3x4x4"}
     for x in truth.random(20, 5):
         from hwsmpq.hardware.cost_model import fit

@@ -6,7 +6,7 @@ import math
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.costs import counted_costs
-from hwsmpq.pipeline.prepare.profile import profile
+from hwsmpq.pipeline.prepare.profile import uniform_costs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Budget, Precision
@@ -55,7 +55,7 @@ def resolve_budgets(
     if bitops is not None:
         budgets.insert(0, Budget("bitops", _amount(run, "bitops", bitops)))
     if speedup is not None:
-        table = profile(run)
+        table = uniform_costs(run)
         if table is None:
             raise HwsmpqError(
                 f"target {run.target.name} makes no latency claim", "a speedup needs measured costs",

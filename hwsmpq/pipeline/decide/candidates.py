@@ -15,7 +15,7 @@ from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.paired import Drop, paired_stderr
-from hwsmpq.search.pool import Proposal, merge, pool, unsolved
+from hwsmpq.search.pool import Proposal, merge, pool, uniform_choices, unsolved
 from hwsmpq.search.problem import Choice, Problem, Solution, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
@@ -103,14 +103,30 @@ def race_for_value(
 
 
 def cheapest_of_all(
-    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches, of: Sequence[Solution] = ()
+    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches, resolution: float = 0.0,
+    knows_switches: bool = True, of: Sequence[Solution] = (),
 ) -> tuple[list[Measured], float] | None:
     """The cheapest assignment of those within the limits, or ``of`` some, and the evaluations spent, in first batches;
-    None where it does not keep the largest drop.
+    None where it does not keep the largest drop, or is a mixture that may only seem cheapest since switches cost
+    nothing.
 
-    No value is needed for it, nor any other assignment where it keeps the drop.
+    No value is needed for it, nor any other assignment where it keeps the drop. Switches only add to a cost: where one
+    precision everywhere is the cheapest without them, it is so with them.
+
+    Args:
+        resolution: costs that differ by less are the same; then one precision everywhere is taken.
+        knows_switches: whether ``problem`` counts them.
     """
-    solution = min(of, key=lambda s: s.costs[cheapest], default=None) or solve(replace(problem, minimise=cheapest))
+    if of:
+        solution = min(of, key=lambda s: s.costs[cheapest])
+    else:
+        solution = solve(replace(problem, minimise=cheapest))
+        uniform = [unsolved(problem, choice) for choice in uniform_choices(problem) if problem.keeps_limits(choice)]
+        simplest = min(uniform, key=lambda one: one.costs[cheapest], default=solution)
+        if simplest.costs[cheapest] <= solution.costs[cheapest] + resolution:
+            solution = solution if np.array_equal(simplest.choice, solution.choice) else simplest
+        elif not knows_switches:
+            return None
     proposal = Proposal(solution, ("cheapest",))
     n_samples, n_evaluations, kept = _screen([proposal], largest, batches)
     return ([Measured(proposal, n_samples[proposal])], n_evaluations) if kept else None

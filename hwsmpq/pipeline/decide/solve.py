@@ -86,21 +86,26 @@ def search(
     _Search(prepared, [b for b in budgets if b.kind in counted], None, counted)
     if not run.path(Plan).exists():
         tell_doubts(prepared)
-    model = cost_model(prepared)
-    if "latency_ms" in limits and model is None:
-        raise HwsmpqError(
-            f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
-            "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile --from-trtexec`)",
-        )
-    costs = costs_of(prepared.network, run.ladder, model)
-    if "peak_mb" in limits and "peak_mb" not in costs:
-        raise HwsmpqError(
-            "a memory budget needs measured memory", f"the cost table of {run.target.name} holds none",
-            "leave --peak-mb out, profile again, or take --target openvino-cpu",
-        )
-    searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
+    # What switching costs is measured where a mixture of precisions can be the answer.
+    for of_mixtures in (True,) if "latency_ms" in limits else (False, True):
+        model = cost_model(prepared, of_mixtures)
+        if "latency_ms" in limits and model is None:
+            raise HwsmpqError(
+                f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
+                "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile"
+                " --from-trtexec`)",
+            )
+        costs = costs_of(prepared.network, run.ladder, model)
+        if "peak_mb" in limits and "peak_mb" not in costs:
+            raise HwsmpqError(
+                "a memory budget needs measured memory", f"the cost table of {run.target.name} holds none",
+                "leave --peak-mb out, profile again, or take --target openvino-cpu",
+            )
+        searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
+        cheapest = searched.cheapest_of_all()
+        if cheapest or not searched.minimises_latency:
+            break
     ahead = _ahead(searched, model, budgets)
-    cheapest = searched.cheapest_of_all()
     contributions = None if cheapest else contribute(run, enough(prepared, costs, limits))
 
     def make() -> Plan:
@@ -166,7 +171,7 @@ class _Search:
     ) -> None:
         run = prepared.run
         self.within = partial(_Search, prepared, budgets, model, costs, n_margins, met)
-        self._prepared, self._run, self._budgets = prepared, run, tuple(budgets)
+        self._prepared, self._run, self._budgets, self._model = prepared, run, tuple(budgets), model
         by_bound = run.settings.confidence is not None
         self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
@@ -196,6 +201,10 @@ class _Search:
         if self._largest is not None and most is None:
             self._cheapest = "latency_ms" if model else "bitops"
 
+    @property
+    def minimises_latency(self) -> bool:
+        return self._cheapest == "latency_ms"
+
     @cached_property
     def _batches(self) -> NestedBatches:
         """Made only where something is evaluated: it hashes the whole search part."""
@@ -207,7 +216,11 @@ class _Search:
         if self._cheapest is None or self._largest is None:
             return None
         built = [unsolved(self._problem, choice) for choice in self._met] if self._is_last else []
-        return cheapest_of_all(self._problem, self._cheapest, self._largest, self._batches, built)
+        model = self._model if self.minimises_latency else None
+        resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
+        return cheapest_of_all(
+            self._problem, self._cheapest, self._largest, self._batches, resolution, knows, built
+        )
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""

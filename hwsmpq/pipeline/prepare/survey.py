@@ -39,13 +39,13 @@ def _surveyed(prepared: Prepared, known: Survey, name: str) -> Survey:
     as it runs: only such an engine can compute what is simulated."""
     run = prepared.run
     assignment = known.realise(run.network).uniform(name)
-    with prepared.builder.temporary(assignment) as engine:
-        layers = engine.realised([layer.name for layer in run.network.layers])
-        found = _with(known, prepared, Realised(assignment, layers))
-        if not run.target.has_latency:
-            return found
-        if found.fallbacks(run.network) == known.fallbacks(run.network):
-            return _with(known, prepared, Realised(assignment, layers | _wrong(prepared, assignment, engine)))
+    engine = prepared.builder.engine(assignment)
+    layers = engine.realised([layer.name for layer in run.network.layers])
+    found = _with(known, prepared, Realised(assignment, layers))
+    if not run.target.has_latency:
+        return found
+    if found.fallbacks(run.network) == known.fallbacks(run.network):
+        return _with(known, prepared, Realised(assignment, layers | _wrong(prepared, assignment, engine)))
     return _surveyed(prepared, found, name)
 
 

@@ -57,7 +57,7 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
             f"leave out --measure, or take {'--cost latency' if timed else 'a --target that measures latency'}",
         )
     prepared = prepare(run)
-    model = cost_model(prepared)
+    model = cost_model(prepared, of_mixtures=True)
     costs = costs_of(prepared.network, run.ladder, model)
     plan = run.read(Plan) if run.artifacts.has(Plan) else None
     # Contributions that were sampled until a plan was stable are taken as they are.
