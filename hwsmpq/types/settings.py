@@ -38,7 +38,7 @@ class Settings:
     permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
     relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
-    ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
+    At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
     more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
     result to the next.
