@@ -132,23 +132,23 @@ def _work(unit: Unit) -> float:
     class FixedSplit(Task):
         """The seed orders the search part, and so decides the score batch; the report part is always the same."""
 
-        def split(self, seed: int, report_fraction: float = 0.5) -> Any:
+        def split(self, seed: int, report_fraction: float = 0.5, most_searched: int | None = None) -> Any:
             search, report = super().split(0)
             order = torch.randperm(len(search), generator=torch.Generator().manual_seed(seed))
             return search.take(order), report.take(slice(0, unit.n_report))
 
-    def open_run(name: str, value: str | None) -> Run:
+    def open_run(name: str, value: str | None, n_score: int | None) -> Run:
         plain = load_task(TASK)
         evaluation = (plain.evaluation.inputs, plain.evaluation.targets)
         settings = Settings(
             task=TASK, target="onnx-qdq", ladder=Ladder.parse(LADDERS[unit.ladder]).names,
-            seed=unit.seed, n_score_samples=unit.n_score, value=value, correct_bias=False,
+            seed=unit.seed, n_score_samples=n_score, value=value, correct_bias=False,
         )
         folder = unit.path.with_suffix("") / name
         opened = Run(folder, settings, FixedSplit(plain.model, plain.calibration, evaluation, name=plain.name))
         return opened
 
-    run = open_run("others", "loss")
+    run = open_run("others", "loss", unit.n_score)
     costs, ladder, network = costs_of(run.network, run.ladder, None), run.ladder, run.network
 
     def problem(name: str) -> Problem:
@@ -174,7 +174,7 @@ def _work(unit: Unit) -> float:
         _uniform(chooser)
         _random(chooser)
         _tables(chooser, unit)
-        _default(chooser, open_run("default", None))
+        _default(chooser, open_run("default", None, None), unit.n_score)
 
     report = run.parts[1]
     reported = evaluation_game(calibrated(run), report, lambda done, n: None)
@@ -270,8 +270,8 @@ def _local_search(chooser: Chooser) -> None:
         chooser.results[name, "local_search"] = Chosen(choice, n, time.process_time() - before)
 
 
-def _default(chooser: Chooser, run: Any) -> None:
-    """The search of the product, from contributions to plan."""
+def _default(chooser: Chooser, run: Any, n_score: int) -> None:
+    """The search of the product, from contributions to plan; evaluations count by their samples."""
     from hwsmpq.pipeline.decide.solve import search
     from hwsmpq.pipeline.evaluate.contribute import contribute, scores
     from hwsmpq.types import Budget
@@ -283,6 +283,7 @@ def _default(chooser: Chooser, run: Any) -> None:
     # The floor check evaluates every uniform network and the reference.
     n_floor = len(run.ladder.names) + 1
     n_shared = n_floor + contributions.n_evaluations + sum(table.n_evaluations for table in cheap.tables)
+    share = run.settings.n_score_samples / n_score
     names = list(run.ladder.names)
     for name, problem in chooser.problems.items():
         ((kind, limit),) = problem.limits.items()
@@ -290,7 +291,7 @@ def _default(chooser: Chooser, run: Any) -> None:
         plan = search(run, (Budget(kind, limit),))
         spent = time.process_time() - before
         choice = np.array([names.index(plan.assignment[group]) for group in run.network.group_names])
-        chooser.results[name, "default"] = Chosen(choice, n_shared + plan.n_evaluations, shared + spent)
+        chooser.results[name, "default"] = Chosen(choice, (n_shared + plan.n_evaluations) * share, shared + spent)
 
 
 def _figures(bench: Bench, units: list[Unit]) -> None:

@@ -179,7 +179,7 @@ def calibrate(values: dict[str, Any]) -> None:
 @takes(
     *FOLDER, "data", "weights", "target", "observer", "smooth", "correct_bias", "seed", "value", "n_score_samples",
     *EXECUTION,
-    out=Path("runs/ladder"), target=FLEXIBLE_TARGET,
+    out=Path("runs/ladder"), target=FLEXIBLE_TARGET, n_score_samples=256,
 )
 def ladder(values: dict[str, Any]) -> None:
     """Propose precisions to search among, from uniform networks of few weight or activation bits."""

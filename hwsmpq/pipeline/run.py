@@ -118,11 +118,13 @@ class Run:
         self.artifacts = Folder(folder)
         self.progress, self.notify, self.status = progress, notify, status
         self._n_workers, self._ray_address = workers, ray_address
-        self.settings = settings or self.read(Settings)
+        self.asked = settings or self.read(Settings)
+        self.settings = self.asked.resolved()
         target = get_target(self.settings.target, self.settings.device)
         self.target: Target = target.with_threads(self.settings.threads).with_streams(self.settings.streams)
         if not self.settings.ladder:
-            self.settings = replace(self.settings, ladder=self._default_ladder())
+            ladder = self._default_ladder()
+            self.asked, self.settings = (replace(one, ladder=ladder) for one in (self.asked, self.settings))
         self.ladder = Ladder(tuple(Precision.parse(name) for name in self.settings.ladder))
         self._task = task
         self.clock = Clock(self.read(StageTimes).stages if self.artifacts.has(StageTimes) else ())
@@ -201,8 +203,8 @@ class Run:
         runs = substitutes(self.target, captured.network, self.ladder)
         if artifacts.plain(captured.network) != known:
             self.artifacts.write(captured.network, {})
-        if not self.artifacts.has(Settings) or self.read(Settings) != self.settings:
-            self.artifacts.write(self.settings, {})
+        if not self.artifacts.has(Settings) or self.read(Settings) != self.asked:
+            self.artifacts.write(self.asked, {})
         del lock
         return captured.with_substitutes(runs)
 

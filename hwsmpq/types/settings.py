@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 from hwsmpq.errors import HwsmpqError
@@ -17,6 +17,12 @@ MOST = {
     "batch": 2**16, "threads": 4096, "streams": 4096,
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
+
+FEW_SAMPLES, SAMPLES = 64, 256
+"""That score contributions which a race goes on from, and those that decide alone."""
+N_PAIRS = 2
+EVALUATIONS, FEW_EVALUATIONS = 360, 180
+"""Of a race, on few and on many samples."""
 
 FLEXIBLE_TARGET = "onnx-qdq"
 """The target that takes every precision, and makes no latency claim."""
@@ -34,17 +40,19 @@ class Settings:
     latency where the target is measured, or ``bitops``, with which nothing is timed.
     ``n_score_samples`` of the search part score contributions; that part has at most ``n_search_samples`` (by default
     1,024 of data that is read as it is needed, and half of what is given as tensors).
-    ``estimator`` takes ``n_pairs`` antithetic pairs of
-    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
-    relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
+    ``estimator`` is ``both-ends`` by default, on 64 samples: the race goes on from there with more of them. Where the
+    contributions alone decide (``additive``), or where a field says how long to sample, it is ``antithetic``, on 256.
+    One that samples takes ``n_pairs`` antithetic pairs of permutations (2; or as many draws of another kind), or stops
+    earlier: at ``max_evaluations``, ``max_seconds``, a relative error of ``target_error``, or when fresh draws would
+    give the same plan with a chance of ``stability``.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
     At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
     more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
     result to the next.
     ``n_candidates`` plans of every table enter the race, which may spend
-    ``search_evaluations`` (of the score batch) and ``search_seconds``; ``additive`` takes the best plan of the
-    contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
+    ``search_evaluations`` (of the score batch; 180, or 360 of a small one) and ``search_seconds``; ``additive`` takes
+    the best plan of the contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
     (by default with an even chance; what is missed is measured and solved again), and a largest drop counts as kept
 <<<<<<< HEAD
     only where its bound with ``confidence`` keeps it (by default the drop on the samples does). The last fields hold
@@ -67,11 +75,11 @@ class Settings:
     seed: int = 0
     evaluate: Literal["simulator", "engine"] = "simulator"
     cost: Literal["latency", "bitops"] | None = None
-    estimator: str = "antithetic"
+    estimator: str | None = None
     base: str | None = None
-    n_score_samples: int = 256
+    n_score_samples: int | None = None
     n_search_samples: int | None = None
-    n_pairs: int = 2
+    n_pairs: int | None = None
     max_evaluations: int | None = None
     max_seconds: float | None = None
     target_error: float | None = None
@@ -79,7 +87,7 @@ class Settings:
     n_mixtures: int = 8
     n_candidates: int = 8
     additive: bool = False
-    search_evaluations: int = 180
+    search_evaluations: int | None = None
     search_seconds: float | None = None
     timing_seconds: float = 30.0
     batch: int = 1
@@ -99,6 +107,23 @@ class Settings:
     def constraints(self) -> Constraints:
         """What plans are held to."""
         return Constraints(self.pin, self.at_least, self.exclude, self.together, self.max_switches)
+
+    def resolved(self) -> Settings:
+        """The same with what follows from the other fields in place of None."""
+        limits = (self.n_pairs, self.max_evaluations, self.max_seconds, self.target_error, self.stability)
+        samples = self.additive or any(limit is not None for limit in limits)
+        estimator = self.estimator or ("antithetic" if samples else "both-ends")
+        n_samples = self.n_score_samples or (FEW_SAMPLES if estimator == "both-ends" else SAMPLES)
+        return replace(
+            self,
+            estimator=estimator,
+            n_score_samples=n_samples,
+            n_pairs=self.n_pairs or N_PAIRS,
+            search_evaluations=(
+                self.search_evaluations if self.search_evaluations is not None
+                else FEW_EVALUATIONS if n_samples >= SAMPLES else EVALUATIONS
+            ),
+        )
 
     @property
     def drop_confidence(self) -> float:
@@ -148,11 +173,11 @@ class Options(TypedDict, total=False):
     seed: int
     evaluate: Literal["simulator", "engine"]
     cost: Literal["latency", "bitops"] | None
-    estimator: str
+    estimator: str | None
     base: str | None
-    n_score_samples: int
+    n_score_samples: int | None
     n_search_samples: int | None
-    n_pairs: int
+    n_pairs: int | None
     max_evaluations: int | None
     max_seconds: float | None
     target_error: float | None
@@ -160,7 +185,7 @@ class Options(TypedDict, total=False):
     n_mixtures: int
     n_candidates: int
     additive: bool
-    search_evaluations: int
+    search_evaluations: int | None
     search_seconds: float | None
     timing_seconds: float
     batch: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,6 +30,12 @@ CHEAP = ("one-at-a-time", "fisher")
 """Sensitivity methods whose plans are raced beside those of the contributions."""
 DRAWS_PER_PAIR = {"permutation": 2, "paper-like": 2, "regression": 4}
 """Draws that take the place of one antithetic pair, where a draw is a single walk, or one coalition of every size."""
+
+
+N_BLOCKS = 8
+"""Parts of the batch, whose contributions say what those of all owe to its samples where nothing else is drawn."""
+ALONE = ("both-ends", "one-at-a-time")
+"""Estimators whose evaluations are the same whatever is drawn."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,14 @@ class ValueGame:
 
     Args:
         fresh: gives the game on the n-th other batch.
+        part: samples of the batch that are played on.
     """
 
     def __init__(
-        self, game: MemoizedGame, base: int, fresh: Callable[[int], MemoizedGame] | None = None
+        self, game: MemoizedGame, base: int, fresh: Callable[[int], MemoizedGame] | None = None,
+        part: slice = slice(None),
     ) -> None:
-        self._game, self.base, self._fresh = game, base, fresh
+        self._game, self.base, self._fresh, self._part = game, base, fresh, part
         self.n_players, self.n_levels = game.n_players, game.n_levels
         self.levels: list[NDArray[np.int64]] = []
         self.values: list[float] = []
@@ -119,10 +128,14 @@ class ValueGame:
 
     def __call__(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
         samples = self._game.samples(levels)
-        found = samples[:, : samples.shape[1] // 2].mean(1, dtype=np.float64)
+        found = samples[:, : samples.shape[1] // 2][:, self._part].mean(1, dtype=np.float64)
         self.levels += list(levels)
         self.values += found.tolist()
         return found
+
+    def on(self, part: slice) -> ValueGame:
+        """The game on some samples of the batch."""
+        return ValueGame(self._game, self.base, part=part)
 
     def redraw(self, index: int) -> ValueGame:
         """The game on a fresh batch, as :class:`~hwsmpq.contribution.game.Redrawable` has it."""
@@ -147,7 +160,8 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     settings = run.settings
     game = _value_game(prepared, batch, name, base)
     if name in ESTIMATORS:
-        return ESTIMATORS[name](game, stop, settings.seed)
+        table = ESTIMATORS[name](game, stop, settings.seed)
+        return _over_samples(table, name, game, len(batch)) if name in ALONE else table
     request = Request(
         prepared.captured, prepared.ranges, run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
         settings.memory_mb,
@@ -155,6 +169,14 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     table = SENSITIVITIES[name](request)
     base_value, top_value = ends(game)
     return replace(table, phi=table.phi - table.phi[:, [base]], floor_value=base_value, top_value=top_value)
+
+
+def _over_samples(table: Table, name: str, game: ValueGame, n_samples: int) -> Table:
+    """The table with those of parts of its batch for draws: what was evaluated tells them too."""
+    bounds = [n_samples * i // N_BLOCKS for i in range(N_BLOCKS + 1)]
+    parts = [game.on(slice(a, b)) for a, b in pairwise(bounds) if b > a]
+    draws = np.stack([ESTIMATORS[name](part, Stop(MIN_DRAWS), 0).phi for part in parts])
+    return replace(table, draws=draws, stderr=draws.std(axis=0, ddof=1) / np.sqrt(len(draws)), drawn="samples")
 
 
 def _base_of(run: Run, contributions: Contributions) -> int:

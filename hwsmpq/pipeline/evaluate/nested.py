@@ -1,4 +1,4 @@
-"""The search part as nested batches: the score batch, four times as many samples, and all of it."""
+"""The search part as nested batches: the score batch, then each four times as many samples, and all of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NestedBatches:
     def __init__(self, prepared: Prepared) -> None:
         run = prepared.run
         part, n = run.parts[0], run.settings.n_score_samples
-        ends = sorted({min(end, len(part)) for end in (n, GROWTH * n, len(part))})
+        ends = sorted({min(end, len(part)) for end in (n, GROWTH * n, GROWTH**2 * n, len(part))})
         starts = [0, *ends[:-1]]
         self._prepared, self._run, self._confidence = prepared, run, run.settings.drop_confidence
         self._samples: list[Samples] = [part.take(slice(a, b)) for a, b in zip(starts, ends, strict=True)]
