@@ -50,17 +50,13 @@ class Settings:
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
     more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
     result to the next.
-    ``n_candidates`` plans of every table enter the race, which may spend
-    ``search_evaluations`` (of the score batch; 180, or 360 of a small one) and ``search_seconds``; ``additive`` takes
-    the best plan of the contributions alone, as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction
-    (by default with an even chance; what is missed is measured and solved again), and a largest drop counts as kept
-<<<<<<< HEAD
-    only where its bound with ``confidence`` keeps it (by default the drop on the samples does). The last fields hold
-    plans to what :class:`hwsmpq.Constraints` says, on top of those of the task.
-=======
-    only where its bound with ``confidence`` keeps it (by default the drop on the samples does). With ``reconstruct``
-    every plan's rounding is learned before its engine is built.
->>>>>>> 7c4d775 (Reconstruction: rounding, steps and biases learned block by block without labels (work in progress))
+    ``n_candidates`` plans of every table enter the race, which may spend ``search_evaluations`` (of the score batch;
+    180, or 360 of a small one) and ``search_seconds``; ``additive`` takes the best plan of the contributions alone,
+    as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction (by default with an
+    even chance; what is missed is measured and solved again), and a largest drop counts as kept only where its bound
+    with ``confidence`` keeps it (by default the drop on the samples does). With ``reconstruct`` every plan's rounding
+    is learned before its engine is built. The last fields hold plans to what :class:`hwsmpq.Constraints` says, on top
+    of those of the task.
     """
 
     task: str = ""

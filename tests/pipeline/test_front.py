@@ -365,7 +365,7 @@ def test_engines_are_built_once_for_a_cost_table(
     # More points leave the engines that were measured.
     assert pareto(run, n_points=6).engines == more.engines
     # Another cost table does not.
-    change_table(engine_folder, lambda table: replace(table, noise=0.5))
+    change_table(engine_folder, lambda table: replace(table, conditions={"clock": "another"}))
     assert pareto(run, n_points=4).engines == ()
 
 
