@@ -132,6 +132,16 @@ def test_a_constraint_that_puts_a_budget_out_of_reach_is_what_binds(measured: Pa
     assert "--pin 'conv*=fp32'" in caught.value.what and "'head=fp32'" not in str(caught.value)
 
 
+def test_excluded_layers_that_put_a_budget_out_of_reach_are_named(measured: Path) -> None:
+    run = Run(measured, replace(SETTINGS, exclude=("conv3",)))
+    with pytest.raises(InfeasibleError) as caught:
+        search(run, resolve_budgets(run, bitops=2e7))
+    assert caught.value.what.endswith("with --exclude 'conv3'") and "least reachable bitops" in caught.value.fix
+    with pytest.raises(InfeasibleError) as caught:
+        search(run, resolve_budgets(run, bitops=1e3))
+    assert "exclude" not in str(caught.value)
+
+
 @pytest.mark.parametrize("asked", [{"pin": "head"}, {"at_least": "=int8"}, {"together": "a"}, {"max_switches": -1}])
 def test_what_cannot_be_read_is_refused_at_once(asked: dict[str, Any]) -> None:
     with pytest.raises(HwsmpqError):

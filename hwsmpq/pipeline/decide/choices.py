@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.errors import HwsmpqError
-from hwsmpq.pipeline.decide.costs import allowed
+from hwsmpq.errors import HwsmpqError, InfeasibleError
+from hwsmpq.pipeline.decide.costs import allowed, costs_of
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.allowed import Allowed, Rule
+from hwsmpq.search.optimum import optimum
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import PRECISIONS, Constraints, Cost, Held, Ladder, Network
 from hwsmpq.types.constraints import groups_of, of_precision, option, patterns_of
 
+SECONDS = 60.0
+"""That the solver may take to say what binds."""
 SWITCHES = "switches"
 """The cost that a largest number of switches limits."""
 
@@ -80,6 +84,23 @@ def held(network: Network, constraints: Constraints) -> tuple[Held, ...]:
     if constraints.max_switches is not None:
         found.append(Held(option("max_switches", constraints.max_switches), network.group_names))
     return tuple(found)
+
+
+def blaming_exclusion(prepared: Prepared, limits: Mapping[str, float], error: InfeasibleError) -> InfeasibleError:
+    """The error of budgets that cannot be kept, which names the excluded layers where these alone put the counted ones
+    (BitOps, size) out of reach."""
+    run, network = prepared.run, replace(prepared.network, excluded={})
+    costs = costs_of(network, run.ladder, None)
+    counted = {kind: limit for kind, limit in limits.items() if kind in costs}
+    unvalued = Cost(np.zeros((len(network.groups), len(run.ladder.names))))
+    free = Problem(unvalued, costs, counted, allowed=Allowed(allowed(network, run.ladder)))
+    if not prepared.network.excluded or not counted or optimum(free, (), SECONDS) is None:
+        return error
+    said = " and ".join(option("exclude", pattern) for pattern in run.constraints.exclude)
+    return InfeasibleError(
+        f"{error.what} with {said}", f"BitOps and size allow it without; {error.why}",
+        f"exclude fewer layers, or {error.fix}",
+    )
 
 
 def _single(network: Network, ladder: Ladder, constraints: Constraints) -> list[Rule]:

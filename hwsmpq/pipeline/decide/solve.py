@@ -22,7 +22,7 @@ from hwsmpq.pipeline.decide.candidates import (
     race_for_value,
     screen_for_cost,
 )
-from hwsmpq.pipeline.decide.choices import held, problem_of
+from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
@@ -179,7 +179,10 @@ class _Search:
             limits["latency_ms"] = min(limits["latency_ms"], most_ms)
         self._problem = problem_of(prepared, costs, limits)
         if self._problem.limits:
-            solve(self._problem)
+            try:
+                solve(self._problem)
+            except InfeasibleError as error:
+                raise blaming_exclusion(prepared, limits, error) from error
         most = limits.get("latency_ms")
         if model is not None and most is not None:
             over = [assignment for assignment, ms in model.measured_ms() if ms > with_slack(most)]
