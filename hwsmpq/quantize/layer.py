@@ -19,8 +19,8 @@ class QuantizedLayer:
 
     The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
     them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
-    and the result are rounded to the type; where the scheme carries bf16, neither the result is nor the bias of a
-    linear layer.
+    and the result are rounded to the type; where the scheme carries bf16, neither the result is nor, of other
+    layers than convolutions, the bias.
 
     Args:
         observed: the range of the input, with the factors that smooth it.
@@ -99,7 +99,7 @@ class QuantizedLayer:
         """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
         shift = self._shift
         bias = bias if shift is None else bias - torch.tensor(shift, device=bias.device)
-        return bias if self.carries_bf16 and self.layer.kind == "linear" else self._rounded(bias)
+        return bias if self.carries_bf16 and self.layer.kind != "conv" else self._rounded(bias)
 
     def result(
         self, operation: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -94,6 +94,10 @@ CHAINS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
     "activation between": lambda: (
         nn.Sequential(nn.Conv2d(3, 16, 3), nn.Hardswish(), nn.Conv2d(16, 16, 3)), (3, 12, 12)
     ),
+    "transposed": lambda: (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, 2), nn.ReLU(),
+                                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), (3, 12, 12)),
+    "transposed in groups": lambda: (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 3, groups=2),
+                                                   nn.ReLU(), nn.Conv2d(16, 8, 3)), (3, 12, 12)),
     "pooled": lambda: (
         nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
         (3, 12, 12),
