@@ -2,7 +2,8 @@
 
 Of every network, target and assignment (every precision of the target's ladder uniformly, and a random mixture): the
 relative error of the engine's outputs, and the response of the simulated network to a disturbance of every layer. A
-certificate allows ``AMPLITUDE`` times the response. That was set on the networks of torchvision alone (``calibration``);
+certificate allows ``AMPLITUDE`` times the response. ``differing`` are layers that the engine's files are said to hold
+otherwise than prepared. The threshold was set on the networks of torchvision alone (``calibration``);
 ``alarms`` counts the engines beyond it among those of timm and transformers (extra ``zoo``), which had no part in it.
 An interrupted run goes on with the networks that are not yet in the file of ``--json``.
 """
@@ -14,6 +15,8 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -38,7 +41,7 @@ from hwsmpq.types import Ladder, Realised, Survey
 TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 CALIBRATION, REPORT = ("torchvision",), ("timm", "transformers")
 N_CALIBRATION = N_ROWS - N_SAMPLES
-MOST_PARAMETERS = 30_000_000
+MOST_PARAMETERS, MOST_INPUTS = 30_000_000, 3 * 128 * 128
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
         try:
             made = make(name, options.seed)
             inputs = tensors_in(made.inputs)
-            if sum(x.numel() for x in made.model.parameters()) > MOST_PARAMETERS:
+            if sum(x.numel() for x in made.model.parameters()) > MOST_PARAMETERS or inputs[0][0].numel() > MOST_INPUTS:
                 continue
             captured = capture(made.model, tuple(x[:N_CALIBRATION] for x in inputs), names_in(made.inputs))
             for target in targets:
@@ -85,6 +88,7 @@ def judge(bench: Bench) -> None:
                 f"{target}.{part}.networks": len({row["network"] for row in rows}),
                 f"{target}.{part}.alarms": sum(ratio > AMPLITUDE for ratio in ratios),
                 f"{target}.{part}.largest_ratio": max(ratios, default=0),
+                f"{target}.{part}.files_alarm": sum(row["differing"] > 0 for row in rows),
             }
     bench.write()
 
@@ -106,8 +110,11 @@ def measure(captured: Captured, inputs: tuple[Tensor, ...], name: str, seed: int
         while True:  # as the target runs it: a layer without a kernel is no wrong result
             network = survey.realise(captured.network)
             assignment = network.realise(mixed) if what == "mixture" else network.uniform(what)
-            with builder.temporary(assignment) as engine:
+            with TemporaryDirectory() as folder:
+                builder.write(assignment, Path(folder))
+                engine = target.load(Path(folder))
                 found = engine_outputs(engine, rows)
+                differing = sum(bool(layer.differs) for layer in builder.audit(assignment, engine, Path(folder)))
                 longer = replace(survey, engines=(*survey.engines, Realised(assignment, engine.realised(layers))))
             if longer.fallbacks(captured.network) == survey.fallbacks(captured.network):
                 break
@@ -120,7 +127,7 @@ def measure(captured: Captured, inputs: tuple[Tensor, ...], name: str, seed: int
             return relative_error(*([part for _, part in simulator.form.floats(x)] for x in (expected, outputs)))
 
         yield {"assignment": what, "error": relative(found), "response": relative(disturbed), "cpu_s": seconds,
-               "n_layers": len(layers), "fallbacks": len(survey.fallbacks(captured.network))}
+               "n_layers": len(layers), "differing": differing, "fallbacks": len(survey.fallbacks(captured.network))}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ class _Ir:
         self._layers = {node.attrib["id"]: node for node in root.iterfind("layers/layer")}
         self._by_name = {node.attrib["name"]: node for node in self._layers.values()}
         self._sources: dict[tuple[str, int], str] = {}
+        self._readers: dict[str, list[ElementTree.Element]] = defaultdict(list)
         for edge in root.iterfind("edges/edge"):
             self._sources[edge.attrib["to-layer"], int(edge.attrib["to-port"])] = edge.attrib["from-layer"]
+            self._readers[edge.attrib["from-layer"]].append(self._layers[edge.attrib["to-layer"]])
         self._bin = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
 
     def stored(self, layer: Layer) -> Stored | None:
@@ -46,16 +49,53 @@ class _Ir:
         real = in_shape(weight, layer, transposes)
         if real is None:
             return None
-        x = self._input(node, 0)
+        bias, x = self._bias(node), self._input(node, 0)
         while x.attrib["type"] in PASS_THROUGH_OPS:
             x = self._input(x, 0)
         if x.attrib["type"] != "FakeQuantize":
-            return Stored(real)
-        low, high = (self._value(self._input(x, port)) for port in (3, 4))
-        if low is None or high is None or low.size != 1:
-            return Stored(real)
-        scale = float(high.item() - low.item()) / (int(_data(x)["levels"]) - 1)
-        return Stored(real, scale, round(-low.item() / scale))
+            return Stored(real, bias=bias)
+        bounds = [self._value(self._input(x, port)) for port in range(1, 5)]
+        low, high, least, largest = (np.empty(0) if one is None else one.reshape(-1) for one in bounds)
+        if not low.size or least.size != 1:
+            return Stored(real, bias=bias)
+        scale = float(largest.item() - least.item()) / (int(_data(x)["levels"]) - 1)
+        # A factor before a quantizer may have become a part of it.
+        inverse = (largest - least) / (high - low) * self._factor(self._input(x, 0))
+        return Stored(real, scale, round(-least.item() / scale), inverse, bias)
+
+    def _factor(self, node: ElementTree.Element) -> NDArray[Any]:
+        """What a tensor was multiplied by last, by one constant a last entry; additions aside."""
+        found: NDArray[Any] = np.ones(1)
+        while (step := self._arithmetic(node)) is not None and step[0].size in (1, step[0].shape[-1]):
+            constant, other = step
+            found = found * constant.reshape(-1) if node.attrib["type"] == "Multiply" else found
+            node = other
+        return found
+
+    def _bias(self, node: ElementTree.Element) -> NDArray[Any] | None:
+        """The constant that is added to a result before anything else reads it, divided by factors that come between;
+        None where there is none."""
+        factor: NDArray[Any] = np.ones(1)
+        while len(readers := self._readers[node.attrib["id"]]) == 1:
+            (node,) = readers
+            step = self._arithmetic(node)
+            if step is not None and node.attrib["type"] == "Add":
+                return step[0].reshape(-1) / factor
+            if step is not None:
+                factor = factor * step[0].reshape(-1)
+            elif node.attrib["type"] not in ("Clamp", "Reshape"):  # to all of fp32: see hwsmpq.device.openvino_bf16
+                break
+        return None
+
+    def _arithmetic(self, node: ElementTree.Element) -> tuple[NDArray[Any], ElementTree.Element] | None:
+        """The constant that an addition or multiplication reads, and what else it reads; None for anything else."""
+        if node.attrib["type"] not in ("Add", "Multiply"):
+            return None
+        operands = [self._input(node, port) for port in (0, 1)]
+        for one, other in (operands, operands[::-1]):
+            if (value := self._value(one)) is not None and value.ndim:
+                return value, other
+        return None
 
     def _input(self, node: ElementTree.Element, port: int) -> ElementTree.Element:
         return self._layers[self._sources[node.attrib["id"], port]]
@@ -90,6 +130,8 @@ class _Ir:
         if data["element_type"] in ("i4", "u4"):
             halves = np.stack((raw & 15, raw >> 4), -1).reshape(-1)[: int(np.prod(shape))].astype(np.int8)
             return (halves - 16 * (halves > 7) if data["element_type"] == "i4" else halves).reshape(shape)
+        if data["element_type"] == "bf16":  # the upper half of a float
+            return (raw.view("<u2").astype("<u4") << 16).view("<f4").reshape(shape)
         if data["element_type"] not in TYPES:
             return None
         return raw.view(TYPES[data["element_type"]]).reshape(shape)

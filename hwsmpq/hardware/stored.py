@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.types import Layer
+from hwsmpq.types import SMOOTH, Layer
 
 if TYPE_CHECKING:
     import onnx
@@ -24,11 +25,16 @@ class Stored:
         weight: that its product reads, dequantized, float32 in the layer's ``weight_shape``.
         input_scale: of the integers or fp8 numbers of its input; None where it reads floats.
         zero_point: of its input; None where it reads floats.
+        inverse: what its input is multiplied by before it is quantized, (n_channels,) or one number; None where it
+            reads floats.
+        bias: of the layer, (n_channels,); None where none is found.
     """
 
     weight: NDArray[np.float32]
     input_scale: float | None = None
     zero_point: int | None = None
+    inverse: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
 
 
 def in_shape(weight: NDArray[Any], layer: Layer, is_transposed: bool = False) -> NDArray[np.float32] | None:
@@ -43,36 +49,65 @@ def stored_in_onnx(path: Path, layers: Iterable[Layer]) -> dict[str, Stored]:
     """Layers of a Q/DQ ONNX file whose nodes have their names, those that can be read."""
     import onnx
 
-    graph = _Graph(onnx.load(path).graph)
+    graph = StoredGraph(onnx.load(path).graph)
     found = {layer.name: graph.stored(layer) for layer in layers}
     return {name: one for name, one in found.items() if one is not None}
 
 
-class _Graph:
+class StoredGraph:
+    """Reads layers in an ONNX graph.
+
+    Attributes:
+        nodes: by name.
+    """
+
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._nodes = {node.name: node for node in graph.node}
+        self.nodes = {node.name: node for node in graph.node}
         self._producers = {output: node for node in graph.node for output in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
 
     def stored(self, layer: Layer) -> Stored | None:
-        node = self._nodes.get(layer.name)
-        weight = None if node is None else self._value(node.input[1])
+        node = self.nodes.get(layer.name)
+        weight = None if node is None else self.value(node.input[1])
         if node is None or weight is None:
             return None
         transposes = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _attribute(node, "transB", 0))
         real = in_shape(weight, layer, transposes)
         if real is None:
             return None
+        bias = self.bias(node)
         dequantize = self._producers.get(node.input[0])
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
-            return Stored(real)
-        scale, *zero_points = (self._value(name) for name in dequantize.input[1:3])
+            return Stored(real, bias=bias)
+        scale, *zero_points = (self.value(name) for name in dequantize.input[1:3])
         if scale is None or scale.size != 1:
-            return Stored(real)
+            return Stored(real, bias=bias)
         zero_point = int(zero_points[0]) if zero_points and zero_points[0] is not None else 0
-        return Stored(real, float(scale), zero_point)
+        return Stored(real, float(scale), zero_point, self.inverse(node.input[0]), bias)
 
-    def _value(self, name: str) -> NDArray[Any] | None:
+    def bias(self, node: onnx.NodeProto) -> NDArray[Any] | None:
+        """The third input of a layer, or what is all that is added to a matrix product."""
+        name = node.input[2] if len(node.input) > 2 else ""
+        if node.op_type == "MatMul":
+            readers = self._readers[node.output[0]]
+            if len(readers) == 1 and readers[0].op_type == "Add":
+                name = next((other for other in readers[0].input if other != node.output[0]), "")
+        value = self.value(name)
+        return None if value is None else value.reshape(-1)
+
+    def inverse(self, tensor: str) -> NDArray[Any]:
+        """The factors that a tensor is multiplied by before it is quantized."""
+        node = self._producers.get(tensor)
+        while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Clip"):
+            node = self._producers.get(node.input[0])
+        value = self.value(node.input[1]) if node is not None and node.name.endswith(SMOOTH) else None
+        return np.ones(1) if value is None else value.reshape(-1)
+
+    def value(self, name: str) -> NDArray[Any] | None:
         """A constant, or what transposes, quantizers and casts make of one."""
         from onnx import numpy_helper
 
@@ -81,7 +116,7 @@ class _Graph:
         node = self._producers.get(name)
         if node is None or node.op_type not in ("Cast", "DequantizeLinear", "QuantizeLinear", "Transpose"):
             return None
-        x, *others = (self._value(one) for one in node.input)
+        x, *others = (self.value(one) for one in node.input)
         if x is None:
             return None
         if node.op_type == "Transpose":

@@ -47,8 +47,12 @@ def carries_of(captured: Captured) -> dict[fx.Node, Carry]:
 def _carries(nodes: Collection[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[fx.Node, Carry]:
     """``group_of`` has the operations that are layers."""
     sources: dict[fx.Node, frozenset[str]] = {}
+    constants: set[fx.Node] = set()
     for node in nodes:
-        known = [sources.get(n, frozenset()) for n in node.all_input_nodes if n.op != "get_attr" and n.all_input_nodes]
+        read = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in constants]
+        if not read:
+            constants.add(node)
+        known = [sources.get(n, frozenset()) for n in read]
         of_others = frozenset[str]().union(*known) if all(known) else frozenset[str]()
         sources[node] = frozenset({group_of[node]}) if node in group_of else of_others
     precedes_layer: set[fx.Node] = set()

@@ -97,9 +97,13 @@ class QuantizedLayer:
 
     def bias(self, bias: Tensor) -> Tensor:
         """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
-        shift = self._shift
-        bias = bias if shift is None else bias - torch.tensor(shift, device=bias.device)
+        bias = self.shifted(bias)
         return bias if self.carries_bf16 and self.layer.kind != "conv" else self._rounded(bias)
+
+    def shifted(self, bias: Tensor) -> Tensor:
+        """The bias lower by what quantization adds to the mean of outputs, in full precision."""
+        shift = self._shift
+        return bias if shift is None else bias - torch.tensor(shift, device=bias.device)
 
     def result(
         self, operation: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -24,7 +24,7 @@ from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
-from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, Assignment, Layer, OnnxForm, Ranges
+from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, SMOOTH, Assignment, Layer, OnnxForm, Ranges
 
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
@@ -250,7 +250,7 @@ class _Writer:
         new, grid = [], quantized.grid
         if quantized.inverse is not None:
             inverse = self._constant(f"{name}.inverse", quantized.inverse)
-            new.append(_named("Mul", [x, inverse], f"{name}.smooth"))
+            new.append(_named("Mul", [x, inverse], f"{name}{SMOOTH}"))
             x = new[0].outputs[0]
         if grid is None:
             zero_point = torch.zeros((), dtype=FP8)

@@ -39,7 +39,7 @@ from hwsmpq.types.measured import (
     TensorRange,
 )
 from hwsmpq.types.network import Edge, Group, Layer, Network, Read
-from hwsmpq.types.onnx_form import PRECISION_KEY, OnnxForm
+from hwsmpq.types.onnx_form import PRECISION_KEY, SMOOTH, OnnxForm
 from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, Operator
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
@@ -71,6 +71,7 @@ __all__ = [
     "PRECISIONS",
     "PRECISION_KEY",
     "REFERENCE",
+    "SMOOTH",
     "USUAL_CONFIDENCE",
     "AccuracyOutcome",
     "Agreement",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 PRECISION_KEY = "hwsmpq.precision"
 """Key of a node's metadata that names the precision of the layer."""
+SMOOTH = ".smooth"
+"""Ends the name of a node that divides the input of a layer by the factors of its channels."""
 
 
 @dataclass(frozen=True)

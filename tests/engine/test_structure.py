@@ -38,6 +38,8 @@ def test_faults_are_named(name: str, target: str) -> None:
     case.builder.fault = None
     for damage in (BYTES[target], partial(flip_in_onnx, file=ONNX_FILE, initializer="{}.weight.int8")):
         assert case.differing(lambda folder, damage=damage: damage(folder, layer)) == {layer: "another weight"}
+    for damage in (BIASES[target], partial(flip_in_onnx, file=ONNX_FILE, initializer=case.bias_name(layer))):
+        assert case.differing(lambda folder, damage=damage: damage(folder, layer)) == {layer: "another bias"}
     other = Case(NETWORKS[name], get_target(target), seed=1)
     case.builder.write_onnx = other.builder.write_onnx  # type: ignore[method-assign]
     assert {*case.differing()} == {*case.layers}
