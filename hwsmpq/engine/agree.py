@@ -75,7 +75,8 @@ def check(
     builder: Builder, simulator: Simulator, assignment: Assignment, inputs: tuple[Tensor, ...], found: Tensor,
     expected: Tensor | None = None,
 ) -> Agreement:
-    """The agreement of an engine, and where it disagrees: the groups at whose precisions alone it does.
+    """The agreement of an engine, and where it disagrees: the groups at whose precisions alone an engine does, or that
+    none does which is built again.
 
     Args:
         builder: builds engines of the network that ``simulator`` simulates.
@@ -90,4 +91,5 @@ def check(
     one = agreement(simulator, assignment, rows, found, expected)
     if one.agrees:
         return one
-    return replace(one, where=locate([g for g, precision in assignment.items() if precision != REFERENCE], disagrees))
+    groups = [group for group, precision in assignment.items() if precision != REFERENCE]
+    return replace(one, where=locate(groups, disagrees)) if disagrees(groups) else replace(one, is_another=True)

@@ -199,12 +199,13 @@ class Audit:
 class Agreement:
     """How far outputs of an engine lie from those that were simulated, and how far rounding may take them: relative
     errors over ``n_samples``. Where they disagree, ``where`` names the groups whose precisions alone suffice for it, in
-    the order of execution."""
+    the order of execution, unless it ``is_another`` engine: one that was built again agrees."""
 
     error: float
     allowed: float
     n_samples: int
     where: tuple[str, ...] = ()
+    is_another: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -215,6 +216,7 @@ class Agreement:
         """How much, and where, in words."""
         place = f", found in {self.where[0]}" if self.where else ""
         place += f" to {self.where[-1]}" if len(self.where) > 1 else ""
+        place += ", but not of an engine built again: this is another network's, or damaged" if self.is_another else ""
         return f"outputs differ by {self.error:.2g}, where rounding explains {self.allowed:.2g}{place}"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -21,52 +18,6 @@ from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Ladder, Precision
-
-from .networks import NETWORKS, TARGETS, Case, scaled, swapped
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_faults_are_named(name: str, target: str) -> None:
-    case = Case(NETWORKS[name], get_target(target))
-    layer, last, before = case.layers[1], case.layers[-2], case.layers[-3]
-    assert not case.differing()
-    case.builder.fault = scaled(layer, 4)
-    assert case.differing() == {layer: "4 times the scale of its input"}
-    case.builder.fault = swapped(before, last)
-    assert case.differing() == {before: "another weight", last: "another weight"}
-    case.builder.fault = None
-    for damage in (BYTES[target], partial(flip_in_onnx, file=ONNX_FILE, initializer="{}.weight.int8")):
-        assert case.differing(lambda folder, damage=damage: damage(folder, layer)) == {layer: "another weight"}
-    for damage in (BIASES[target], partial(flip_in_onnx, file=ONNX_FILE, initializer=case.bias_name(layer))):
-        assert case.differing(lambda folder, damage=damage: damage(folder, layer)) == {layer: "another bias"}
-    other = Case(NETWORKS[name], get_target(target), seed=1)
-    case.builder.write_onnx = other.builder.write_onnx  # type: ignore[method-assign]
-    assert {*case.differing()} == {*case.layers}
-
-
-def flip_in_ir(folder: Path, layer: str) -> None:
-    """One byte of a weight in OpenVINO's file."""
-    root = ElementTree.parse(folder / "model.xml").getroot()
-    node = next(n for n in root.iterfind("layers/layer") if n.attrib["name"] == f"{layer}/weight")
-    data = bytearray((folder / "model.bin").read_bytes())
-    data[int(node.find("data").attrib["offset"]) + 5] ^= 1  # type: ignore[union-attr]
-    (folder / "model.bin").write_bytes(data)
-
-
-def flip_in_onnx(folder: Path, layer: str, file: str, initializer: str) -> None:
-    model = onnx.load(folder / file)
-    one = next(tensor for tensor in model.graph.initializer if tensor.name == initializer.format(layer))
-    array = numpy_helper.to_array(one).copy()
-    array.flat[5] ^= 1
-    one.CopyFrom(numpy_helper.from_array(array, one.name))
-    onnx.save(model, folder / file)
-
-
-BYTES: dict[str, Callable[[Path, str], None]] = {
-    "openvino-cpu": flip_in_ir,
-    "onnxruntime-cpu": partial(flip_in_onnx, file="model.onnx", initializer="{}/weight"),
-}
 
 
 class Kinds(nn.Module):
@@ -109,3 +60,35 @@ def test_right_files_differ_nowhere(name: str, ladder: str, tmp_path: Path) -> N
         assert len(read) == (0 if name.startswith("tensorrt") else len(layers))
         if precision == "int8" and read:
             assert np.isfinite([read[layer].input_scale or np.inf for layer in ("c", "wide", "mixed", "head")]).all()
+            assert all(one.bias is not None for one in read.values())
+
+
+@pytest.mark.parametrize("name", ["openvino-cpu", "onnxruntime-cpu"])
+def test_other_smoothing_factors_are_named(name: str, tmp_path: Path) -> None:
+    """In the file that engines are built from, and in theirs."""
+    target = get_target(name)
+    if (reason := target.unavailable()) is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+    net[0].weight.data *= torch.logspace(-1.5, 1, 32)[:, None]
+    x, scheme = torch.randn(64, 16), get_scheme(target.scheme_name)
+    captured = capture(net.eval(), (x,))
+    ranges = calibrate(captured, (x,), scheme, [8], smooth=[Precision.parse("int8")])
+    builder, layers = Builder(captured, ranges, scheme, target), captured.network.layers
+    assignment = captured.network.uniform("int8")
+    builder.write(assignment, tmp_path)
+    assert target.stored(tmp_path, layers)["2"].inverse.size == 32  # type: ignore[union-attr]
+    assert not builder.audit(assignment, target.load(tmp_path), tmp_path)[1].differs
+    model = onnx.load(tmp_path / ONNX_FILE)
+    one = next(tensor for tensor in model.graph.initializer if tensor.name == "2.in.inverse")
+    factors = numpy_helper.to_array(one).copy()
+    factors[3] *= 1.01
+    one.CopyFrom(numpy_helper.from_array(factors, one.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    for again in (lambda: target.build(tmp_path / "other.onnx", tmp_path),
+                  lambda: (tmp_path / "other.onnx").replace(tmp_path / ONNX_FILE)):
+        again()
+        audits = builder.audit(assignment, target.load(tmp_path), tmp_path)
+        assert [audit.differs for audit in audits] == ["", "other smoothing factors"]
+        builder.write(assignment, tmp_path)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 import onnx
 import pytest
 import qdq_network as net
+from faulty import NETWORKS, Case, flip_in_onnx, misreduced, scaled, swapped
 from onnx.reference import ReferenceEvaluator
 
 from hwsmpq.device.runtime import UNATTRIBUTED
@@ -110,7 +116,50 @@ class TargetConformance:
 
 
 class RunnableConformance(TargetConformance):
-    """What targets with a runtime must pass on top."""
+    """What targets with a runtime must pass on top.
+
+    ``flips`` change a bit of the weight and of the bias of a layer in the engine's own files, as far as these can be
+    read.
+    """
+
+    flips: ClassVar[dict[str, Callable[[Path, str], None]]] = {}
+
+    @pytest.fixture(params=NETWORKS)
+    def case(self, target, request):
+        if self.device:
+            pytest.skip("the checks are the same where the engine is elsewhere")
+        return Case(NETWORKS[request.param], target)
+
+    def test_wrong_engines_are_seen_and_located(self, case):
+        layers = case.layers
+        for assignment in (case.int8(), case.int8(case.groups[1]), dict.fromkeys(case.groups, "fp32")):
+            assert case.check(assignment).agrees, case.check(assignment)
+        for fault, place in (
+            (scaled(layers[1], 4.0), {layers[1]}), (scaled(layers[1], 0.25), {layers[1]}),
+            (misreduced(layers[-1]), {layers[-1]}),
+            (swapped(layers[-3], layers[-2]), {layers[-3], layers[-2]}),  # both have to be quantized for it
+        ):
+            case.builder.fault = fault
+            found = case.check()
+            assert not found.agrees and place <= {*found.where} and len(found.where) <= len(place) + 1, found
+
+    def test_an_engine_of_another_network_is_called_that(self, case):
+        found = case.check(other=case.another(seed=1))
+        assert not found.agrees and found.is_another and "another" in found.said
+
+    def test_wrong_files_are_seen_and_located(self, case):
+        layer, last, before = case.layers[1], case.layers[-2], case.layers[-3]
+        assert not case.differing()
+        case.builder.fault = scaled(layer, 4)
+        assert case.differing() == {layer: "4 times the scale of its input"}
+        case.builder.fault = swapped(before, last)
+        assert case.differing() == {before: "another weight", last: "another weight"}
+        case.builder.fault = None
+        of_onnx = {"weight": flip_in_onnx, "bias": partial(flip_in_onnx, is_bias=True)}
+        for what, flip in (*of_onnx.items(), *self.flips.items()):
+            assert case.differing(lambda folder, flip=flip: flip(folder, layer)) == {layer: f"another {what}"}
+        case.builder.write_onnx = case.another(seed=1).builder.write_onnx
+        assert {*case.differing()} == {*case.layers}
 
     @pytest.mark.parametrize("case", ASSIGNMENTS)
     def test_computes_what_the_onnx_says(self, build, tmp_path, case):

@@ -1,4 +1,4 @@
-"""Three kinds of networks to build right and wrong."""
+"""Three kinds of networks to build right and wrong, and what may be wrong with engines of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
-import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from hwsmpq.engine.agree import check
-from hwsmpq.engine.build import Builder
+from hwsmpq.engine.build import ONNX_FILE, Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.hardware.target import Target
 from hwsmpq.model.capture import capture
@@ -25,7 +25,6 @@ from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import REFERENCE, Agreement, Assignment, LayerAudit
 
 Fault = Callable[[onnx.GraphProto], None]
-TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 
 
 class Faulty(Builder):
@@ -64,21 +63,31 @@ def words() -> tuple[nn.Module, Tensor]:
     return Words(), torch.randint(50, (40, 7))
 
 
-def rows() -> tuple[nn.Module, Tensor]:
-    net = nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 5))
-    return net, torch.randn(40, 32)
+class Points(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gelu = nn.functional.gelu
+        return self.o(gelu(self.b(gelu(self.a(x)))).amax(1))
 
 
-NETWORKS = {"images": images, "words": words, "rows": rows}
+def points() -> tuple[nn.Module, Tensor]:
+    return Points(), torch.randn(40, 6, 32)
+
+
+NETWORKS = {"images": images, "words": words, "points": points}
+REDUCTIONS = {"ReduceMean": "ReduceMax", "ReduceMax": "ReduceMin", "GlobalAveragePool": "GlobalMaxPool"}
+"""And what a wrong kernel may compute."""
 
 
 class Case:
     """A network on a target, simulated and built."""
 
     def __init__(self, make: Callable[[], tuple[nn.Module, Tensor]], target: Target, seed: int = 0) -> None:
-        if (reason := target.unavailable()) is not None:
-            pytest.skip(reason)
         torch.manual_seed(seed)
+        self._make = make
         model, x = make()
         self.captured, self.scheme, self.inputs = capture(model.eval(), (x,)), get_scheme(target.scheme_name), (x,)
         ranges = calibrate(self.captured, self.inputs, self.scheme, [8])
@@ -93,6 +102,10 @@ class Case:
     @cached_property
     def layers(self) -> list[str]:
         return [layer.name for layer in self.captured.network.layers]
+
+    def another(self, seed: int) -> Case:
+        """Another network of the same form."""
+        return Case(self._make, self.target, seed)
 
     def int8(self, *groups: str) -> Assignment:
         """These groups, or all, at int8."""
@@ -142,3 +155,48 @@ def swapped(a: str, b: str) -> Fault:
             tensor(graph, names[1]).CopyFrom(numpy_helper.from_array(first, names[1]))
 
     return change
+
+
+def misreduced(layer: str) -> Fault:
+    """The reduction that a quantized layer reads computes something else, as some of OpenVINO do if not rewritten."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        producers = {output: node for node in graph.node for output in node.output}
+        node = next((n for n in graph.node if n.name == f"{layer}.in.quantize"), None)
+        while node is not None and node.op_type not in REDUCTIONS:
+            node = producers.get(node.input[0])
+        if node is not None:
+            node.op_type = REDUCTIONS[node.op_type]
+
+    return change
+
+
+def flip_in_ir(folder: Path, layer: str, is_bias: bool = False) -> None:
+    """One bit of a weight or a bias in OpenVINO's file."""
+    root = ElementTree.parse(folder / "model.xml").getroot()
+    nodes = {node.attrib["id"]: node for node in root.iterfind("layers/layer")}
+    named = {node.attrib["name"]: node for node in nodes.values()}
+    edges = [edge.attrib for edge in root.iterfind("edges/edge")]
+    sources = {(edge["to-layer"], edge["to-port"]): edge["from-layer"] for edge in edges}
+    node = nodes[sources[named[f"{layer}/layer0"].attrib["id"], "1"]] if is_bias else named[f"{layer}/weight"]
+    data = bytearray((folder / "model.bin").read_bytes())
+    # A weight is a row of bytes, a bias one of floats, whose third byte tells.
+    data[int(node.find("data").attrib["offset"]) + (14 if is_bias else 5)] ^= 1  # type: ignore[union-attr]
+    (folder / "model.bin").write_bytes(data)
+
+
+def flip_in_onnx(folder: Path, layer: str, file: str = ONNX_FILE, is_bias: bool = False) -> None:
+    """One bit of a weight or a bias in an ONNX file."""
+    model = onnx.load(folder / file)
+    names = {one.name for one in model.graph.initializer}
+    node = next(node for node in model.graph.node if node.name == layer)
+    readers = [n for n in model.graph.node if node.output[0] in n.input] if node.op_type == "MatMul" else []
+    if is_bias:
+        candidates = [*readers[0].input] if readers else [*node.input][-1:]
+    else:
+        candidates = [f"{layer}.weight.int8", f"{layer}/weight"]
+    one = tensor(model.graph, next(name for name in candidates if name in names))
+    array = numpy_helper.to_array(one).copy()
+    array.view(np.uint8).reshape(-1)[14 if is_bias else 5] ^= 1
+    one.CopyFrom(numpy_helper.from_array(array, one.name))
+    onnx.save(model, folder / file)
