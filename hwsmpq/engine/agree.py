@@ -53,22 +53,21 @@ def agreement(
 
 
 def locate(groups: Sequence[str], disagrees: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
-    """Fewest neighbouring groups that disagree without the others, found by halving.
-
-    Where neither half disagrees by itself, all of what was halved is the answer: what is wrong spans it.
+    """Fewest neighbouring groups that disagree without the others, found by bisection: of the first that do, the last.
 
     Args:
         groups: that disagree together, in the order of execution.
         disagrees: whether an engine with only these quantized does.
     """
-    found = tuple(groups)
-    while len(found) > 1:
-        halves = found[: len(found) // 2], found[len(found) // 2 :]
-        worse = next((half for half in halves if disagrees(half)), None)
-        if worse is None:
-            break
-        found = worse
-    return found
+    agrees, end = 0, len(groups)
+    while end - agrees > 1:
+        middle = (agrees + end) // 2
+        agrees, end = (agrees, middle) if disagrees(groups[:middle]) else (middle, end)
+    start, agrees = 0, end
+    while agrees - start > 1:
+        middle = (start + agrees) // 2
+        start, agrees = (middle, agrees) if disagrees(groups[middle:end]) else (start, middle)
+    return tuple(groups[start:end])
 
 
 def check(

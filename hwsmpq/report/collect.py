@@ -47,6 +47,7 @@ def collect(folder: Path) -> View:
         fallbacks=tuple(_fallbacks(run)),
         agreement=certificate.agreement if certificate else {},
         n_as_requested=sum(row.as_requested for row in audit),
+        n_unseen=sum(row.is_unseen for row in audit),
         n_audited=len(audit),
         engines=tuple(replace(e, name=clean(e.name)) for e in certificate.engines) if certificate else (),
         machine=tuple(provenance.machine(run)),
@@ -164,4 +165,4 @@ def _audit(run: Artifacts) -> tuple[LayerAudit, ...]:
     cleaned = (
         LayerAudit(clean(row.layer), clean(row.requested), clean(row.realised), clean(row.differs)) for row in rows
     )
-    return tuple(sorted(cleaned, key=lambda row: row.as_requested))
+    return tuple(sorted(cleaned, key=lambda row: (row.as_requested, row.is_unseen)))

@@ -159,6 +159,7 @@ class View:
     fallbacks: tuple[Fallback, ...]
     agreement: dict[str, Agreement]
     n_as_requested: int
+    n_unseen: int
     n_audited: int
     engines: tuple[EngineResult, ...]
     machine: tuple[Fact, ...]

@@ -39,6 +39,11 @@ class LayerAudit:
         return self.requested == self.realised and not self.differs
 
     @property
+    def is_unseen(self) -> bool:
+        """Whether the runtime does not name the layer's kernel, and its files hold what was prepared."""
+        return self.realised == NOT_AUDITED and not self.differs
+
+    @property
     def found(self) -> str:
         """What runs, in words."""
         return f"{self.realised} with {self.differs}" if self.differs else self.realised
@@ -183,8 +188,8 @@ class Audit:
         """The audit of an engine from those of all layers of its network."""
         n_macs = {layer.name: layer.n_macs for layer in network.layers}
         n_all = max(1, sum(n_macs.values()))
-        unseen = [layer for layer in layers if layer.realised == NOT_AUDITED and not layer.differs]
-        mismatches = tuple(layer for layer in layers if not layer.as_requested and layer not in unseen)
+        unseen = [layer for layer in layers if layer.is_unseen]
+        mismatches = tuple(layer for layer in layers if not layer.as_requested and not layer.is_unseen)
         n_as_requested = len(layers) - len(mismatches) - len(unseen)
         shares = {layer.layer: n_macs[layer.layer] / n_all for layer in unseen}
         return Audit(len(layers), n_as_requested, mismatches, shares)

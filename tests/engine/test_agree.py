@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hwsmpq.engine.agree import locate
 from hwsmpq.types import Agreement
 
 
-def test_a_region_is_halved_until_neither_half_is_wrong() -> None:
+def test_the_shortest_region_is_found() -> None:
     groups = list("abcdefgh")
-    assert locate(groups, lambda some: "c" in some) == ("c",)
-    assert locate(groups, lambda some: {"c", "d"} <= {*some}) == ("c", "d")
-    assert locate(groups, lambda some: {"b", "g"} <= {*some}) == tuple(groups)
+    for first in range(8):
+        for last in range(first, 8):
+            wanted = {groups[first], groups[last]}
+            asked: list[int] = []
+
+            def disagrees(some: Sequence[str], wanted: set[str] = wanted, asked: list[int] = asked) -> bool:
+                asked.append(1)
+                return wanted <= {*some}
+
+            assert locate(groups, disagrees) == tuple(groups[first : last + 1])
+            assert len(asked) <= 6
+    assert locate(groups, lambda some: "c" in some or "f" in some) == ("c",)
 
 
 def test_a_disagreement_is_said_with_its_place() -> None:
