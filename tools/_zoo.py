@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-N_ROWS, N_CLASSES, SEQUENCE, VOCABULARY = 40, 16, 16, 200
+N_ROWS, N_CLASSES, SEQUENCE, VOCABULARY = 16, 16, 16, 200
 SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "xxs", "xs", "_t_", "_t0", "_mini", "small", "_s_", "s12",
          "s0", "b0", "18", "_002", "_050", "_10_", "_12_", "lite")
 """Parts of the names of a family's small networks, smallest first."""

@@ -19,9 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import _zoo
 import torch
 from _bench import Bench, arguments
-from _zoo import N_ROWS, make, names
+from _zoo import make, names
 from torch import Tensor
 
 from hwsmpq.engine.agree import AMPLITUDE, N_SAMPLES
@@ -40,7 +41,7 @@ from hwsmpq.types import Ladder, Realised, Survey
 
 TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 CALIBRATION, REPORT = ("torchvision",), ("timm", "transformers")
-N_CALIBRATION = N_ROWS - N_SAMPLES
+N_CALIBRATION = 8
 MOST_PARAMETERS, MOST_INPUTS = 30_000_000, 3 * 128 * 128
 
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--networks", default=":", help="library:network, or a part of it, separated by commas")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    _zoo.N_ROWS = N_CALIBRATION + N_SAMPLES
     torch.set_grad_enabled(False)
     bench = Bench("bench_agree", options, {"outputs": N_SAMPLES}, ("torchvision", "openvino", "onnxruntime"))
     if options.json and options.json.exists():
