@@ -57,7 +57,10 @@ class Network:
             return task
         part = task.evaluation.take(slice(0, QUICK_EVALUATION))
         calibration = tuple(x[:QUICK_CALIBRATION] for x in task.calibration)
-        return Task(task.model, calibration, (part.inputs, part.targets), task.metric, task.loss, task.name)
+        return Task(
+            task.model, calibration, (part.inputs, part.targets), task.metric, task.loss, task.name,
+            classification=task.is_classification,
+        )
 
     def distance(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """How far outputs are from the reference's, (n,): KL divergence of classes, 1 - cosine of embeddings."""

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hwsmpq import Run, Settings, build, calibrate, contribute, pareto, profile, refine, resolve_budgets
 from hwsmpq.device.openvino import OpenvinoEngine
-from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.solve import search
@@ -131,18 +130,13 @@ class Ours:
 
     def _deliver(self, folder: Path) -> Record:
         run = self.run
-        for path in run.path(Manifest).parent.iterdir():
+        for path in filter(Path.is_file, run.path(Manifest).parent.iterdir()):
             shutil.copy2(path, folder)
         return self._described(run.read(Plan).assignment)
 
     def _described(self, assignment: Assignment) -> Record:
         names = list(assignment.values())
         return {"n_groups": len(names), "n_fp32": names.count(REFERENCE), "assignment": assignment}
-
-
-def outputs_of(folder: Path, inputs: tuple[Tensor, ...]) -> Tensor:
-    """Outputs (n, ...) of the engine in a folder."""
-    return engine_outputs(engine_in(folder), inputs)
 
 
 def engine_in(folder: Path, plain: bool = False) -> OpenvinoEngine:

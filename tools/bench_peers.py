@@ -30,10 +30,12 @@ from _bench import Bench, arguments
 from _peer_networks import NETWORKS, Judge, Network
 from _peer_nncf import MATCHED, quantize, require
 from _peer_nncf import TOOLS as NNCF_TOOLS
-from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in, outputs_of
+from _peer_ours import VARIANTS, Clock, Ours, Record, engine_in
 
+from hwsmpq.device.openvino import OpenvinoEngine
 from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.build import ONNX_FILE
+from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.pipeline.prepare.profile import timing_inputs
 from hwsmpq.quantize.qdq import export_onnx
 from hwsmpq.types import REFERENCE, Measurement
@@ -212,10 +214,13 @@ class Comparison:
     def _engine_folder(self, tool: str) -> Path:
         return self._folder / tool / "engine"
 
+    def _engine(self, tool: str, plain: bool = False) -> OpenvinoEngine:
+        return engine_in(self._engine_folder(tool), plain or tool == DEFAULT)
+
     def _timed(self, tools: list[str], plainly: Collection[str] = ()) -> dict[str, Measurement]:
         """Times of engines, and of some loaded without settings too, all in one run."""
-        engines = {tool: engine_in(self._engine_folder(tool)) for tool in tools}
-        engines |= {tool + PLAIN: engine_in(self._engine_folder(tool), plain=True) for tool in plainly}
+        engines = {tool: self._engine(tool) for tool in tools}
+        engines |= {tool + PLAIN: self._engine(tool, plain=True) for tool in plainly}
         print(f"  timing {len(engines)} engines", flush=True)
         return measure(
             engines, TimingRequest(timing_inputs(self._run), self._seed, SECONDS_QUICK if self._quick else SECONDS),
@@ -227,7 +232,7 @@ class Comparison:
         path = folder / f"outputs_{part}.npy"
         if not path.exists():
             samples = self._run.parts[("search", "report").index(part)]
-            np.save(path, outputs_of(folder, samples.inputs).numpy())
+            np.save(path, engine_outputs(self._engine(tool), samples.inputs).numpy())
         return torch.from_numpy(np.load(path))
 
 
