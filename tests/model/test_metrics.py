@@ -155,7 +155,7 @@ def test_one_of_torchmetrics_is_one() -> None:
     assert set_metric(torchmetrics.MeanSquaredError()).higher_is_better is False
 
 
-@pytest.mark.parametrize("metric", ["f1", F1(of=lambda logits: logits * 2), Counter()], ids=str)
+@pytest.mark.parametrize("metric", ["f1", F1(of=lambda logits: logits * 2), Counter()], ids=("name", "object", "own"))
 def test_a_run_certifies_it_and_says_how(metric: Any, tmp_path: Path) -> None:
     given = tiny_task.task()
     samples = given.evaluation
