@@ -114,7 +114,8 @@ class Case:
     def check(self, assignment: Assignment | None = None, other: Case | None = None) -> Agreement:
         """Of an engine, of another case if one is given."""
         assignment = assignment or self.int8()
-        outputs = engine_outputs((other or self).builder.engine(assignment), self.inputs)
+        with (other or self).builder.temporary(assignment) as engine:
+            outputs = engine_outputs(engine, self.inputs)
         return check(self.builder, self.simulator, assignment, self.inputs, outputs)
 
     def differing(self, damage: Callable[[Path], None] | None = None) -> dict[str, str]:
