@@ -27,7 +27,7 @@ def test_without_a_budget_it_shows_what_can_be_had(cli: Cli, qdq_copy: Path) -> 
     before = stored(qdq_copy)
     result = cli("run", "-o", qdq_copy)
     assert result.code == 2 and "Traceback" not in result.err
-    assert result.err.startswith("error: no budget to search for") and "--bitops int8" in result.err
+    assert result.messages[0].startswith("error: no budget to search for") and "--bitops int8" in result.err
     assert "One precision everywhere, on 48 samples of the search part" in result.out
     assert [line.split()[-1] for line in result.out.splitlines()[2:]] == ["w4a4", "int8", "fp32"]
     assert stored(qdq_copy) == before
