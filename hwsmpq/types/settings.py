@@ -19,8 +19,7 @@ MOST = {
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
 
 FEW_SAMPLES, SAMPLES = 64, 256
-"""That score contributions which a race goes on from, and those that decide alone."""
-N_PAIRS = 2
+"""That score contributions where every group is measured alone at both ends, and where orders are drawn."""
 EVALUATIONS, FEW_EVALUATIONS = 360, 180
 """Of a race, on few and on many samples."""
 
@@ -40,11 +39,10 @@ class Settings:
     latency where the target is measured, or ``bitops``, with which nothing is timed.
     ``n_score_samples`` of the search part score contributions; that part has at most ``n_search_samples`` (by default
     1,024 of data that is read as it is needed, and half of what is given as tensors).
-    ``estimator`` is ``both-ends`` by default, on 64 samples: the race goes on from there with more of them. Where the
-    contributions alone decide (``additive``), or where a field says how long to sample, it is ``antithetic``, on 256.
-    One that samples takes ``n_pairs`` antithetic pairs of permutations (2; or as many draws of another kind), or stops
-    earlier: at ``max_evaluations``, ``max_seconds``, a relative error of ``target_error``, or when fresh draws would
-    give the same plan with a chance of ``stability``.
+    ``estimator`` takes ``n_pairs`` antithetic pairs of
+    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
+    relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
+    ``n_score_samples`` are 256 by default, or 64 for ``both-ends``, from which the race goes on with more of them.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
     At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
@@ -71,11 +69,11 @@ class Settings:
     seed: int = 0
     evaluate: Literal["simulator", "engine"] = "simulator"
     cost: Literal["latency", "bitops"] | None = None
-    estimator: str | None = None
+    estimator: str = "antithetic"
     base: str | None = None
     n_score_samples: int | None = None
     n_search_samples: int | None = None
-    n_pairs: int | None = None
+    n_pairs: int = 2
     max_evaluations: int | None = None
     max_seconds: float | None = None
     target_error: float | None = None
@@ -106,19 +104,11 @@ class Settings:
 
     def resolved(self) -> Settings:
         """The same with what follows from the other fields in place of None."""
-        limits = (self.n_pairs, self.max_evaluations, self.max_seconds, self.target_error, self.stability)
-        samples = self.additive or any(limit is not None for limit in limits)
-        estimator = self.estimator or ("antithetic" if samples else "both-ends")
-        n_samples = self.n_score_samples or (FEW_SAMPLES if estimator == "both-ends" else SAMPLES)
+        n_samples = self.n_score_samples or (FEW_SAMPLES if self.estimator == "both-ends" else SAMPLES)
+        evaluations = FEW_EVALUATIONS if n_samples >= SAMPLES else EVALUATIONS
+        given = self.search_evaluations
         return replace(
-            self,
-            estimator=estimator,
-            n_score_samples=n_samples,
-            n_pairs=self.n_pairs or N_PAIRS,
-            search_evaluations=(
-                self.search_evaluations if self.search_evaluations is not None
-                else FEW_EVALUATIONS if n_samples >= SAMPLES else EVALUATIONS
-            ),
+            self, n_score_samples=n_samples, search_evaluations=evaluations if given is None else given
         )
 
     @property
@@ -169,11 +159,11 @@ class Options(TypedDict, total=False):
     seed: int
     evaluate: Literal["simulator", "engine"]
     cost: Literal["latency", "bitops"] | None
-    estimator: str | None
+    estimator: str
     base: str | None
     n_score_samples: int | None
     n_search_samples: int | None
-    n_pairs: int | None
+    n_pairs: int
     max_evaluations: int | None
     max_seconds: float | None
     target_error: float | None

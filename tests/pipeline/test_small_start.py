@@ -16,23 +16,21 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 
 
-def test_a_plain_search_starts_small_and_one_that_says_how_long_to_sample_does_not() -> None:
+def test_a_search_from_both_ends_starts_small() -> None:
+    few = Settings(estimator="both-ends").resolved()
+    assert (few.n_score_samples, few.search_evaluations) == (64, 360)
     plain = Settings().resolved()
-    assert (plain.estimator, plain.n_score_samples, plain.search_evaluations) == ("both-ends", 64, 360)
-    for asked in (Settings(additive=True), Settings(n_pairs=3), Settings(stability=0.9), Settings(target_error=0.1)):
-        found = asked.resolved()
-        assert (found.estimator, found.n_score_samples, found.search_evaluations) == ("antithetic", 256, 180)
-        assert found.n_pairs == (asked.n_pairs or 2)
-    given = Settings(estimator="sobol", n_score_samples=32, search_evaluations=0).resolved()
-    assert (given.estimator, given.n_score_samples, given.search_evaluations) == ("sobol", 32, 0)
-    assert plain.resolved() == plain
+    assert (plain.estimator, plain.n_score_samples, plain.search_evaluations) == ("antithetic", 256, 180)
+    given = Settings(estimator="both-ends", n_score_samples=32, search_evaluations=0).resolved()
+    assert (given.n_score_samples, given.search_evaluations) == (32, 0)
+    assert plain.resolved() == plain and few.resolved() == few
 
 
 def test_errors_are_those_of_the_samples(tmp_path: Path) -> None:
-    settings = Settings(task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8"), n_score_samples=40)
+    settings = Settings(task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8"), estimator="both-ends", n_score_samples=40)
     run = Run(tmp_path / "run", settings, task())
     found, prepared = contribute(run), prepare(run)
-    assert run.read(Settings).estimator is None and found.drawn == "samples"
+    assert found.drawn == "samples"
     names, n = prepared.network.group_names, len(run.score_batch)
     game = evaluation_game(prepared, run.score_batch, lambda done, n: None)
     floor, top = np.zeros((1, len(names)), dtype=np.int64), np.ones((1, len(names)), dtype=np.int64)
