@@ -27,7 +27,9 @@ def test_a_search_from_both_ends_starts_small() -> None:
 
 
 def test_errors_are_those_of_the_samples(tmp_path: Path) -> None:
-    settings = Settings(task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8"), estimator="both-ends", n_score_samples=40)
+    settings = Settings(
+        task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8"), estimator="both-ends", n_score_samples=40
+    )
     run = Run(tmp_path / "run", settings, task())
     found, prepared = contribute(run), prepare(run)
     assert found.drawn == "samples"
