@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -53,7 +54,7 @@ def check_faithful(
                     "make it deterministic in eval mode: functional dropout needs training=self.training",
                 )
             raise HwsmpqError(
-                f"{name}'s output for a sample depends on the other samples of the batch: it differs by {error:.1%}",
+                f"{name}'s output for a sample depends on the other samples of the batch: it {_said(error)}",
                 f"something mixes samples{_listed(_mixing(graph, rows))}",
                 "keep samples apart: batch norm needs running statistics, and other operations leave dimension 0 alone",
             )
@@ -71,6 +72,10 @@ def check_faithful(
                     "it was captured wrong, or the model keeps state from one call to the next",
                     "report the model; its own outputs are what counts",
                 )
+
+
+def _said(error: float) -> str:
+    return f"differs by {error:.1%}" if math.isfinite(error) else "has other shapes, or is not finite in one of both"
 
 
 class _Tolerance:

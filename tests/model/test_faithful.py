@@ -10,6 +10,7 @@ from torch.nn import functional
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model import capture as capturing
 from hwsmpq.model.capture import capture
+from hwsmpq.model.faithful import check_faithful
 
 
 class Net(nn.Module):
@@ -105,3 +106,13 @@ def test_what_is_faithful_is_captured_and_left_as_it_was() -> None:
         capture(model, (torch.randn(4, 16, generator=torch.Generator().manual_seed(0)),))
         assert model.training
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_outputs_of_other_shapes_are_said_to_be_that() -> None:
+    class Pooled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(0, keepdim=True)
+
+    graph = torch.fx.symbolic_trace(Pooled())
+    with pytest.raises(HwsmpqError, match="other shapes"):
+        check_faithful("it", lambda inputs: [Pooled()(*inputs)], graph, (torch.randn(3, 4),))
