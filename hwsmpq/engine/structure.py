@@ -89,8 +89,9 @@ class _Difference:
         if not self._biases or found is None or {found.size, factor.size} - sizes or _is_followed_by(ADDS, self._node):
             return False
         # Sums of integers take it in steps of theirs: half of one is as near as it gets.
-        levels = np.where(self._stored.weight == 0, np.inf, np.abs(self._stored.weight))
-        step = (self._stored.input_scale or 0) * levels.min(_others(levels, self._axis)).max()
+        weight = self._stored.weight
+        least = np.where(weight == 0, np.inf, np.abs(weight)).min(_others(weight, self._axis))
+        step = (self._stored.input_scale or 0) * least[np.isfinite(least)].max(initial=0)  # a channel may be all 0
         return not any(
             (np.abs(bias * factor - found) <= TOLERANCE * np.abs(bias * factor).max() + step / 2).all()
             for bias in self._biases
