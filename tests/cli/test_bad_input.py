@@ -107,7 +107,7 @@ BAD_OPTIONS = {
     "no candidate": (["--n-candidates", "0"], ["n_candidates is 0"]),
     "no time": (["--timing-seconds", "0"], ["timing_seconds is 0"]),
     "time that is no number": (["--timing-seconds", "nan"], ["timing_seconds is nan"]),
-    "latency and speedup": (["--latency-ms", "1", "--speedup", "2"], ["both --latency-ms and --speedup"]),
+    "latency and speedup": (["--latency-ms", "1", "--speedup", "2"], ["--latency-ms and --speedup are given"]),
     "speedup without latency": (["--speedup", "2"], ["no latency claim"]),
     "latency without latency": (["--latency-ms", "2"], ["no latency claim"]),
     "negative latency": (["--latency-ms", "-1"], ["latency_ms budget of -1"]),

@@ -79,7 +79,7 @@ def test_the_readme_says_what_the_runtime_takes(built: Path) -> None:
     assert (inputs.shape, outputs.shape[0]) == ((manifest.batch, 1, 8, 8), manifest.batch)
     assert f"| 1 | `{inputs.name}` | float32 | {manifest.batch} x 1 x 8 x 8 |" in text
     assert f"| 1 | `{outputs.name}` | float32 |" in text
-    assert PREPROCESSING in text and "| threads | 1 |" in text
+    assert PREPROCESSING in text and "| threads of an inference | 1 |" in text
     assert f"{manifest.batch} sample" in text
     if manifest.target == "openvino-cpu":
         import openvino

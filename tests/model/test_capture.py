@@ -407,7 +407,7 @@ def test_what_a_module_keeps_of_earlier_calls_is_not_captured(n_before: int) -> 
 def test_a_network_that_does_not_run_says_how_it_was_called() -> None:
     with pytest.raises(HwsmpqError, match=r"(?s)does not run on its inputs: RuntimeError.*called with \(2, 1, 2, 2\)"):
         capture(nn.Sequential(nn.Conv2d(1, 2, 3)), (torch.randn(4, 1, 2, 2),))
-    with pytest.raises(HwsmpqError, match=r"(?s)missing 1 required positional argument.*one tensor an argument"):
+    with pytest.raises(HwsmpqError, match=r"(?s)missing a required argument.*one tensor an argument"):
         capture(nn.Bilinear(2, 2, 3), (torch.randn(4, 2),))
-    with pytest.raises(HwsmpqError, match=r"(?s)does not run.*called with \(2, 2\) float64"):
+    with pytest.raises(HwsmpqError, match=r"(?s)does not run.*inputs are float64, its weights float32"):
         capture(nn.Sequential(nn.Linear(2, 2)), (torch.randn(4, 2).double(),))

@@ -24,8 +24,8 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES
 from hwsmpq.types import Certificate, Contributions, CostTable, Ranges, Rounds, Scores, Survey
 
-MEASURED = [FILES[kind] for kind in (Ranges, Survey, CostTable, Contributions, Scores)]
-ROUNDS = FILES[Rounds]
+MEASURED = [FILES[kind] for kind in (Ranges, Survey, Contributions, Scores)]
+TABLE, ROUNDS = FILES[CostTable], FILES[Rounds]
 SETTINGS = replace(OPENVINO_SETTINGS, device=shlex.quote(sys.executable), timing_seconds=0.1)
 
 
@@ -57,13 +57,17 @@ def attempt(folder: Path) -> Certificate:
 
 
 def complete(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
-    """What was measured, as it lies in its files (one that is written again says another time), and the rounds."""
-    rounds = json.loads((folder / ROUNDS).read_text())["payload"]["rounds"] if (folder / ROUNDS).exists() else []
-    return {name: (folder / name).read_bytes() for name in MEASURED if (folder / name).exists()}, rounds
+    """What was measured, as it lies in its files (one that is written again says another time), and what grows: the
+    mixtures of the cost table, and the rounds."""
+    grown = [
+        json.loads((folder / file).read_text())["payload"][name] if (folder / file).exists() else []
+        for file, name in ((TABLE, "engines"), (ROUNDS, "rounds"))
+    ]
+    return {name: (folder / name).read_bytes() for name in MEASURED if (folder / name).exists()}, grown
 
 
 def test_a_run_goes_on_wherever_its_device_was_lost(device: dict[str, Any], tmp_path: Path) -> None:
-    known, rounds = complete(tmp_path)
+    known, grown = complete(tmp_path)
     n_complete = []
     for moment in LOST_IN:
         device.update(asked=[], dies_in=moment)
@@ -71,8 +75,9 @@ def test_a_run_goes_on_wherever_its_device_was_lost(device: dict[str, Any], tmp_
             attempt(tmp_path)
         assert "run the same command again" in caught.value.fix
         now, more = complete(tmp_path)
-        assert {name: now.get(name) for name in known} == known and more[: len(rounds)] == rounds
-        known, rounds = now, more
+        assert {name: now.get(name) for name in known} == known
+        assert all(new[: len(old)] == old for new, old in zip(more, grown, strict=True))
+        known, grown = now, more
         n_complete.append(len(known))
     assert n_complete == sorted(n_complete) and n_complete[0] < n_complete[-1] == len(MEASURED)
     device.update(asked=[], dies_in=None)

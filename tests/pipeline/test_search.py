@@ -126,10 +126,11 @@ def test_screening_measures_the_cheapest_first_and_misses_none() -> None:
     problem = Problem(values["a"], {"latency_ms": cost}, {})
     found = [cheapest_at_losses(replace(problem, value=v), "latency_ms") for v in values.values()]
     everything = [solution.choice for solutions in found for solution in solutions]
+    everything += [np.full(n, level) for level in range(3)]
     limits = [LargestDrop(Budget("max_drop", limit)) for limit in (0.4, 1.5, 4.0, 8.0, 30.0)]
     for largest in limits:
         batches = Scripted(lost)
-        found, _ = screen_for_cost(problem, values, "latency_ms", largest, batches)  # type: ignore[arg-type]
+        found, _ = screen_for_cost(problem, values, (), "latency_ms", largest, batches)  # type: ignore[arg-type]
         kept = [c for c in everything if largest.keeps(batches.drop(c, 64))]
         best = min(map(cost, [*kept, np.full(n, 2)]))
         whole = [m.proposal.solution.choice for m in found if m.n_samples == 64]
