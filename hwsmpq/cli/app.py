@@ -277,8 +277,7 @@ def reconstruct(values: dict[str, Any]) -> None:
     from hwsmpq.pipeline.prove.reconstruct import reconstruct as stage
 
     recipe = _recipe(Reconstruction, values, iterations="n_iterations", minutes="minutes")
-    where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
-    _stage(where, lambda run: stage(run, recipe, values["train_on"] or "cpu"), display.show_reconstructed)
+    _learn(values, lambda run, device: stage(run, recipe, device), display.show_reconstructed)
 
 
 @app.command()
@@ -288,8 +287,7 @@ def finetune(values: dict[str, Any]) -> None:
     from hwsmpq.pipeline.prove.finetune import finetune as stage
 
     recipe = _recipe(Recipe, values, epochs="n_epochs", lr="learning_rate")
-    where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
-    _stage(where, lambda run: stage(run, recipe, values["train_on"] or "cpu"), display.show_trained)
+    _learn(values, lambda run, device: stage(run, recipe, device), display.show_trained)
 
 
 @app.command()
@@ -428,6 +426,12 @@ def _recipe(kind: Any, values: dict[str, Any], **fields: str) -> Any:
     """How to train or reconstruct, as given: ``fields`` are options by name of the recipe's field."""
     names = {**fields, "batch_size": "batch_size", "seed": "seed"}
     return kind(**{field: values[name] for name, field in names.items() if values[name] is not None})
+
+
+def _learn(values: dict[str, Any], work: Callable[[Any, str], Any], show: Callable[[Any], None]) -> None:
+    """Work on the plan of a run folder, with the device that is computed on."""
+    where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
+    _stage(where, lambda run: work(run, values["train_on"] or "cpu"), show)
 
 
 def _run(values: dict[str, Any]) -> None:
