@@ -20,6 +20,7 @@ from hwsmpq.contribution.memo import Memo
 from hwsmpq.hardware.remote import reach
 from hwsmpq.lock import LOCK_FILE
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.report.network import PICTURE_FILE
@@ -130,3 +131,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], s
     yield bare
     for command in commands.values():
         reach(command).close()
+
+
+def at_four_bits(finished: Finished, folder: Path, notify: Callable[[str], None]) -> Run:
+    """A copy of the finished run on onnx-qdq, opened with a plan within the BitOps of w4a4."""
+    opened = Run(folder, finished.settings, task(), notify=notify)
+    search(opened, resolve_budgets(opened, bitops="w4a4"))
+    return opened

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished
+from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished, at_four_bits
 from tiny_task import N_CLASSES, images, network, task
 
 from hwsmpq import artifacts
@@ -39,9 +39,7 @@ def notices() -> list[str]:
 @pytest.fixture
 def run(qdq_run: Finished, qdq_copy: Path, notices: list[str]) -> Run:
     """A finished run at 4 bits, opened again."""
-    opened = Run(qdq_copy, qdq_run.settings, task(), notify=notices.append)
-    search(opened, resolve_budgets(opened, bitops="w4a4"))
-    return opened
+    return at_four_bits(qdq_run, qdq_copy, notices.append)
 
 
 def test_the_result_flows_into_build_and_verify(run: Run) -> None:

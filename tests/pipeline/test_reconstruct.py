@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OPENVINO_SETTINGS, Finished
+from conftest import OPENVINO_SETTINGS, Finished, at_four_bits
 from tiny_task import task
 
 from hwsmpq.errors import HwsmpqError
@@ -33,9 +33,7 @@ def notices() -> list[str]:
 @pytest.fixture
 def run(qdq_run: Finished, qdq_copy: Path, notices: list[str]) -> Run:
     """A finished run at 4 bits, opened again."""
-    opened = Run(qdq_copy, qdq_run.settings, task(), notify=notices.append)
-    search(opened, resolve_budgets(opened, bitops="w4a4"))
-    return opened
+    return at_four_bits(qdq_run, qdq_copy, notices.append)
 
 
 def test_the_result_flows_into_build_verify_and_training(run: Run) -> None:
