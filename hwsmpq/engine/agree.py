@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.hardware.target import Target
 from hwsmpq.model.agreement import FLOOR, relative_error
 from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.simulator import Simulator
@@ -23,7 +24,7 @@ the response. A rewrite works around that since: uniform int8 of the tiny and th
 
 def agreement(
     simulator: Simulator, assignment: Assignment, inputs: tuple[Tensor, ...], found: Tensor,
-    expected: Tensor | None = None,
+    expected: Tensor | None = None, halves: bool = False,
 ) -> Agreement:
     """Outputs of an engine against those that the simulator gives for the same samples.
 
@@ -34,6 +35,7 @@ def agreement(
         inputs: of which the first :data:`N_SAMPLES` rows are used.
         found: outputs of the engine for at least these rows.
         expected: what the simulator gives for at least these rows, where it is known.
+        halves: see :class:`Disturbance`.
     """
     rows = tuple(x[:N_SAMPLES] for x in inputs)
     n = len(rows[0])
@@ -48,8 +50,14 @@ def agreement(
 
     error, limit = error_of(found[:n]), FLOOR
     if error > limit:
-        limit = max(limit, AMPLITUDE * error_of(outputs(simulator.disturbed(Disturbance()))))
+        limit = max(limit, AMPLITUDE * error_of(outputs(simulator.disturbed(Disturbance(halves=halves)))))
     return Agreement(error, limit, n)
+
+
+def may_halve(target: Target, assignment: Assignment) -> bool:
+    """Whether an engine may keep in fp16 what lies between layers. Where types do not stand in the file, the builder of
+    a network with fp16 in it does so wherever that is faster."""
+    return not target.form.strongly_typed and "fp16" in assignment.values()
 
 
 def locate(groups: Sequence[str], disagrees: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
@@ -85,9 +93,11 @@ def check(
     def disagrees(groups: Sequence[str]) -> bool:
         partly = {group: precision if group in groups else REFERENCE for group, precision in assignment.items()}
         with builder.temporary(partly) as engine:
-            return not agreement(simulator, partly, rows, engine_outputs(engine, rows, builder.batch)).agrees
+            outputs = engine_outputs(engine, rows, builder.batch)
+        return not agreement(simulator, partly, rows, outputs, halves=halves).agrees
 
-    one = agreement(simulator, assignment, rows, found, expected)
+    halves = may_halve(builder.target, assignment)
+    one = agreement(simulator, assignment, rows, found, expected, halves)
     if one.agrees:
         return one
     groups = [group for group, precision in assignment.items() if precision != REFERENCE]

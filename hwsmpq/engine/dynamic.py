@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.engine.agree import agreement
+from hwsmpq.engine.agree import agreement, may_halve
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError, MachineError
+from hwsmpq.hardware.target import Target
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import Agreement, Assignment, DynamicBatch, Manifest
 
@@ -46,7 +47,7 @@ def with_dynamic_batch(
         why_not, agrees = _other_layer(manifest, dynamic), None
         if not why_not and builder.target.has_latency:
             engine = builder.target.load(folder / DYNAMIC)
-            agrees = _agreement(engine, manifest.assignment, simulator, inputs)
+            agrees = _agreement(engine, builder.target, manifest.assignment, simulator, inputs)
             why_not = "" if agrees.agrees else agrees.said
     except MachineError:
         raise
@@ -69,10 +70,10 @@ def _other_layer(static: Manifest, dynamic: Manifest) -> str:
 
 
 def _agreement(
-    engine: Engine, assignment: Assignment, simulator: Simulator, inputs: tuple[Tensor, ...]
+    engine: Engine, target: Target, assignment: Assignment, simulator: Simulator, inputs: tuple[Tensor, ...]
 ) -> Agreement:
     index = np.arange(sum(BATCHES)) % len(inputs[0])
     rows = tuple(x[index] for x in inputs)
     batches = zip(*(x.split(list(BATCHES)) for x in rows), strict=True)
     found = torch.cat([engine_outputs(engine, batch, len(batch[0])) for batch in batches])
-    return agreement(simulator, assignment, rows, found)
+    return agreement(simulator, assignment, rows, found, halves=may_halve(target, assignment))

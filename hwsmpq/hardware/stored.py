@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.types import SMOOTH, Layer
+from hwsmpq.types import PRECISION_KEY, SMOOTH, Layer
 
 if TYPE_CHECKING:
     import onnx
@@ -79,6 +79,8 @@ class StoredGraph:
         real = in_shape(weight, layer, transposes)
         if real is None:
             return None
+        if any(entry.key == PRECISION_KEY and entry.value == "fp16" for entry in node.metadata_props):
+            real = real.astype(np.float16).astype(np.float32)  # where the file does not, the builder rounds it
         bias = self.bias(node)
         dequantize = self._producers.get(node.input[0])
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
