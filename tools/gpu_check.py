@@ -2,9 +2,10 @@
 
 Without options, on the machine with the GPU: what is here, the GPU tests, every GPU target on two networks, and the
 simulator on the GPU against the simulator on the CPU. With ``--device COMMAND``, classic TensorRT behind a Python that
-the command starts (see the page "your device"), in 480 seconds: ResNet-18 with its cost model, EfficientNet-Lite0 from
-the task to its certificate, MobileNetV2 and MiniLM. ``--rehearse`` does the same where there is no GPU, with OpenVINO
-in the place of TensorRT, and lists what must be taken along to a machine without a package registry.
+the command starts (see the page "your device"), in 480 seconds: the quickstart's network, EfficientNet-Lite0 and MiniLM
+from the task to the certificate, ResNet-18 and MobileNetV2 with their cost models. ``--rehearse`` does the same where
+there is no GPU, with OpenVINO in the place of TensorRT, and lists what must be taken along to a machine without a
+package registry.
 
 Each part runs in a process of its own, so that neither a crash nor a poisoned GPU context reaches the others, and ends
 at its time limit at the latest. It leaves ``<part>.log`` and its tables in ``--out``. The exit status is 0 if no part

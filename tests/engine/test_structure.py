@@ -12,12 +12,15 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from hwsmpq.engine.build import ONNX_FILE, Builder
+from hwsmpq.engine.structure import differences
+from hwsmpq.hardware.stored import stored_in_onnx
 from hwsmpq.hardware.target import substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
+from hwsmpq.quantize.qdq import export_onnx, write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
-from hwsmpq.types import Ladder, Precision
+from hwsmpq.types import Ladder, OnnxForm, Precision
 
 
 class Kinds(nn.Module):
@@ -63,6 +66,22 @@ def test_right_files_differ_nowhere(name: str, ladder: str, tmp_path: Path) -> N
         if precision == "int8" and read:
             assert np.isfinite([read[layer].input_scale or np.inf for layer in ("c", "wide", "mixed", "head")]).all()
             assert all(one.bias is not None for one in read.values())
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_files_without_types_differ_nowhere(precision: str, tmp_path: Path) -> None:
+    """The builder of TensorRT 8 rounds weights itself, from floats in the file."""
+    torch.manual_seed(0)
+    x, scheme = torch.randn(8, 3, 8, 8), get_scheme("tensorrt")
+    captured = capture(Kinds().eval(), (x,))
+    ranges, assignment = calibrate(captured, (x,), scheme, [8]), captured.network.uniform(precision)
+    form = OnnxForm(opset=16, strongly_typed=False)
+    write_qdq(export_onnx(captured, 1), captured, assignment, ranges, scheme, tmp_path / "m.onnx", form)
+    stored = stored_in_onnx(tmp_path / "m.onnx", captured.network.layers)
+    assert len(stored) == len(captured.network.layers)
+    assert not differences(captured, ranges, scheme, assignment, stored)
+    stored["mixed"].weight[0, 0] += 0.01
+    assert differences(captured, ranges, scheme, assignment, stored) == {"mixed": "another weight"}
 
 
 @pytest.mark.parametrize("name", ["openvino-cpu", "onnxruntime-cpu"])

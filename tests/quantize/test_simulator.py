@@ -291,3 +291,29 @@ def test_disturbed_is_other_and_close(network: str, precision: str) -> None:
     assert min(sqnr_db(a, b) for a, b in zip(plain, found[1e-2], strict=True)) > 10
     if precision in ("int8", "w4a8"):
         assert torch.equal(plain, found[0.0])
+
+
+def test_sums_in_fp16_err_as_much_as_the_disturbance_allows_for() -> None:
+    """A tensor core that keeps its sums in fp16 rounds one after every 16 products."""
+    generator = torch.Generator().manual_seed(0)
+    n_inputs, n_at_once = 2048, 16
+    net = torch.nn.Linear(n_inputs, 64, bias=False).eval()
+    x = torch.randn(32, n_inputs, generator=generator).half().float()
+    captured, scheme = capture(net, (x,)), get_scheme("tensorrt")
+    ranges = calibrate(captured, (x,), scheme, [8])
+    assignment, simulator = captured.network.uniform("fp16"), Simulator(captured, ranges, scheme)
+
+    def outputs(simulator: Simulator) -> torch.Tensor:
+        return simulator.scores([assignment], (x,), lambda out, rows: out)[0]
+
+    total = torch.zeros(32, 64)
+    weight = net.weight.detach().half().float()
+    for some, of_some in zip(x.split(n_at_once, 1), weight.split(n_at_once, 1)):
+        total = (total + some @ of_some.T).half().float()
+    expected = outputs(simulator)
+    error, *responses = (
+        float((found - expected).square().mean().sqrt())
+        for found in (total, *(outputs(simulator.disturbed(Disturbance(halves=halves))) for halves in (True, False)))
+    )
+    assert 0.5 < responses[0] / error < 1.5
+    assert error > 2 * responses[1]
