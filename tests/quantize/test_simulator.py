@@ -308,7 +308,7 @@ def test_sums_in_fp16_err_as_much_as_the_disturbance_allows_for() -> None:
 
     total = torch.zeros(32, 64)
     weight = net.weight.detach().half().float()
-    for some, of_some in zip(x.split(n_at_once, 1), weight.split(n_at_once, 1)):
+    for some, of_some in zip(x.split(n_at_once, 1), weight.split(n_at_once, 1), strict=True):
         total = (total + some @ of_some.T).half().float()
     expected = outputs(simulator)
     error, *responses = (
