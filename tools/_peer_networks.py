@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from hwsmpq.model.load import load_task
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.model.values import kl_divergence
 from hwsmpq.search.paired import paired_stderr
 

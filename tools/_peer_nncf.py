@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 
 ACCURACY_CONTROL, OVERFLOW_FIX = "_accuracy_control", "_overflow_fix"
 MATCHED = tuple(f"nncf{fix}{control}" for fix in ("", OVERFLOW_FIX) for control in ("", ACCURACY_CONTROL))

@@ -60,7 +60,7 @@ def material(training: str | None) -> Material:
 
     from hwsmpq.model.capture import capture
     from hwsmpq.model.load import load_task
-    from hwsmpq.model.task import Samples
+    from hwsmpq.model.parts import Samples
     from hwsmpq.quantize.ranges import calibrate
     from hwsmpq.quantize.scheme import get_scheme
     from hwsmpq.types import Ladder, Precision

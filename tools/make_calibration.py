@@ -18,7 +18,7 @@ sys.path.insert(0, str(TASKS))
 
 from _data import data_path  # noqa: E402
 from hwsmpq.folder import Folder  # noqa: E402
-from hwsmpq.model.task import tensors_sha256  # noqa: E402
+from hwsmpq.model.parts import tensors_sha256  # noqa: E402
 from hwsmpq.pipeline.prepare.calibrate import calibrate  # noqa: E402
 from hwsmpq.pipeline.run import Run  # noqa: E402
 from hwsmpq.types import Ranges, Settings  # noqa: E402

@@ -13,7 +13,8 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.metrics import SetMetric
 from hwsmpq.model.outputs import pack
-from hwsmpq.model.task import Metric, Samples, Streamed, Task
+from hwsmpq.model.parts import Samples, Streamed
+from hwsmpq.model.task import Metric, Task
 from hwsmpq.model.values import outputs_kl, per_sample
 from hwsmpq.search.paired import N_RESAMPLES, drop, resampled_drop
 from hwsmpq.types import USUAL_CONFIDENCE, AccuracyOutcome, Bound

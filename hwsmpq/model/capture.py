@@ -22,11 +22,11 @@ from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
 from hwsmpq.model.inputs import call
 from hwsmpq.model.outputs import OutputForm, register, take_flat_outputs
+from hwsmpq.model.parts import tensors_sha256
 from hwsmpq.model.products import write_as_linear
 from hwsmpq.model.refusals import cannot_be_exported, check_module, does_not_run
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.state import State, evaluating
-from hwsmpq.model.task import tensors_sha256
 from hwsmpq.model.tensors import get_tensor, set_parameter
 from hwsmpq.types import OPERATORS, Group, Layer, Network, Read
 

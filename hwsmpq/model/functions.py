@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwsmpq.model.task import tensors_sha256
+from hwsmpq.model.parts import tensors_sha256
 
 IN_THIS_PROCESS = os.urandom(16).hex()
 """Stands for what cannot be told: no other process has it."""

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.batch import LABELS
 
 CALIBRATION_SAMPLES = 256
 """That are taken from the samples where none are given, of a quarter of them at most."""
 MOST_IMAGES = 5000
 """Of a folder: what fits into memory as floats (3 GB at 224 x 224)."""
-LABELS = ("labels", "label", "targets", "target", "y")
 UNNAMED = "inputs"
 """Name of an array of inputs that says nothing of the argument."""
 

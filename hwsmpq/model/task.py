@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.data import Column, Data, Rows, first_rows, is_lazy, parts_of, source_of
+from hwsmpq.model.batch import parts_of
+from hwsmpq.model.data import Data
 from hwsmpq.model.metrics import SetMetric, set_metric
 from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.outputs import OutputForm
+from hwsmpq.model.parts import Held, Rows, Samples, Streamed
+from hwsmpq.model.source import first_rows, is_lazy, source_of
 from hwsmpq.types import Constraints
 
 PerSample = Callable[[Any, Tensor], Tensor]
@@ -43,85 +43,6 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Inputs (one tensor an argument of the model, n rows each) with their targets."""
-
-    inputs: tuple[Tensor, ...]
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, index: Tensor | slice) -> Samples:
-        return Samples(tuple(x[index] for x in self.inputs), self.targets[index])
-
-    def sha256(self) -> str:
-        """Hash of every byte of inputs and targets."""
-        return tensors_sha256((*self.inputs, self.targets))
-
-
-class _Read(Samples):
-    """Rows of data that is read as it is needed."""
-
-    rows: Rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def sha256(self) -> str:
-        """Stands for the rows: for their content, or the version of the data."""
-        return self.rows.data.sha256(self.rows.index)
-
-
-class Streamed(_Read):
-    """Samples that are read whenever rows of them are asked for: inputs and targets only look like tensors."""
-
-    def __init__(self, rows: Rows) -> None:
-        inputs = tuple(Column(rows, i) for i in range(len(rows.data.head.inputs)))
-        self.__dict__.update(rows=rows, inputs=inputs, targets=Column(rows, None))
-
-    @property
-    def head(self) -> Samples:
-        """A few first samples."""
-        first = self.rows.data.head
-        return Samples(first.inputs, first.targets)
-
-    def take(self, index: Tensor | slice) -> Samples:
-        return Streamed(self.rows.take(index))
-
-
-class Held(_Read):
-    """Samples that are read once, when they are first asked for. What is taken of them is read with them."""
-
-    def __init__(self, rows: Rows, places: Tensor | None = None, whole: Held | None = None) -> None:
-        self.__dict__.update(rows=rows, _places=places, _whole=whole)
-
-    @cached_property
-    def _tensors(self) -> Samples:
-        if self._whole is not None:
-            first, last = int(self._places[0]), int(self._places[-1])
-            in_a_row = torch.equal(self._places, torch.arange(first, last + 1))
-            return self._whole._tensors.take(slice(first, last + 1) if in_a_row else self._places)  # a view, if it can
-        batch = self.rows.data.load(self.rows.index)
-        return Samples(batch.inputs, batch.targets)
-
-    @cached_property
-    def inputs(self) -> tuple[Tensor, ...]:
-        return self._tensors.inputs
-
-    @cached_property
-    def targets(self) -> Tensor:
-        return self._tensors.targets
-
-    def take(self, index: Tensor | slice) -> Samples:
-        places = torch.arange(len(self)) if self._places is None else self._places
-        return Held(self.rows.take(index), places[index], self._whole or self)
-
-    def __reduce__(self) -> Any:  # another process has no use for what reads them
-        return Samples, (self.inputs, self.targets)
-
-
 def _judge(given: Any, higher_is_better: bool | None) -> Metric:
     """A metric of which more is better."""
     over_set = set_metric(given)
@@ -129,16 +50,6 @@ def _judge(given: Any, higher_is_better: bool | None) -> Metric:
         return over_set if higher_is_better is None else over_set.negated(higher_is_better)
     better = getattr(given, "higher_is_better", None) if higher_is_better is None else higher_is_better
     return given if better is not False else lambda outputs, targets: -given(outputs, targets)
-
-
-def tensors_sha256(tensors: tuple[Tensor, ...]) -> str:
-    """SHA-256 over shape, dtype and bytes of tensors, in order."""
-    hasher = hashlib.sha256()
-    for tensor in tensors:
-        array = tensor.detach().cpu().contiguous()
-        hasher.update(f"{tuple(array.shape)}{array.dtype}".encode())
-        hasher.update(array.flatten().view(torch.uint8).numpy())
-    return hasher.hexdigest()
 
 
 class Task:

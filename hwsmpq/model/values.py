@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.metrics import SetMetric, pseudo_values
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 
 VALUES = ("soft", "loss", "metric", "kl", "mse")
 

@@ -24,7 +24,8 @@ from hwsmpq.model.agreement import tensors_of
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.outputs import pack
-from hwsmpq.model.task import Samples, Task, tensors_sha256
+from hwsmpq.model.parts import Samples, tensors_sha256
+from hwsmpq.model.task import Task
 from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.clock import Clock
 from hwsmpq.pipeline.evaluate.job import Job

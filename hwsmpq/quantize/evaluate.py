@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsmpq.model.metrics import SetMetric, pseudo_values
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.model.values import per_sample, value_function
 from hwsmpq.quantize.order import order_for_prefixes
 from hwsmpq.types import Assignment

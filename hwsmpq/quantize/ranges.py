@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.task import tensors_sha256
+from hwsmpq.model.parts import tensors_sha256
 from hwsmpq.quantize.bias import N_SAMPLES, shifts
 from hwsmpq.quantize.histogram import OBSERVERS, Histogram, needs_counts, range_of
 from hwsmpq.quantize.layer import inverse_of

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.model.values import per_sample
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.scheme import Scheme

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.train.checkpoint import check_device, go_on, store
 from hwsmpq.train.network import QuantizedNetwork
 from hwsmpq.types import Recipe

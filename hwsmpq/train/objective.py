@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.model.values import value_function
 from hwsmpq.train.fit import Objective
 from hwsmpq.train.network import QuantizedNetwork

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwsmpq.model.task import PerSample, Samples
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import PerSample
 from hwsmpq.train.supernet import Supernet
 
 

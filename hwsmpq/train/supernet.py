@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.task import PerSample, Samples
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import PerSample
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.train.fit import Objective
 from hwsmpq.train.network import QuantizedNetwork

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from hwsmpq import optimize
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Held, Streamed, Task
+from hwsmpq.model.parts import Held, Streamed
+from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.refine import refine
@@ -166,6 +167,7 @@ class Shuffled(Batches):
     (lambda: task(iter(list(Batches()))), "list_iterator, which runs once"),
     (lambda: task(Shuffled()), "other batches every time"),
     (lambda: task(Gives([])), "is empty"),
+    (lambda: task(TensorDataset(X[:0], Y[:0])), "is empty"),
     (lambda: task(Gives([X])), "samples without labels"),
     (lambda: task(Gives([{"x": X}])), "has x and no labels"),
     (lambda: task(Gives([(X[:40], Y[:40]), (X[40:, :2], Y[40:])]), X).split(0)[1].sha256(), "differ in shape"),

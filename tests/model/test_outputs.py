@@ -16,7 +16,8 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.agreement import tensors_of
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.outputs import pack
-from hwsmpq.model.task import Samples, Task, cross_entropy
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task, cross_entropy
 from hwsmpq.model.values import kl_divergence, mean_squared_distance, value_function
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hwsmpq.engine.verify import compare
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples, Task, cross_entropy, tensors_sha256, top1
+from hwsmpq.model.parts import Samples, tensors_sha256
+from hwsmpq.model.task import Task, cross_entropy, top1
 from hwsmpq.model.values import kl_divergence, per_sample, value_function
 
 N = 40

@@ -14,7 +14,8 @@ from tiny_task import N_CLASSES, images, network, task
 
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prepare.survey import prepare

@@ -16,7 +16,8 @@ import hwsmpq
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.model.task import Task, tensors_sha256
+from hwsmpq.model.parts import tensors_sha256
+from hwsmpq.model.task import Task
 from hwsmpq.pipeline.prepare.ranges_elsewhere import export_cache, import_cache, import_ranges, tensor_names
 from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.calibration_cache import read_cache, write_cache

@@ -23,7 +23,8 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
 from hwsmpq.lock import LOCK_FILE
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import contribute as contributing

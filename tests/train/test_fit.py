@@ -10,7 +10,8 @@ from quantize.networks import NETWORKS, make_case
 from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples, cross_entropy
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import cross_entropy
 from hwsmpq.train.fit import PATIENCE, fit
 from hwsmpq.train.network import QuantizedNetwork, quantized
 from hwsmpq.types import Recipe

@@ -14,7 +14,8 @@ from hwsmpq.contribution.antithetic import antithetic
 from hwsmpq.contribution.paper_like import PaperLike
 from hwsmpq.contribution.stop import Stop
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples, cross_entropy, top1
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import cross_entropy, top1
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.train.fit import fit

@@ -16,7 +16,7 @@ from hwsmpq.contribution.memoized import MemoizedGame
 from hwsmpq.contribution.stop import MIN_DRAWS, Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError, MachineError
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.pipeline.evaluate.floor import live_base
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.prepared import Prepared

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.contribution.memoized import MemoizedGame
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.model.values import per_sample
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.types import REFERENCE

@@ -8,7 +8,7 @@ from functools import partial
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.pipeline.evaluate.serial import Serial
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.quantize.evaluate import Evaluator

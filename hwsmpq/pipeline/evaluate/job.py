@@ -9,7 +9,8 @@ from pathlib import Path
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import capture
 from hwsmpq.model.load import load_task
-from hwsmpq.model.task import Samples, Task
+from hwsmpq.model.parts import Samples
+from hwsmpq.model.task import Task
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator

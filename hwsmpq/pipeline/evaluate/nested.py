@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.paired import Drop, drop

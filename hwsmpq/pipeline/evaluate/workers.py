@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.pipeline.evaluate.job import Job
 from hwsmpq.pipeline.evaluate.serial import Tell
 from hwsmpq.quantize.evaluate import Evaluator

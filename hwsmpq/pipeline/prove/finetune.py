@@ -6,7 +6,7 @@ import torch
 
 from hwsmpq.artifacts import digest
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.task import Samples
+from hwsmpq.model.parts import Samples
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.weights import checkpoint_file, reconstructed, starting_point, store_weights
