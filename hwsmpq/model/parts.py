@@ -16,7 +16,7 @@ from hwsmpq.model.batch import Batch
 from hwsmpq.model.data import Data
 
 KEPT_TARGETS_BYTES = 256 * 2**20
-"""Targets of a part are kept once they were read, unless they take more than this."""
+"""Targets of a part are kept as they are read, unless all of them take more than this."""
 
 
 class Column:
@@ -34,12 +34,14 @@ class Column:
 
 
 class Rows:
-    """Some rows of data in some order (by default all), of which those that were read last are kept."""
+    """Some rows of data in some order (by default all). Those that were read last are kept, and the targets of all that
+    were read."""
 
     def __init__(self, data: Data, index: NDArray[np.int64] | None = None) -> None:
         self.data, self._index = data, index
         self._last: tuple[NDArray[np.int64], Batch] | None = None
         self._targets: Tensor | None = None
+        self._known: NDArray[np.bool_] | None = None
 
     @property
     def index(self) -> NDArray[np.int64]:
@@ -60,20 +62,29 @@ class Rows:
         # Inputs and targets of the same rows are asked for one after the other.
         if self._last is None or not np.array_equal(self._last[0], wanted):
             self._last = wanted, self.data.read(self.index[wanted])
+            self._keep(wanted, self._last[1].targets)
         return self._last[1]
 
     def targets(self, wanted: NDArray[np.int64]) -> Tensor:
         """The targets of some of them."""
-        if self._targets is not None:
+        if self._targets is not None and self._known is not None and self._known[wanted].all():
             return self._targets[torch.from_numpy(wanted)]
-        if self._last is None or not np.array_equal(self._last[0], wanted):
-            found = self.data.load(self.index[wanted], only_targets=True).targets
-        else:
+        if self._last is not None and np.array_equal(self._last[0], wanted):
             found = self._last[1].targets
+        else:
+            found = self.data.load(self.index[wanted], only_targets=True).targets
         assert found is not None
-        if np.array_equal(wanted, np.arange(len(self))) and found.nbytes <= KEPT_TARGETS_BYTES:
-            self._targets = found
+        self._keep(wanted, found)
         return found
+
+    def _keep(self, rows: NDArray[np.int64], targets: Tensor | None) -> None:
+        if targets is None or targets[:1].nbytes * len(self) > KEPT_TARGETS_BYTES:
+            return
+        if self._targets is None or self._known is None:
+            self._targets = targets.new_empty((len(self), *targets.shape[1:]))
+            self._known = np.zeros(len(self), dtype=bool)
+        self._targets[torch.from_numpy(rows)] = targets
+        self._known[rows] = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.refine import refine
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.prove.verify import outputs_of
+from hwsmpq.pipeline.run import Run, silent
 
 N = 150
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -121,6 +123,27 @@ def test_data_is_read_once_to_be_identified_and_with_a_version_not_at_all() -> N
     data = Counted()
     _ = [part.sha256() for part in task(data, X, version="mine").split(0)]
     assert data.reads[8:].max() == 0
+
+
+def test_targets_come_with_inputs_and_engines_share_what_is_read() -> None:
+    class Echo:
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def infer(self, inputs: Any) -> Any:
+            return [self.factor * inputs[0]]
+
+    data = Counted()
+    report = task(data, X, version="mine").split(0)[1]
+    before = data.reads.copy()
+    run: Any = SimpleNamespace(parts=(None, report), settings=SimpleNamespace(batch=10), progress=silent)
+    engines: Any = {"one": Echo(1.0), "two": Echo(2.0)}
+    found = outputs_of(run, engines, "verify")
+    for start in range(0, len(report), 20):
+        assert torch.equal(report.targets[start : start + 20], Y[report.rows.index[start : start + 20]])
+    rows = X[report.rows.index]
+    assert torch.equal(found["one"], rows) and torch.equal(found["two"], 2 * rows)
+    assert ((data.reads - before)[report.rows.index] == 1).all()
 
 
 def test_the_search_part_is_capped_and_the_rest_reported() -> None:

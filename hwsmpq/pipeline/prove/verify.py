@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -43,6 +44,8 @@ from hwsmpq.types import (
     Trained,
 )
 
+READ_AT_ONCE = 64
+"""Samples of the report part that all engines are run on before the next ones are read."""
 PLAIN = "plain"
 """Name of the plan's engine without settings while engines are timed."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
@@ -173,14 +176,18 @@ def _runtime_default(
 
 
 def outputs_of(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Tensor]:
-    """Outputs of engines on the report part, by name."""
-    return {
-        name: engine_outputs(
-            engine, run.parts[1].inputs, run.settings.batch,
-            lambda done, n, name=name: run.progress(f"{stage}: {name}", done, n),
-        )
-        for name, engine in engines.items()
-    }
+    """Outputs of engines on the report part, by name. What is read as it is needed is read once for all of them."""
+    inputs, n = run.parts[1].inputs, len(run.parts[1])
+    step = math.ceil(READ_AT_ONCE / run.settings.batch) * run.settings.batch
+    found: dict[str, Tensor] = {}
+    for start in range(0, n if engines else 0, step):
+        rows = tuple(x[start : start + step] for x in inputs)
+        for name, engine in engines.items():
+            outputs = engine_outputs(engine, rows, run.settings.batch)
+            whole = found.setdefault(name, outputs.new_empty((n, *outputs.shape[1:])))
+            whole[start : start + step] = outputs
+        run.progress(f"{stage}: {len(engines)} engines", min(start + step, n), n)
+    return found
 
 
 def network_outputs(prepared: Prepared) -> Tensor:
