@@ -23,6 +23,7 @@ from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
 from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
 from hwsmpq.quantize.residual import residuals
+from hwsmpq.quantize.saturation import without_upper_end
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
 from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, PRECISIONS, SMOOTH, Assignment, Layer, OnnxForm, Ranges
 
@@ -256,6 +257,9 @@ class _Writer:
             zero_point = torch.zeros((), dtype=FP8)
         else:
             zero_point = torch.tensor(grid.zero_point, dtype=self._scheme.activation_type)
+            relu = None if self._form.strongly_typed else without_upper_end(x, grid, f"{name}.relu")
+            if relu is not None:
+                new, x = [relu], relu.outputs[0]
             new += self._clip(x, grid, zero_point.dtype, name)
             x = new[-1].outputs[0] if new else x
         return new + self._qdq(x, np.asarray(quantized.input_scale, np.float32), zero_point, name)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -23,7 +24,7 @@ from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quickstart.task import task as quickstart_task
-from hwsmpq.types import Assignment, Precision, Ranges
+from hwsmpq.types import Assignment, OnnxForm, Precision, Ranges
 from tests.margins import answers_agree
 
 N_SAMPLES = 64
@@ -106,3 +107,25 @@ def test_openvino_computes_what_was_simulated(name: str, tmp_path: Path) -> None
     print(f"{name}: OpenVINO {quality.median():.0f} dB in the median, {quality.min():.0f} at least")
     assert quality.median() > 28
     assert (simulated.argmax(1) == found.argmax(1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("clip", "written"), [(torch.nn.ReLU6(), "Relu"), (torch.nn.Hardtanh(-1, 6), "Clip")])
+def test_an_upper_end_that_the_quantizer_keeps_is_left_to_it(
+    clip: torch.nn.Module, written: str, tmp_path: Path
+) -> None:
+    """For TensorRT 8, which would clip the integers; readers in floats keep theirs."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), clip, torch.nn.Conv2d(8, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    net = torch.nn.Sequential(*layers).eval()
+    net[0].weight.data *= 10
+    x = torch.randn(16, 3, 8, 8)
+    captured = capture(net, (x,))
+    ranges, assignment = calibrate(captured, (x,), SCHEME, [8]), captured.network.uniform("int8") | {"0": "fp32"}
+    form = OnnxForm(opset=16, strongly_typed=False)
+    write_qdq(export_onnx(captured), captured, assignment, ranges, SCHEME, tmp_path / "m.onnx", form)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    producers = {output: node.op_type for node in graph.node for output in node.output}
+    assert producers[next(node for node in graph.node if node.name == "2.in.quantize").input[0]] == written
+    simulated = Simulator(captured, ranges, SCHEME).scores([assignment], (x,), lambda out, rows: out)[0]
+    found = in_onnxruntime(tmp_path / "m.onnx", x)
+    assert decibels(simulated.flatten(1), found.flatten(1)).median() > LEAST["int8"]
