@@ -1,9 +1,9 @@
 """Upper ends of clips that a quantizer keeps by itself.
 
 TensorRT 8 moves a quantizer before the clip that it follows, and clips the integers. Where the layer before computes in
-floats, that clip becomes a kernel of its own. An engine of EfficientNet-Lite0 with eight of them (8.5.3, on an H200) gave
-other outputs altogether, and took 36 % more time than predicted. Networks with ReLU in these places compute right. That
-the clips were the cause has not been tried on a GPU.
+floats, that clip becomes a kernel of its own. An engine of EfficientNet-Lite0 with eight of them (8.5.3, on an H200)
+gave other outputs altogether, and took 36 % more time than predicted. Networks with ReLU in these places compute right.
+That the clips were the cause has not been tried on a GPU.
 """
 
 from __future__ import annotations
