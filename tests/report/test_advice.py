@@ -63,7 +63,9 @@ def test_without_a_drop_it_asks_for_one(asked: tuple[Plan, Certificate]) -> None
     assert "give --max-drop with the loss that you can bear, and leave --speedup out" in said
 
 
-@pytest.mark.parametrize("what", ["loses too much", "no faster", "hardly faster", "fastest was sought", "nothing timed", "other tool"])
+@pytest.mark.parametrize(
+    "what", ["loses too much", "no faster", "hardly faster", "fastest was sought", "nothing timed", "other tool"]
+)
 def test_nothing_is_said_where_it_is_not_so(asked: tuple[Plan, Certificate], what: str) -> None:
     plan, certificate = asked
     int8, *others = certificate.engines
