@@ -118,10 +118,6 @@ def inspect(values: dict[str, Any]) -> None:
 
     A torchvision model is inspected without data and weights too; then no run folder is made.
     """
-    from hwsmpq.artifacts import write_bytes
-    from hwsmpq.pipeline.prepare.calibrate import inspect as stage
-    from hwsmpq.report.network import PICTURE_FILE, draw
-
     task, ladder, out = values["task"], values["ladder"], values["out"]
     if task and task.startswith("torchvision:") and not values["data"]:
         from hwsmpq.hardware.targets import get_target
@@ -134,6 +130,9 @@ def inspect(values: dict[str, Any]) -> None:
         names = Ladder.parse(ladder).names if ladder else target.default_ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)
         return
+    from hwsmpq.artifacts import write_bytes
+    from hwsmpq.pipeline.prepare.calibrate import inspect as stage
+    from hwsmpq.report.network import PICTURE_FILE, draw
 
     def work(run: Any) -> Network:
         network = stage(run)

@@ -18,6 +18,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.attention import write_as_products
 from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.coverage import Parameters
+from hwsmpq.model.decompose import decomposed
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
 from hwsmpq.model.inputs import call
@@ -31,8 +32,6 @@ from hwsmpq.model.tensors import get_tensor, set_parameter
 from hwsmpq.types import OPERATORS, Group, Layer, Network, Read
 
 EXPORT_BATCH = 2
-FRESH = {*OPERATORS, "aten.batch_norm.default"}
-"""Operations whose result no other tensor shares memory with."""
 LAYOUT_FREE = {
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
     torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
@@ -215,8 +214,7 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
-        _take_out_of_place(exported.graph)
-        graph = exported.run_decompositions({}).module(check_guards=False)
+        graph = decomposed(exported)
     except Exception as error:
         text = str(error).strip()
         if "Constraints violated" in text:
@@ -232,20 +230,6 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
     for name, parameter in list(graph.named_parameters()):
         set_parameter(graph, name, parameter.detach())
     return graph
-
-
-def _take_out_of_place(graph: fx.Graph) -> None:
-    """Replace operations in place, where nothing else reads what they overwrite: torch would trace them again through
-    Python, which took half of the time of capturing a MobileNet."""
-    for node in graph.nodes:
-        name, _, overload = str(node.target).removeprefix("aten.").partition(".")
-        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
-            continue
-        overwritten, functional = next(iter(node.args), None), getattr(torch.ops.aten, name.removesuffix("_"), None)
-        if not isinstance(overwritten, fx.Node) or list(overwritten.users) != [node]:
-            continue
-        if str(overwritten.target) in FRESH and hasattr(functional, overload):
-            node.target = getattr(functional, overload)
 
 
 def _as_taken(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:

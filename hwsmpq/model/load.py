@@ -7,15 +7,18 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.load_hf import load_hf
-from hwsmpq.model.onnx_import import OnnxModule, read_onnx
 from hwsmpq.model.samples import Data, read_arrays, read_images
 from hwsmpq.model.task import Task
+
+if TYPE_CHECKING:
+    from hwsmpq.model.onnx_import import OnnxModule
 
 N_IMAGE_DIMENSIONS = 4
 
@@ -109,6 +112,8 @@ def _onnx(path: Path, data: str | None) -> Task:
             "ONNX files need --data npz:FILE or imagefolder:DIR", f"got {data!r}",
             "save arrays of inputs and labels with numpy.savez, prepared as in training",
         )
+    from hwsmpq.model.onnx_import import read_onnx
+
     model = read_onnx(path)
     if kind == "npz":
         read, preprocessing = read_arrays(Path(source)).ordered(list(model.inputs)), ""

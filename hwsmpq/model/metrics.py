@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
@@ -81,7 +80,7 @@ class Spearman(SetMetric):
         return _columns(self._judged(outputs).reshape(len(targets)), targets.reshape(len(targets)))
 
     def compute(self, reduced: NDArray[np.float64]) -> float:
-        first, second = (stats.rankdata(column) for column in reduced.T)
+        first, second = (_ranks(column) for column in reduced.T)
         spread = float(first.std() * second.std())
         return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread else 0.0
 
@@ -120,7 +119,7 @@ class AUC(SetMetric):
         n, m = int(positive.sum()), int((~positive).sum())
         if not n or not m:
             return 0.5
-        return float((stats.rankdata(reduced[:, 0])[positive].sum() - n * (n + 1) / 2) / (n * m))  # Mann & Whitney
+        return float((_ranks(reduced[:, 0])[positive].sum() - n * (n + 1) / 2) / (n * m))  # Mann & Whitney
 
 
 class MeanIoU(SetMetric):
@@ -311,3 +310,9 @@ def pseudo_values(metric: SetMetric, reduced: Tensor) -> Tensor:
 
 def _columns(*columns: Tensor) -> Tensor:
     return torch.stack([column.detach().cpu().double() for column in columns], 1)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.stats import rankdata  # most tasks need none of it
+
+    return np.asarray(rankdata(values))

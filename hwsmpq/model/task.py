@@ -14,7 +14,6 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.batch import parts_of
 from hwsmpq.model.data import Data
 from hwsmpq.model.metrics import SetMetric, set_metric
-from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.outputs import OutputForm
 from hwsmpq.model.parts import Held, Rows, Samples, Streamed
 from hwsmpq.model.source import first_rows, is_lazy, source_of
@@ -50,6 +49,12 @@ def _judge(given: Any, higher_is_better: bool | None) -> Metric:
         return over_set if higher_is_better is None else over_set.negated(higher_is_better)
     better = getattr(given, "higher_is_better", None) if higher_is_better is None else higher_is_better
     return given if better is not False else lambda outputs, targets: -given(outputs, targets)
+
+
+def _read(file: Path) -> nn.Module:
+    from hwsmpq.model.onnx_import import read_onnx  # takes half a second, which others need not wait for
+
+    return read_onnx(file)
 
 
 class Task:
@@ -111,7 +116,7 @@ class Task:
         constraints: Constraints | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
-        self.model = model if isinstance(model, nn.Module) else read_onnx(Path(model)).eval()
+        self.model = model if isinstance(model, nn.Module) else _read(Path(model)).eval()
         self.version = version
         self.name = name
         self.preprocessing = preprocessing
