@@ -123,8 +123,8 @@ def _same_tensor(a: fx.Node, b: fx.Node) -> bool:
     return first.dtype == second.dtype and first.shape == second.shape
 
 
-def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]:
-    """Bytes that one sample takes at the peak of an evaluation, and those of its largest tensor.
+def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
+    """Bytes that one sample takes at the peak of an evaluation.
 
     Kept tensors, plus the most that transient ones, a quantized copy of an input and the new result need together.
     """
@@ -153,7 +153,7 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> tuple[int, int]
         peak = max(peak, sum(shapes.n_bytes[key] for key in live - kept) + copies + replaced)
         live -= {key for node in step.dead for key in storage[node] if step.node not in in_place}
     total = sum(shapes.n_bytes[key] for key in kept) + peak
-    return max(1, total // n_rows), max(1, max(shapes.n_bytes.values()) // n_rows)
+    return max(1, total // n_rows)
 
 
 class _Storages:

@@ -17,14 +17,13 @@ from torch import Tensor, fx
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.quantize.disturb import Disturbance
+from hwsmpq.quantize.heap import keep_freed_memory
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import PRECISIONS, Assignment, Layer, Ranges
 
-CACHED_TENSOR_BYTES = 10 * 2**20
-"""Largest tensor of a chunk on a CPU: measured best between small batches and tensors that leave the cache."""
 ALLOCATOR_OVERHEAD = 1.4
 """Resident memory over the bytes of the tensors in it: 1.2 to 1.34 measured."""
 
@@ -38,7 +37,8 @@ class Simulator:
             results come back on the CPU.
 
     Attributes:
-        chunk_size: samples run together, from ``memory_mb`` and, on a CPU, the size of its cache.
+        chunk_size: samples run together, from ``memory_mb``: as many as it allows are fastest, or no slower (measured
+            on six networks).
         form: how the network arranges its outputs, which are one tensor here.
     """
 
@@ -48,6 +48,7 @@ class Simulator:
         self, captured: Captured, ranges: Ranges, scheme: Scheme, memory_mb: int = 1024,
         device: str | None = None,
     ) -> None:
+        keep_freed_memory()
         self._layers, self._device = QuantizedLayers(ranges, scheme), torch.device(device or _best_device())
         if self._device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # on by default, and coarser than what is simulated
@@ -64,10 +65,8 @@ class Simulator:
         self._sources = {step.node: step.carry.sources for step in self._steps}
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
-        n_bytes, n_largest = sample_bytes(self._steps, captured)
+        n_bytes = sample_bytes(self._steps, captured)
         self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
-        if self._device.type == "cpu":
-            self.chunk_size = min(self.chunk_size, max(1, CACHED_TENSOR_BYTES // n_largest))
 
     def disturbed(self, disturbance: Disturbance) -> Simulator:
         """The same, whose layers read inputs that are a little changed."""

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.quantize.heap import keep_freed_memory
 
 See = Callable[[Tensor], None]
 
@@ -30,6 +31,7 @@ def watch(
             assert isinstance(result, Tensor)
             one(result)
 
+    keep_freed_memory()
     runner, n = GraphRunner(captured.graph, show), len(inputs[0])
     with torch.inference_mode():
         for start in range(0, n, batch_size):
