@@ -23,7 +23,8 @@ from torch.nn import functional
 
 import hwsmpq
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Precision

@@ -37,7 +37,7 @@ from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.build import ONNX_FILE
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.pipeline.prepare.profile import timing_inputs
-from hwsmpq.quantize.qdq import export_onnx
+from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.types import REFERENCE, Measurement
 
 DEFAULT, PLAIN = "runtime_default", " without settings"

@@ -131,7 +131,7 @@ def _peer(tool: str, name: str, folder: str, seed: int, quick: bool) -> None:
     from _peer_ours import outputs_of
 
     from hwsmpq import Run, Settings
-    from hwsmpq.quantize.qdq import export_onnx
+    from hwsmpq.quantize.onnx_export import export_onnx
 
     def now() -> tuple[float, float]:
         return time.monotonic(), time.process_time()

@@ -17,7 +17,8 @@ from hwsmpq.hardware.stored import stored_in_onnx
 from hwsmpq.hardware.target import Target
 from hwsmpq.lock import BUILDING
 from hwsmpq.model.capture import Captured
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import REFERENCE, Assignment, LayerAudit, Manifest, Ranges
 

@@ -12,7 +12,7 @@ from torch import nn
 from hwsmpq.engine.build import Builder
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize import qdq
+from hwsmpq.quantize import onnx_export
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 
@@ -34,8 +34,8 @@ def test_engines_are_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     ranges = calibrate(captured, (x,), scheme, [8])
     assignment = {g: "fp32" if g == captured.network.group_names[-1] else "int8" for g in captured.network.group_names}
     outputs, audits = [], []
-    for limit in (qdq.LARGEST_MESSAGE, 500):
-        monkeypatch.setattr(qdq, "LARGEST_MESSAGE", limit)
+    for limit in (onnx_export.LARGEST_MESSAGE, 500):
+        monkeypatch.setattr(onnx_export, "LARGEST_MESSAGE", limit)
         folder = tmp_path / str(limit) / "engine"
         builder = Builder(captured, ranges, scheme, target)
         manifest = builder.deliver(assignment, folder)

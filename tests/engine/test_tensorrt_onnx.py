@@ -19,7 +19,8 @@ from torch import Tensor
 from hwsmpq.device import cpu
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.task import Task
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.qdq import export_onnx
+from hwsmpq.quantize.onnx_export import export_onnx
 
 N_TOKENS = 3
 MASKS = {

@@ -18,7 +18,7 @@ from hwsmpq.artifacts import architecture_digest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.qdq import export_onnx
+from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.report.formats import count
 from hwsmpq.types import CostTable, Network
 

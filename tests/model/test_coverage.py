@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.quantize.qdq import export_onnx
+from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.report.formats import covered
 from hwsmpq.types import Coverage, OtherWeight
 

@@ -17,7 +17,8 @@ from torch.nn import functional
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.quantize.lowering import lower
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.onnx_qdq import OnnxQdqEngine
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.quantize import qdq
-from hwsmpq.quantize.qdq import OPSET, PRECISION_KEY, export_onnx, write_qdq
+from hwsmpq.quantize import onnx_export
+from hwsmpq.quantize.onnx_export import OPSET, export_onnx
+from hwsmpq.quantize.qdq import PRECISION_KEY, write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import FP8_MAX, SCHEMES, Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
@@ -387,8 +388,8 @@ def test_weights_beyond_the_limit_of_protobuf_lie_beside_the_file(
     captured, scheme = capture(model, (x,)), get_scheme("unsigned_activations")
     ranges = calibrate(captured, (x,), scheme, [8])
     results = []
-    for limit in (qdq.LARGEST_MESSAGE, 1000):
-        monkeypatch.setattr(qdq, "LARGEST_MESSAGE", limit)
+    for limit in (onnx_export.LARGEST_MESSAGE, 1000):
+        monkeypatch.setattr(onnx_export, "LARGEST_MESSAGE", limit)
         path = tmp_path / f"{limit}.onnx"
         write_qdq(export_onnx(captured), captured, {"0": "fp32", "2": "int8"}, ranges, scheme, path)
         assert path.with_name(f"{path.name}.data").exists() == (limit == 1000)

@@ -59,7 +59,7 @@ class OnnxruntimeCpuTarget(Target):
         import onnx_ir
 
         from hwsmpq.hardware.onnxruntime_cpu.ties import ties
-        from hwsmpq.quantize.qdq import export_onnx
+        from hwsmpq.quantize.onnx_export import export_onnx
 
         model = onnx_ir.from_proto(onnx.load_model_from_string(export_onnx(captured)))
         return ties(model, [layer.name for layer in captured.network.layers])
@@ -85,7 +85,7 @@ def _write_lowered(onnx: Path, path: Path) -> None:
     from onnx.checker import check_model
 
     from hwsmpq.hardware.onnxruntime_cpu.lower import lower
-    from hwsmpq.quantize.qdq import save_onnx
+    from hwsmpq.quantize.onnx_export import save_onnx
 
     try:
         check_model(str(onnx))

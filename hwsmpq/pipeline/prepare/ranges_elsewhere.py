@@ -11,7 +11,7 @@ from hwsmpq.model.onnx_import import OnnxModule
 from hwsmpq.pipeline.prepare.calibrate import calibrate, mismatch
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.calibration_cache import read_cache, write_cache
-from hwsmpq.quantize.qdq import export_onnx
+from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.types import Ranges, TensorRange
 
 CACHE_BITS = 8

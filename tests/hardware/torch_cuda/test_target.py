@@ -25,7 +25,8 @@ from hwsmpq.hardware.targets import get_target
 from hwsmpq.hardware.torch_cuda import TorchCudaTarget, engine
 from hwsmpq.hardware.torch_cuda.products import _Product
 from hwsmpq.model.capture import Captured, capture
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator

@@ -1,0 +1,138 @@
+"""The float network as ONNX, with nodes named by layer, which Q/DQ files are made from."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import onnx_ir as ir
+import torch
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
+from torch import Tensor, fx
+
+from hwsmpq.artifacts import write_bytes
+from hwsmpq.device.files import WEIGHTS
+from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.capture import EXPORT_BATCH, Captured
+from hwsmpq.quantize.padding import fold_padding, write_out_circular
+from hwsmpq.types import ONNX_LAYERS
+
+OPSET = 22
+"""The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
+LARGEST_MESSAGE = 2**31 - 2**24
+"""Bytes of weights in an ONNX file; more lie in a file beside it, since protobuf ends at 2 GB."""
+IN_THE_GRAPH = "captured"
+"""Where a float file of that size says that its weights are: they stay in the captured graph."""
+
+_exported: WeakKeyDictionary[fx.GraphModule, dict[int | None, bytes]] = WeakKeyDictionary()
+
+
+def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
+    """The captured network in full precision as ONNX, every layer's node named by the layer. Weights of more than
+    :data:`LARGEST_MESSAGE` are left out, for :func:`write_qdq` to take them from the graph.
+
+    A graph never changes, and its export takes as long as its capture: what was exported is kept with it.
+
+    Args:
+        batch_size: samples that it takes at once; None for any number.
+
+    Raises:
+        HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
+    """
+    exported = _exported.setdefault(captured.graph, {})
+    if batch_size not in exported:
+        exported[batch_size] = _export(captured, batch_size)
+    return exported[batch_size]
+
+
+def _export(captured: Captured, batch_size: int | None) -> bytes:
+    names = captured.form.names
+    rows = tuple(x.expand(batch_size or EXPORT_BATCH, *x.shape[1:]).contiguous() for x in captured.example)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+                output_names=names if len(names) > 1 else None,
+                dynamic_shapes=None if batch_size else tuple({0: batch} for _ in rows),
+            )
+    except Exception as error:
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise HwsmpqError(
+            f"the network cannot be written as ONNX: {cause[0][:300] if cause else type(error).__name__}",
+            "an operation has no ONNX form", "replace the operation named above",
+        ) from error
+    assert program is not None
+    model = program.model
+    # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
+    fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
+    write_out_circular(model.graph)
+    fold_padding(model.graph)
+    remove_unused_nodes(model)
+    _name_layers(model, captured)
+    if _n_bytes(model) > LARGEST_MESSAGE:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and _stored(captured, name) is not None:
+                value.const_value = ir.ExternalTensor(
+                    IN_THE_GRAPH, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+                )
+    return ir.serde.serialize_model(model).SerializeToString()
+
+
+def _n_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _stored(captured: Captured, name: str) -> Tensor | None:
+    """The tensor of that name in the captured graph."""
+    return captured.graph.state_dict().get(name)
+
+
+def _name_layers(model: ir.Model, captured: Captured) -> None:
+    """Find each layer by its weight initializer (module metadata does not survive folding) and name its node."""
+    unnamed = {layer.name: layer for layer in captured.network.layers}
+    for index, node in enumerate(model.graph):
+        if node.op_type in ONNX_LAYERS:
+            weight = _initializer_behind(node.inputs[1])
+            match = next((n for n, la in unnamed.items() if weight is not None and la.weight_name == weight.name), None)
+            if match is not None:
+                node.name = match
+                del unnamed[match]
+                continue
+        node.name = f"op_{index}_{node.op_type}"
+    if unnamed:
+        raise HwsmpqError(
+            f"layer {next(iter(unnamed))!r} was not found in the exported ONNX",
+            "its weight is not read by a Conv, ConvTranspose, Gemm or MatMul",
+            "report the model: this layer type is not supported yet",
+        )
+
+
+def _initializer_behind(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and not value.is_initializer():
+        producer = value.producer()
+        value = producer.inputs[0] if producer is not None and producer.op_type == "Transpose" else None
+    return value
+
+
+def put_weights_back(model: ir.Model, captured: Captured) -> None:
+    """Give an exported model the weights that :func:`export_onnx` left out."""
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(_stored(captured, name), name=name)
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model. Weights of more than :data:`LARGEST_MESSAGE` lie in a file beside it, named as it is with
+    ``.data`` behind."""
+    if _n_bytes(model) > LARGEST_MESSAGE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ir.save(model, path, external_data=f"{path.name}{WEIGHTS}")
+    else:
+        write_bytes(path, ir.serde.serialize_model(model).SerializeToString())
