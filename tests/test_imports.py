@@ -32,7 +32,8 @@ LEVELS = (
     {"contribution", "search", "hardware"},
     {"engine", "report", "sensitivity", "train"},
     {"pipeline"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
     {TOP_PACKAGE},
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
