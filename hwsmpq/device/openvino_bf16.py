@@ -81,7 +81,7 @@ def kept_in_fp32(openvino: Any, model: Any, layers: Collection[str], reduced: Co
     for name in list(kept):
         if named[name].get_type_name() in REPLACED:
             _reshape(openvino, named[name])
-        elif name in layers and name not in of_integers:
+        elif name in layers and (reduced or name not in of_integers):
             kept.update(_apart_from_bias(openvino, named[name]))
         if name not in quantizers:
             kept.update(_converted(openvino, named[name], kinds))

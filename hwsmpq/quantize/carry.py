@@ -1,19 +1,23 @@
 """Where tensors in bf16 are rounded, on targets that carry them from layer to layer.
 
-In bf16 is the result of a layer in bf16, and of an operation that reads only such results. It is rounded when it is
-written to memory, not where the runtime computes on in the same kernel: when one elementwise operation reads it, or
-only layers which quantize it. What operations make of the last layer's result stays in fp32.
+In bf16 is the result of a layer in bf16, and of an operation that reads only such results; and of the result of a
+quantized layer what layers in bf16 alone read. It is rounded when it is written to memory, not where the runtime
+computes on in the same kernel (as OpenVINO 2026.4 does): a convolution, a linear layer, a layer norm or a reduction that
+keeps its dimensions computes the elementwise operations behind it too, and the quantizer of the next layer; elementwise
+operations are computed together; and a convolution adds another tensor of its shape. Products of two results stay in
+fp32, and so does what operations make of the last layer's result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.types import OPERATORS, PRECISIONS, Precision
 
 ATEN = torch.ops.aten
 ELEMENTWISE = {
@@ -21,8 +25,17 @@ ELEMENTWISE = {
     ATEN.gelu.default, ATEN.hardswish.default, ATEN.hardsigmoid.default, ATEN.sigmoid.default, ATEN.tanh.default,
     ATEN.leaky_relu.default, ATEN.elu.default, ATEN.add.Tensor, ATEN.sub.Tensor, ATEN.mul.Tensor, ATEN.div.Tensor,
 }
-
-LINEAR = {ATEN.linear.default}
+REDUCTIONS = {ATEN.mean.dim, ATEN.sum.dim_IntList, ATEN.amax.default, ATEN.amin.default}
+OTHERS = {
+    ATEN.adaptive_avg_pool2d.default, ATEN.layer_norm.default, ATEN.upsample_bilinear2d.vec,
+    ATEN.upsample_bicubic2d.vec,
+}
+"""What else computes elementwise operations behind it."""
+PRODUCTS = {ATEN.matmul.default, ATEN.bmm.default, ATEN.scaled_dot_product_attention.default}
+"""Of two results, which stay in fp32."""
+ALONE = {"", "conv_transpose"}
+"""What computes nothing behind it too."""
+BF16 = PRECISIONS["bf16"]
 
 
 @dataclass(frozen=True)
@@ -31,40 +44,108 @@ class Carry:
 
     Attributes:
         sources: groups that must all be in bf16 for it; never where there are none.
+        readers: or, where all sources are quantized, groups that must all be; none where something else reads it.
         is_written: whether it is then rounded, whatever reads it.
+        rounds_bias: whether the bias of a layer is then rounded before it is added.
     """
 
     sources: frozenset[str] = frozenset()
+    readers: frozenset[str] = frozenset()
     is_written: bool = False
+    rounds_bias: bool = False
+
+    def is_in_bf16(self, precisions: Callable[[str], Collection[Precision]]) -> bool:
+        """Whether the target has the result in bf16, where it has groups at ``precisions``."""
+        first = [precision for group in self.sources for precision in precisions(group)]
+        if first and all(precision == BF16 for precision in first):
+            return True
+        last = [precision for group in self.readers for precision in precisions(group)]
+        return bool(last) and all(p == BF16 for p in last) and all(p.quantizes_activations for p in first)
 
 
 def carries_of(captured: Captured) -> dict[fx.Node, Carry]:
     """Of every operation of a captured network."""
     groups = {captured.layer_nodes[x.name]: captured.network.group_of(x.name) for x in captured.network.layers}
-    return _carries([n for n in captured.graph.graph.nodes if n.op == "call_function"], groups)
+    nodes = [n for n in captured.graph.graph.nodes if n.op == "call_function" and not _is_size(n)]
+    return _carries(nodes, groups)
 
 
-def _carries(nodes: Collection[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[fx.Node, Carry]:
+def _carries(nodes: Sequence[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[fx.Node, Carry]:
     """``group_of`` has the operations that are layers."""
+    read: dict[fx.Node, list[fx.Node]] = {}
     sources: dict[fx.Node, frozenset[str]] = {}
-    constants: set[fx.Node] = set()
     for node in nodes:
-        read = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in constants]
-        if not read:
-            constants.add(node)
-        known = [sources.get(n, frozenset()) for n in read]
-        of_others = frozenset[str]().union(*known) if all(known) else frozenset[str]()
+        read[node] = [
+            n for n in node.all_input_nodes if n.op != "get_attr" and read.get(n) != [] and not _is_size(n)
+        ]
+        of_others = _union([sources.get(n, frozenset()) for n in read[node] if node.target not in PRODUCTS])
         sources[node] = frozenset({group_of[node]}) if node in group_of else of_others
+    users = {node: [n for n in node.users if not _is_size(n)] for node in nodes}
     precedes_layer: set[fx.Node] = set()
-    for node in reversed(list(nodes)):
-        if node in group_of or node in precedes_layer:
+    readers: dict[fx.Node, frozenset[str]] = {}
+    for node in reversed(nodes):
+        if node in group_of or node.target in PRODUCTS or node in precedes_layer:
             precedes_layer.update(node.all_input_nodes)
+        if node in group_of or len(read[node]) == 1:
+            of_users = (frozenset({group_of[n]}) if n in group_of else readers.get(n, frozenset()) for n in users[node])
+            readers[node] = _union(list(of_users))
+    kernels, continued = _kernels(nodes, read, users)
 
     def is_written(node: fx.Node) -> bool:
-        others = [user for user in node.users if user not in group_of]
+        others = [user for user in users[node] if user not in group_of]
         if node not in precedes_layer:
-            adds_in_bf16 = node.target not in LINEAR and len(node.args) > 2 and isinstance(node.args[2], fx.Node)
+            adds_in_bf16 = kernels[node] != "linear" and len(node.args) > 2 and isinstance(node.args[2], fx.Node)
             return node in group_of and (adds_in_bf16 or any(user.op == "call_function" for user in others))
-        return bool(others) and not (len(node.users) == 1 and others[0].target in ELEMENTWISE)
+        return node not in continued if others else kernels[node] in ALONE
 
-    return {node: Carry(sources[node], is_written(node)) for node in nodes if sources[node]}
+    def rounds_bias(node: fx.Node) -> bool:
+        return kernels[node] == "conv" or (kernels[node] == "linear" and (node in precedes_layer or is_written(node)))
+
+    return {
+        node: Carry(sources[node], readers.get(node, frozenset()), is_written(node), node in group_of and rounds_bias(node))
+        for node in nodes if sources[node]
+    }
+
+
+def _kernels(
+    nodes: Sequence[fx.Node], read: Mapping[fx.Node, Sequence[fx.Node]], users: Mapping[fx.Node, Sequence[fx.Node]]
+) -> tuple[dict[fx.Node, str], set[fx.Node]]:
+    """What the kernel of every operation begins with, and the operations whose result it computes on.
+
+    Args:
+        read: what every operation reads but for constants.
+    """
+    kernels: dict[fx.Node, str] = {}
+    continued: set[fx.Node] = set()
+    for node in nodes:
+        kernels[node] = _kind(node)
+        if node.target in ELEMENTWISE:
+            of = [n for n in read[node] if kernels.get(n, "") not in ALONE and users[n] == [node]]
+            if len(read[node]) > 1:
+                adds = [n for n in of if kernels[n] == "conv" and _adds(n, node)]
+                of = adds[:1] or [n for n in of if kernels[n] == "elementwise"]
+            continued.update(of)
+            kernels[node] = kernels[of[-1]] if of else "elementwise"
+    return kernels, continued
+
+
+def _kind(node: fx.Node) -> str:
+    if node.target in OTHERS or (node.target in REDUCTIONS and len(node.args) > 2 and node.args[2]):
+        return "other"
+    operator = OPERATORS.get(str(node.target))
+    return operator.kind if operator else ""
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
+def _adds(layer: fx.Node, node: fx.Node) -> bool:
+    """Whether an operation adds a tensor in place, which the layer's kernel does unless it still reads that."""
+    in_place = all(n.meta["val"].shape == node.meta["val"].shape for n in node.all_input_nodes)
+    return node.target is ATEN.add.Tensor and in_place and not {*node.all_input_nodes} & {*layer.all_input_nodes}
+
+
+def _union(sets: Collection[frozenset[str]]) -> frozenset[str]:
+    """Of all sets; none if one has none."""
+    return frozenset[str]().union(*sets) if all(sets) else frozenset()

@@ -19,8 +19,8 @@ class QuantizedLayer:
 
     The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
     them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
-    and the result are rounded to the type; where the scheme carries bf16, neither the result is nor, of other
-    layers than convolutions, the bias.
+    and the result are rounded to the type; where the scheme carries bf16, bias and result are as
+    :mod:`hwsmpq.quantize.carry` says.
 
     Args:
         observed: the range of the input, with the factors that smooth it.
@@ -98,7 +98,7 @@ class QuantizedLayer:
     def bias(self, bias: Tensor) -> Tensor:
         """The bias as the layer adds it; ``bias`` itself where nothing changes it."""
         bias = self.shifted(bias)
-        return bias if self.carries_bf16 and self.layer.kind != "conv" else self._rounded(bias)
+        return bias if self.carries_bf16 else self._rounded(bias)
 
     def shifted(self, bias: Tensor) -> Tensor:
         """The bias lower by what quantization adds to the mean of outputs, in full precision."""

@@ -71,8 +71,7 @@ class Scheme:
     layers beside it do, so that the tensor need not be kept in floating point (see :mod:`hwsmpq.quantize.residual`).
 
     With ``carries_bf16`` what operations make of results in bf16 alone stays in bf16 until a layer reads it (see
-    :mod:`hwsmpq.quantize.carry`), and layers other than convolutions add their bias in fp32. Without, layers in bf16
-    round both.
+    :mod:`hwsmpq.quantize.carry`). Without, layers in bf16 round bias and result.
 
     With ``power_of_two_scales`` the scales of integers are powers of two, as hardware asks for that rescales by shifts:
     the next one above what covers the range, or for weights below 8 bits that or the half of it, whichever errs less.

@@ -62,7 +62,7 @@ class Simulator:
             if n.op == "get_attr"
         }
         self._steps = schedule(captured, self._device, scheme.quantizes_residuals, scheme.carries_bf16)
-        self._sources = {step.node: step.carry.sources for step in self._steps}
+        self._carries = {step.node: step.carry for step in self._steps}
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
         n_bytes = sample_bytes(self._steps, captured)
@@ -130,6 +130,8 @@ class Simulator:
             if step.layer is not None:
                 quantizes = self._layer(step.layer, assignment)
                 x = self._input_of(step, quantizes, args[0], quantized, assignment)
+                if step.carry.rounds_bias and quantizes.carries_bf16:
+                    args = args[:2] + tuple(rounded(one, torch.bfloat16) for one in args[2:])
                 env[step.node] = quantizes.result(step.function, x, args, kwargs)
             else:
                 if step.residual is not None:
@@ -145,15 +147,23 @@ class Simulator:
 
     def _is_in_bf16(self, node: fx.Node, assignment: Assignment) -> bool:
         """Whether the target has the result of an operation in bf16."""
-        sources = self._sources.get(node)
-        return bool(sources) and all(assignment[group] == "bf16" for group in sources)
+        carry = self._carries.get(node)
+        return carry is not None and carry.is_in_bf16(lambda group: [PRECISIONS[assignment[group]]])
+
+    def _is_written(self, node: fx.Node) -> bool:
+        return node in self._carries and self._carries[node].is_written
 
     def _operands(self, step: Step, env: dict[fx.Node, Any], assignment: Assignment) -> tuple[Any, ...]:
-        """Arguments of an operation as it reads them: in fp32, those in bf16 come from memory."""
-        in_bf16 = [n for n in step.node.all_input_nodes if self._is_in_bf16(n, assignment)]
-        if not in_bf16 or self._is_in_bf16(step.node, assignment):
+        """Arguments of an operation as it reads them: rounded, where it or what it reads is in bf16 and no kernel
+        computes both."""
+        reads_bf16 = self._is_in_bf16(step.node, assignment)
+        from_memory = [
+            n for n in step.node.all_input_nodes
+            if self._is_in_bf16(n, assignment) != reads_bf16 and (not reads_bf16 or self._is_written(n))
+        ]
+        if not from_memory:
             return _resolve(step.node.args, env)
-        return _resolve(step.node.args, env | {n: rounded(env[n], torch.bfloat16) for n in in_bf16})
+        return _resolve(step.node.args, env | {n: rounded(env[n], torch.bfloat16) for n in from_memory})
 
     def _input_of(
         self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor],

@@ -15,7 +15,7 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.quantize.carry import Carry, carries_of
+from hwsmpq.quantize.carry import carries_of
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last, rounded
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme
@@ -95,8 +95,7 @@ class QuantizedNetwork(nn.Module):
 
     def is_in_bf16(self, node: str) -> bool:
         """Whether the target has the result of an operation in bf16; see :mod:`hwsmpq.quantize.carry`."""
-        sources = self._carry.get(node, Carry()).sources
-        return bool(sources) and all(p.name == "bf16" for group in sources for p in self.precisions[group])
+        return node in self._carry and self._carry[node].is_in_bf16(self.precisions.__getitem__)
 
     def precisions_of(self, layer: Layer) -> tuple[Precision, ...]:
         return self.precisions[self._group_of[layer.name]]
@@ -205,6 +204,8 @@ class _Pass:
     def _result(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer, residual = self._net._layers.get(n.name), self._net._residuals.get(n.name)
         if layer is not None:
+            if layer.carries_bf16 and self._net._carry[n.name].rounds_bias:
+                args = args[:2] + tuple(_in_bf16(one) for one in args[2:])
             return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
         if not self._net.is_in_bf16(n.name):  # in fp32, it reads those in bf16 from memory
             args = tuple(self._from_memory(node, x) for node, x in zip(n.args, args, strict=True))
