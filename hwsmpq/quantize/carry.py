@@ -2,16 +2,17 @@
 
 In bf16 is the result of a layer in bf16, and of an operation that reads only such results; and of the result of a
 quantized layer what layers in bf16 alone read. It is rounded when it is written to memory, not where the runtime
-computes on in the same kernel (as OpenVINO 2026.4 does): a convolution, a linear layer, a layer norm or a reduction that
-keeps its dimensions computes the elementwise operations behind it too, and the quantizer of the next layer; elementwise
-operations are computed together; and a convolution adds another tensor of its shape. Products of two results stay in
-fp32, and so does what operations make of the last layer's result.
+computes on in the same kernel (as OpenVINO 2026.4 does): a convolution, a linear layer, a layer norm or a reduction
+that keeps its dimensions computes the elementwise operations behind it too, and the quantizer of the next layer;
+elementwise operations are computed together; and a convolution adds another tensor of its shape. Products of two
+results stay in fp32, and so does what operations make of the last layer's result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -31,10 +32,11 @@ OTHERS = {
     ATEN.upsample_bicubic2d.vec,
 }
 """What else computes elementwise operations behind it."""
-PRODUCTS = {ATEN.matmul.default, ATEN.bmm.default, ATEN.scaled_dot_product_attention.default}
+PRODUCTS = {ATEN.matmul.default, ATEN.bmm.default}
 """Of two results, which stay in fp32."""
-ALONE = {"", "conv_transpose"}
-"""What computes nothing behind it too."""
+MULTIPLIES = {*PRODUCTS, ATEN.scaled_dot_product_attention.default}
+"""What multiplies results by each other."""
+LINEAR = {ATEN.linear.default}
 BF16 = PRECISIONS["bf16"]
 
 
@@ -89,61 +91,74 @@ def _carries(nodes: Sequence[fx.Node], group_of: Mapping[fx.Node, str]) -> dict[
         if node in group_of or len(read[node]) == 1:
             of_users = (frozenset({group_of[n]}) if n in group_of else readers.get(n, frozenset()) for n in users[node])
             readers[node] = _union(list(of_users))
-    kernels, continued = _kernels(nodes, read, users)
+    begins, continued = _kernels(nodes, read, users)
+    # One kernel multiplies a matrix by several weights, one after the other, and adds what is between in fp32.
+    products = [n for n in nodes if n.target in LINEAR and n.args[0] in begins and len(_shape(n)) == 2]
+    chained = {n for pair in ((begins[n.args[0]], n) for n in products) if pair[0].target in LINEAR for n in pair}
 
     def is_written(node: fx.Node) -> bool:
         others = [user for user in users[node] if user not in group_of]
         if node not in precedes_layer:
-            adds_in_bf16 = kernels[node] != "linear" and len(node.args) > 2 and isinstance(node.args[2], fx.Node)
+            adds_in_bf16 = node.target not in LINEAR and len(node.args) > 2 and isinstance(node.args[2], fx.Node)
             return node in group_of and (adds_in_bf16 or any(user.op == "call_function" for user in others))
-        return node not in continued if others else kernels[node] in ALONE
+        return node not in continued if others else not _continues(begins[node])
 
     def rounds_bias(node: fx.Node) -> bool:
-        return kernels[node] == "conv" or (kernels[node] == "linear" and (node in precedes_layer or is_written(node)))
+        if node.target in LINEAR:
+            return (node in precedes_layer or is_written(node)) and node not in chained
+        return _is_convolution(node)
 
     return {
-        node: Carry(sources[node], readers.get(node, frozenset()), is_written(node), node in group_of and rounds_bias(node))
+        node: Carry(sources[node], readers.get(node, frozenset()), is_written(node), rounds_bias(node))
         for node in nodes if sources[node]
     }
 
 
 def _kernels(
     nodes: Sequence[fx.Node], read: Mapping[fx.Node, Sequence[fx.Node]], users: Mapping[fx.Node, Sequence[fx.Node]]
-) -> tuple[dict[fx.Node, str], set[fx.Node]]:
-    """What the kernel of every operation begins with, and the operations whose result it computes on.
+) -> tuple[dict[fx.Node, fx.Node], set[fx.Node]]:
+    """The first operation of the kernel that computes every one, and the operations whose result a kernel computes on.
 
     Args:
         read: what every operation reads but for constants.
     """
-    kernels: dict[fx.Node, str] = {}
+    begins: dict[fx.Node, fx.Node] = {}
     continued: set[fx.Node] = set()
     for node in nodes:
-        kernels[node] = _kind(node)
+        begins[node] = node
         if node.target in ELEMENTWISE:
-            of = [n for n in read[node] if kernels.get(n, "") not in ALONE and users[n] == [node]]
+            of = [n for n in read[node] if n in begins and _continues(begins[n]) and users[n] == [node]]
             if len(read[node]) > 1:
-                adds = [n for n in of if kernels[n] == "conv" and _adds(n, node)]
-                of = adds[:1] or [n for n in of if kernels[n] == "elementwise"]
+                sums = [n for n in of if _is_convolution(begins[n]) and _adds(n, node)]
+                of = sums[:1] or [n for n in of if begins[n].target in ELEMENTWISE]
             continued.update(of)
-            kernels[node] = kernels[of[-1]] if of else "elementwise"
-    return kernels, continued
+            begins[node] = begins[of[-1]] if of else node
+    return begins, continued
 
 
-def _kind(node: fx.Node) -> str:
-    if node.target in OTHERS or (node.target in REDUCTIONS and len(node.args) > 2 and node.args[2]):
-        return "other"
-    operator = OPERATORS.get(str(node.target))
-    return operator.kind if operator else ""
+def _continues(node: fx.Node) -> bool:
+    """Whether the kernel of an operation may compute elementwise operations and quantizers behind it."""
+    keeps_dimensions = node.target in REDUCTIONS and len(node.args) > 2 and bool(node.args[2])
+    return keeps_dimensions or node.target in LINEAR | ELEMENTWISE | OTHERS or _is_convolution(node)
 
 
-def _is_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), int | torch.SymInt)
+def _is_convolution(node: fx.Node) -> bool:
+    return str(node.target) in OPERATORS and OPERATORS[str(node.target)].kind == "conv"
 
 
 def _adds(layer: fx.Node, node: fx.Node) -> bool:
     """Whether an operation adds a tensor in place, which the layer's kernel does unless it still reads that."""
-    in_place = all(n.meta["val"].shape == node.meta["val"].shape for n in node.all_input_nodes)
-    return node.target is ATEN.add.Tensor and in_place and not {*node.all_input_nodes} & {*layer.all_input_nodes}
+    shapes = {str(_shape(n)) for n in (node, *node.all_input_nodes)}  # a size that is not known has no hash
+    in_place = node.target is ATEN.add.Tensor and len(shapes) == 1
+    return in_place and not {*node.all_input_nodes} & {*layer.all_input_nodes}
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    return tuple(getattr(node.meta.get("val"), "shape", ()))
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
 
 
 def _union(sets: Collection[frozenset[str]]) -> frozenset[str]:

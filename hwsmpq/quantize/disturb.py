@@ -1,9 +1,10 @@
-"""What two runtimes may make of one network: the inputs of its layers, a little changed before they are rounded."""
+"""What two runtimes may make of one network: its tensors, a little changed before they are rounded."""
 
 from __future__ import annotations
 
 import math
-import zlib
+import random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,12 @@ HALF = RELATIVE["fp16"]
 N_AT_ONCE = 16
 """Products that a tensor core adds up before it rounds their sum."""
 
+N_NUMBERS = 2**18
+"""Random numbers that are made; tensors are disturbed by stretches of them."""
+
 
 class Disturbance:
-    """Uniform noise on the inputs of layers, the same for all samples of a chunk.
+    """Uniform noise on tensors, another for every sample; the same again for the same seed.
 
     A value within the noise of a tie takes the next level. In a network of many quantized layers such changes breed
     others, until its results differ by about what rounding itself does to them, however small the first change was.
@@ -36,17 +40,33 @@ class Disturbance:
     """
 
     def __init__(self, seed: int = 0, step: float = STEP, halves: bool = False) -> None:
-        self._seed, self._step, self._halves = seed, step, halves
+        self._step, self._halves, self._starts = step, halves, random.Random(seed)
+        self._numbers = torch.rand(N_NUMBERS, generator=torch.Generator().manual_seed(seed)).mul_(2).sub_(1).repeat(2)
 
-    def __call__(self, x: Tensor, layer: QuantizedLayer) -> Tensor:
+    def input(self, x: Tensor, layer: QuantizedLayer) -> Tensor:
         """The input of a layer (n, ...), changed."""
-        generator = torch.Generator().manual_seed(self._seed + zlib.crc32(layer.layer.input_tensor.encode()))
-        noise = torch.rand(x.shape[1:], generator=generator).mul_(2).sub_(1).to(x.device)
+        noise = self._noise(x)
         if layer.grid is None:
-            return x * noise.mul_(self._relative(layer)).add_(1)
+            return x * (noise * self._relative(layer)).add_(1)
         rounded = x * (HALF * noise) if self._halves else 0
         noise = noise * (self._step * layer.grid.scale)
         return x + rounded + (noise if layer.inverse is None else noise / layer.inverse.to(x.device))
+
+    def result_in_bf16(self, x: Any) -> Any:
+        """A result, changed by what one rounding to bf16 changes; what is no tensor of floats stays as it is."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        return x * (self._noise(x) * RELATIVE["bf16"]).add_(1)
+
+    def _noise(self, x: Tensor) -> Tensor:
+        """Numbers from -1 to 1 in the shape of a tensor, laid out in memory as it is."""
+        start, n = self._starts.randrange(N_NUMBERS), x.numel()
+        numbers = self._numbers if n <= N_NUMBERS else self._numbers.repeat(math.ceil(n / N_NUMBERS))
+        numbers = numbers[start : start + n].to(x.device)
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            n_rows, n_channels, height, width = x.shape
+            return numbers.view(n_rows, height, width, n_channels).permute(0, 3, 1, 2)
+        return numbers.view(x.shape)
 
     def _relative(self, layer: QuantizedLayer) -> float:
         known = RELATIVE[layer.precision.activation_format]

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
+from hwsmpq.quantize.carry import MULTIPLIES
 from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.heap import keep_freed_memory
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
@@ -62,6 +63,7 @@ class Simulator:
             if n.op == "get_attr"
         }
         self._steps = schedule(captured, self._device, scheme.quantizes_residuals, scheme.carries_bf16)
+        self._carries_bf16 = scheme.carries_bf16
         self._carries = {step.node: step.carry for step in self._steps}
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
@@ -137,8 +139,11 @@ class Simulator:
                 if step.residual is not None:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
                 env[step.node] = step.function(*args, **kwargs)
-            if step.carry.is_written and self._is_in_bf16(step.node, assignment):
-                env[step.node] = rounded(env[step.node], torch.bfloat16)
+            if self._is_in_bf16(step.node, assignment):
+                if self._disturbance is not None and not getattr(step.node.target, "is_view", True):
+                    env[step.node] = self._disturbance.result_in_bf16(env[step.node])
+                if step.carry.is_written:
+                    env[step.node] = rounded(env[step.node], torch.bfloat16)
             for node in step.dead:
                 del env[node]
 
@@ -161,9 +166,15 @@ class Simulator:
             n for n in step.node.all_input_nodes
             if self._is_in_bf16(n, assignment) != reads_bf16 and (not reads_bf16 or self._is_written(n))
         ]
-        if not from_memory:
-            return _resolve(step.node.args, env)
-        return _resolve(step.node.args, env | {n: rounded(env[n], torch.bfloat16) for n in from_memory})
+        if from_memory:
+            env = env | {n: rounded(env[n], torch.bfloat16) for n in from_memory}
+        if self._disturbance is not None and step.node.target in MULTIPLIES and self._may_use_bf16(assignment):
+            env = env | {n: self._disturbance.result_in_bf16(env[n]) for n in step.node.all_input_nodes}
+        return _resolve(step.node.args, env)
+
+    def _may_use_bf16(self, assignment: Assignment) -> bool:
+        """Whether the target may multiply results in bf16: its kernels of attention do where any layer is in it."""
+        return self._carries_bf16 and "bf16" in assignment.values()
 
     def _input_of(
         self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor],
@@ -176,7 +187,7 @@ class Simulator:
         else:
             if not layer.precision.quantizes_activations and self._is_in_bf16(step.node.args[0], assignment):
                 x = rounded(x, torch.bfloat16)
-            x = layer.input(x if self._disturbance is None else self._disturbance(x, layer))
+            x = layer.input(x if self._disturbance is None else self._disturbance.input(x, layer))
         if step.is_last_reader:
             quantized.pop(key, None)
         else:

@@ -207,8 +207,7 @@ class _Pass:
             if layer.carries_bf16 and self._net._carry[n.name].rounds_bias:
                 args = args[:2] + tuple(_in_bf16(one) for one in args[2:])
             return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
-        if not self._net.is_in_bf16(n.name):  # in fp32, it reads those in bf16 from memory
-            args = tuple(self._from_memory(node, x) for node, x in zip(n.args, args, strict=True))
+        args = tuple(self._from_memory(n, node, x) for node, x in zip(n.args, args, strict=True))
         if residual is not None:
             reader, partner = (self._of[layer.name] for layer in (residual.reader, residual.partner))
             if residual.is_quantized(reader.precision, partner.precision):
@@ -221,13 +220,19 @@ class _Pass:
     def _input(self, n: fx.Node, layer: QuantizedLayer, args: tuple[Any, ...], index: int) -> Tensor:
         source = str(n.args[index])
         if source not in self._quantized:
-            x = args[index] if layer.precision.quantizes_activations else self._from_memory(n.args[index], args[index])
+            x = args[index]
+            if not layer.precision.quantizes_activations:
+                x = self._from_memory(n, n.args[index], x)
             self._quantized[source] = layer.input(x)
         return self._quantized[source]
 
-    def _from_memory(self, node: Any, x: Any) -> Any:
-        """An argument as it was written."""
-        return _in_bf16(x) if isinstance(node, fx.Node) and self._net.is_in_bf16(node.name) else x
+    def _from_memory(self, reader: fx.Node, node: Any, x: Any) -> Any:
+        """An argument as it is read: rounded, where it or what reads it is in bf16 and no kernel computes both."""
+        net = self._net
+        if not isinstance(node, fx.Node) or net.is_in_bf16(node.name) == net.is_in_bf16(reader.name):
+            return x
+        is_read_rounded = net.is_in_bf16(node.name) or (node.name in net._carry and net._carry[node.name].is_written)
+        return _in_bf16(x) if is_read_rounded else x
 
 
 def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:
