@@ -1,10 +1,10 @@
 """How far engines lie from the simulation, over public networks with random weights and small inputs.
 
 Of every network, target and assignment (every precision of the target's ladder uniformly, and a random mixture): the
-relative error of the engine's outputs, and the response of the simulated network to a disturbance of every layer. A
-certificate allows ``AMPLITUDE`` times the response. ``differing`` are layers that the engine's files are said to hold
-otherwise than prepared. The threshold was set on the networks of torchvision alone (``calibration``);
-``alarms`` counts the engines beyond it among those of timm and transformers (extra ``zoo``), which had no part in it.
+relative error of the engine's outputs, and the one that a certificate allows. ``differing`` are layers that the
+engine's files are said to hold otherwise than prepared. The threshold was set on the networks of torchvision alone
+(``calibration``); ``alarms`` counts the engines beyond it among those of timm and transformers (extra ``zoo``), which
+had no part in it.
 An interrupted run goes on with the networks that are not yet in the file of ``--json``.
 """
 
@@ -25,15 +25,13 @@ from _bench import Bench, arguments
 from _zoo import make, names
 from torch import Tensor
 
-from hwsmpq.engine.agree import AMPLITUDE, N_SAMPLES
+from hwsmpq.engine.agree import N_SAMPLES, agreement
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.hardware.target import substitutes
 from hwsmpq.hardware.targets import get_target
-from hwsmpq.model.agreement import FLOOR, relative_error
 from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.inputs import names_in, tensors_in
-from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
@@ -84,11 +82,11 @@ def judge(bench: Bench) -> None:
         for part, libraries in (("calibration", CALIBRATION), ("report", REPORT)):
             rows = [row for row in bench.rows
                     if row["target"] == target and row["network"].partition(":")[0] in libraries]
-            ratios = [row["error"] / max(FLOOR / AMPLITUDE, row["response"]) for row in rows]
+            ratios = [row["error"] / row["allowed"] for row in rows]
             bench.figures |= {
                 f"{target}.{part}.engines": len(rows),
                 f"{target}.{part}.networks": len({row["network"] for row in rows}),
-                f"{target}.{part}.alarms": sum(ratio > AMPLITUDE for ratio in ratios),
+                f"{target}.{part}.alarms": sum(ratio > 1 for ratio in ratios),
                 f"{target}.{part}.largest_ratio": max(ratios, default=0),
                 f"{target}.{part}.files_alarm": sum(row["differing"] > 0 for row in rows),
             }
@@ -121,14 +119,9 @@ def measure(captured: Captured, inputs: tuple[Tensor, ...], name: str, seed: int
             if longer.fallbacks(captured.network) == survey.fallbacks(captured.network):
                 break
             survey = longer
-        start, expected = time.process_time(), simulator.scores([assignment], rows, lambda out, rows: out)[0]
-        disturbed = simulator.disturbed(Disturbance()).scores([assignment], rows, lambda out, rows: out)[0]
-        seconds = time.process_time() - start
-
-        def relative(outputs: Tensor, expected: Tensor = expected) -> float:
-            return relative_error(*([part for _, part in simulator.form.floats(x)] for x in (expected, outputs)))
-
-        yield {"assignment": what, "error": relative(found), "response": relative(disturbed), "cpu_s": seconds,
+        start = time.process_time()
+        one = agreement(simulator, assignment, rows, found)
+        yield {"assignment": what, "error": one.error, "allowed": one.allowed, "cpu_s": time.process_time() - start,
                "n_layers": len(layers), "differing": differing, "fallbacks": len(survey.fallbacks(captured.network))}
 
 

@@ -18,6 +18,8 @@ KEEP = {"name": "precise", "version": "0"}
 CONSTANT, FP32, BF16 = "constant", "fp32", "bf16"
 QUANTIZE = "FakeQuantize"
 REPLACED = {"Squeeze", "Unsqueeze"}
+MOVES = {"Gather", "Reshape", "Slice", "SoftMax", "Split", "StridedSlice", "Transpose", "VariadicSplit", *REPLACED}
+"""Operations whose kernels take in no quantizer behind them."""
 MARGIN = 0.25
 """Share of a quantizer's step by which a clamp before it keeps inside its range: no value changes its level."""
 
@@ -88,7 +90,7 @@ def kept_in_fp32(openvino: Any, model: Any, layers: Collection[str], reduced: Co
         elif any(kinds[source] == BF16 for source in read[name]):
             kept.remove(name)
         else:
-            kept.update(_clamped(openvino, named[name]))
+            kept.update(_clamped(openvino, named[name], bool(reduced)))
     return kept
 
 
@@ -141,17 +143,27 @@ def _make_names_unique(operations: Sequence[Any]) -> None:
         op.set_friendly_name(name)
 
 
-def _clamped(openvino: Any, quantize: Any) -> set[str]:
+def _clamped(openvino: Any, quantize: Any, has_bf16: bool) -> set[str]:
     """The name of a clamp put before a quantizer that stands alone, for the attribute, which passes of the plugin take
-    from quantizers; none where it needs none."""
+    from quantizers; none where it needs none.
+
+    Args:
+        has_bf16: whether any layer of the model runs in bf16.
+    """
     value = quantize.input_value(0)
     source, ends = value.get_node(), [quantize.input_value(i).get_node() for i in (1, 2)]
-    alone = len(value.get_target_inputs()) > 1 and source.get_type_name() != "Parameter"
-    if not alone or any(end.get_type_name() != "Constant" for end in ends):
+    if source.get_type_name() == "Parameter" or any(end.get_type_name() != "Constant" for end in ends):
         return set()
-    low, high = (float(end.data.reshape(-1)[0]) for end in ends)
+    low, high = (end.data.astype(np.float64) for end in ends)
     margin = MARGIN * (high - low) / (quantize.get_attributes()["levels"] - 1)
-    clamp = _operations(openvino).clamp(value, low + margin, high - margin)
+    low, high = low + margin, high - margin
+    if low.size > 1 and has_bf16 and source.get_type_name() in MOVES:
+        # From below suffices. With a number a channel: the plugin moves what has one for all to other operations.
+        clamp = _operations(openvino).maximum(value, low.astype(np.float32))
+    elif len(value.get_target_inputs()) > 1:
+        clamp = _operations(openvino).clamp(value, float(low.min()), float(high.max()))
+    else:
+        return set()
     clamp.set_friendly_name(f"{quantize.get_friendly_name()}.kept")
     quantize.input(0).replace_source_output(clamp.output(0))
     return {clamp.get_friendly_name()}
