@@ -40,7 +40,7 @@ from hwsmpq.types import Ladder, Realised, Survey
 TARGETS = ("openvino-cpu", "onnxruntime-cpu")
 CALIBRATION, REPORT = ("torchvision",), ("timm", "transformers")
 N_CALIBRATION = 8
-MOST_PARAMETERS, MOST_INPUTS = 30_000_000, 3 * 128 * 128
+MOST_PARAMETERS, MOST_INPUTS = 10_000_000, 3 * 128 * 128
 
 
 def main() -> None:

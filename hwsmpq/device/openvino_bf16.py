@@ -157,8 +157,11 @@ def _clamped(openvino: Any, quantize: Any, has_bf16: bool) -> set[str]:
     low, high = (end.data.astype(np.float64) for end in ends)
     margin = MARGIN * (high - low) / (quantize.get_attributes()["levels"] - 1)
     low, high = low + margin, high - margin
-    if low.size > 1 and has_bf16 and source.get_type_name() in MOVES:
-        # From below suffices. With a number a channel: the plugin moves what has one for all to other operations.
+    if has_bf16 and source.get_type_name() in MOVES:
+        # From below suffices. With several numbers: the plugin moves what has one for all to other operations.
+        shape = value.get_partial_shape()
+        if low.size == 1 and shape[len(shape) - 1].is_static:
+            low = low.reshape(-1).repeat(shape[len(shape) - 1].get_length())
         clamp = _operations(openvino).maximum(value, low.astype(np.float32))
     elif len(value.get_target_inputs()) > 1:
         clamp = _operations(openvino).clamp(value, float(low.min()), float(high.max()))
