@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
+from hwsmpq.quantize.layer import rounded
 from hwsmpq.types import OPERATORS, PRECISIONS, Precision
 
 ATEN = torch.ops.aten
@@ -38,6 +39,19 @@ MULTIPLIES = {*PRODUCTS, ATEN.scaled_dot_product_attention.default}
 """What multiplies results by each other."""
 LINEAR = {ATEN.linear.default}
 BF16 = PRECISIONS["bf16"]
+
+
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> Tensor:
+    """One kernel normalizes, another one multiplies and adds."""
+    result = torch.nn.functional.layer_norm(x, shape, eps=eps)
+    result = result if weight is None else rounded(result, torch.bfloat16) * weight
+    return result if bias is None else result + bias
+
+
+IN_BF16 = {ATEN.layer_norm.default: _layer_norm}
+"""What computes an operation whose result is in bf16, where its kernels round between."""
 
 
 @dataclass(frozen=True)

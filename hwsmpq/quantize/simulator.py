@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
-from hwsmpq.quantize.carry import MULTIPLIES
+from hwsmpq.quantize.carry import IN_BF16, MULTIPLIES
 from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.heap import keep_freed_memory
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
@@ -138,7 +138,8 @@ class Simulator:
             else:
                 if step.residual is not None:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
-                env[step.node] = step.function(*args, **kwargs)
+                in_bf16 = IN_BF16.get(step.node.target) if self._is_in_bf16(step.node, assignment) else None
+                env[step.node] = (in_bf16 or step.function)(*args, **kwargs)
             if self._is_in_bf16(step.node, assignment):
                 if self._disturbance is not None and not getattr(step.node.target, "is_view", True):
                     env[step.node] = self._disturbance.result_in_bf16(env[step.node])

@@ -15,7 +15,7 @@ from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.runner import GraphRunner, as_captured
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.quantize.carry import carries_of
+from hwsmpq.quantize.carry import IN_BF16, carries_of
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last, rounded
 from hwsmpq.quantize.residual import residuals
 from hwsmpq.quantize.scheme import Grid, Scheme
@@ -213,6 +213,8 @@ class _Pass:
             if residual.is_quantized(reader.precision, partner.precision):
                 index = residual.argument
                 args = (*args[:index], self._input(n, reader, args, index), *args[index + 1 :])
+        if n.target in IN_BF16 and self._net.is_in_bf16(n.name):
+            return IN_BF16[n.target](*args, **kwargs)
         if kwargs.get("device"):
             kwargs = {**kwargs, "device": next(self._net.parameters()).device}
         return as_captured(n, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Assignment, Settings
+from hwsmpq.types import PRECISIONS, Assignment, Settings
 
 EXACT_DB = 90
 """Above what one tensor rounded at another place leaves."""
@@ -63,7 +64,7 @@ class Case:
         self.inputs = (torch.randn(8, *shape),)
         captured, target = capture(model.eval(), self.inputs), get_target("openvino-cpu")
         scheme = get_scheme(target.scheme_name)
-        ranges = calibrate(captured, self.inputs, scheme, [8])
+        ranges = calibrate(captured, self.inputs, scheme, [8], smooth=[PRECISIONS["int8"]])
         self.network, self.simulator = captured.network, Simulator(captured, ranges, scheme)
         self.builder = Builder(captured, ranges, scheme, target)
 
@@ -85,6 +86,11 @@ class Case:
 
 def sqnr_db(signal: Tensor, other: Tensor) -> float:
     return float(10 * torch.log10(signal.square().sum() / (signal - other).square().sum().clamp_min(1e-30)))
+
+
+def most_db(signal: Tensor, other: Tensor) -> float:
+    """What half of the samples are above: in the others a value on a tie may take the other level."""
+    return statistics.median(sqnr_db(a, b) for a, b in zip(signal, other, strict=True))
 
 
 CHAINS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
@@ -115,6 +121,83 @@ def test_kernels_round_where_the_simulator_does(name: str) -> None:
     simulated, full = case.simulated(assignment), case.simulated(case.network.uniform("fp32"))
     assert sqnr_db(simulated, engine_outputs(engine, case.inputs)) > EXACT_DB
     assert sqnr_db(full, simulated) < EXACT_DB / 1.5, "bf16 is visible"
+
+
+class Between(nn.Module):
+    """Layers ``a`` and ``b``, and what is between them: a function of the result and of a third layer."""
+
+    def __init__(
+        self, a: nn.Module, between: Callable[[Tensor, nn.Module], Tensor], b: nn.Module,
+        third: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.a, self.between, self.b, self.third = a, between, b, third or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x), self.third))
+
+
+IMAGE, TOKENS = (4, 8, 8), (10, 16)
+BETWEEN: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
+    "mean": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, _: y.relu().mean((2, 3)), nn.Linear(16, 8)), IMAGE
+    ),
+    "mean that keeps": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, _: y.relu().mean((2, 3), keepdim=True), nn.Conv2d(16, 8, 1)), IMAGE
+    ),
+    "average pool": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, _: nn.functional.avg_pool2d(y.relu(), 2), nn.Conv2d(16, 8, 3)), IMAGE
+    ),
+    "softmax": lambda: (Between(nn.Conv2d(4, 16, 3), lambda y, _: y.softmax(1), nn.Conv2d(16, 8, 3)), IMAGE),
+    "gate": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, _: y * y.mean((2, 3), keepdim=True).sigmoid(), nn.Conv2d(16, 8, 3)),
+        IMAGE,
+    ),
+    "chain": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, _: (y * y.sigmoid() + y) * 0.5, nn.Conv2d(16, 8, 3)), IMAGE
+    ),
+    "sum of layers": lambda: (
+        Between(nn.Conv2d(4, 16, 3), lambda y, third: (third(y.relu()) + y).relu(), nn.Conv2d(16, 8, 3),
+                nn.Conv2d(16, 16, 3, padding=1)), IMAGE,
+    ),
+    "bias of tokens": lambda: (
+        Between(nn.Linear(16, 32), lambda y, _: nn.functional.gelu(y), nn.Linear(32, 8)), TOKENS
+    ),
+    "norm": lambda: (Between(nn.Linear(16, 32), lambda y, norm: norm(y), nn.Linear(32, 8), nn.LayerNorm(32)), TOKENS),
+    "norm of a sum": lambda: (
+        Between(nn.Linear(16, 16), lambda y, norm: norm(y + nn.functional.gelu(y)), nn.Linear(16, 8),
+                nn.LayerNorm(16)), TOKENS,
+    ),
+    "first token": lambda: (
+        Between(nn.Linear(16, 32), lambda y, norm: norm(y)[:, 0], nn.Linear(32, 8), nn.LayerNorm(32)), TOKENS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_results_are_rounded_where_they_are_written(name: str) -> None:
+    """Also where integers are read: then only what no kernel computes together with the quantizer."""
+    model, shape = BETWEEN[name]()
+    case = Case(model, *shape)
+    names, last = case.network.group_names, case.network.group_of("b")
+    for before, behind in (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "fp32"), ("int8", "bf16")):
+        assignment = {group: behind if group == last else before for group in names}
+        engine = case.engine(assignment)
+        assert case.realised(engine) == assignment
+        found = most_db(case.simulated(assignment), engine_outputs(engine, case.inputs))
+        assert found > EXACT_DB, (assignment, found)
+
+
+def test_a_quantizer_that_stands_alone_reads_fp32_beside_bf16() -> None:
+    """The plugin gives it no attribute of its own: behind a choice of tokens it read bf16 (class attention)."""
+    model = nn.Sequential(nn.Linear(16, 16), Between(
+        nn.Linear(16, 32), lambda y, norm: norm(y)[:, 0], nn.Linear(32, 8), nn.LayerNorm(32)
+    ))
+    case = Case(model, *TOKENS)
+    assignment = case.assigned("bf16", "fp32", "int8")
+    engine = case.engine(assignment)
+    assert case.realised(engine) == assignment
+    assert most_db(case.simulated(assignment), engine_outputs(engine, case.inputs)) > EXACT_DB
 
 
 @pytest.fixture(scope="module")
