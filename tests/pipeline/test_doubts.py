@@ -54,3 +54,11 @@ def test_a_network_near_chance_is_told_with_the_commonest_causes(tmp_path: Path)
     said = searched(tmp_path / "wrong", wrong_order)[1]
     assert any("hardly better than chance" in one and "class order" in one for one in said)
     assert not any("chance" in one for one in searched(tmp_path / "right", Task(net, x[:40], (x[40:], right[40:])))[1])
+
+
+def test_few_samples_tell_nothing_of_a_metric_without_a_scale(tmp_path: Path) -> None:
+    net = network(1)
+    x = torch.randn(60, 16, generator=torch.Generator().manual_seed(1))
+    y = net(x).detach() + 0.1 * torch.randn(60, 1, generator=torch.Generator().manual_seed(2))
+    task = Task(net, x[:40], (x[40:], y[40:]), metric="spearman", loss=error)
+    assert not any("chance" in one for one in searched(tmp_path, task)[1])

@@ -16,6 +16,8 @@ LEAST_ABOVE_CHANCE = 0.1
 """Share of the way from chance to always right that a classifier is expected to go at least."""
 Z_SURE = 3.0
 """Standard errors from which on a difference is taken for real."""
+FEWEST_SAMPLES = 32
+"""On fewer, a good network is not surely better than chance by a metric whose scale is not known."""
 
 
 def tell_doubts(prepared: Prepared) -> None:
@@ -36,7 +38,7 @@ def tell_doubts(prepared: Prepared) -> None:
     if run.task.metric is top1:
         doubtful = reference - chance < LEAST_ABOVE_CHANCE * (1 - chance)
     else:
-        doubtful = _z(right - shuffled) < Z_SURE
+        doubtful = len(batch) >= FEWEST_SAMPLES and _z(right - shuffled) < Z_SURE
     if doubtful:
         run.notify(
             f"the network itself is hardly better than chance on this data (metric {100 * reference:.1f}, with shuffled"
