@@ -30,9 +30,9 @@ def agreement(
     """Outputs of an engine against those that the simulator gives for the same samples.
 
     Sums in another order put single values on other levels. What that may do to the outputs is found by disturbing the
-    inputs of every layer (see :class:`Disturbance`): the error is to be no larger than the response. Where one draw does
-    not explain it, :data:`N_DRAWS` are taken, and it is to be no larger than what the next response is below with a
-    probability of 99 %.
+    inputs of every layer, and all that is in bf16 (see :class:`Disturbance`): the error is to be no larger than the
+    response. Where one draw does not explain it, :data:`N_DRAWS` are taken, and it is to be no larger than what the
+    next response is below with a probability of 99 %.
 
     Args:
         inputs: of which the first :data:`N_SAMPLES` rows are used.
