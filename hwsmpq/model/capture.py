@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +52,7 @@ class Captured:
         example: one row of every input.
         activation_bytes: bytes that all intermediate tensors of one sample take together.
         form: how the model arranges the tensors that ``graph`` gives.
+        takes_one: whether ``graph`` takes one sample at a time, as the model does; else any number together.
     """
 
     network: Network
@@ -60,6 +61,7 @@ class Captured:
     example: tuple[Tensor, ...]
     activation_bytes: int
     form: OutputForm
+    takes_one: bool = False
 
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
@@ -107,7 +109,7 @@ class Captured:
 
 
 def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Captured:
-    """Capture a model.
+    """Capture a model. One that runs on a single sample and not on two, as exporters write them, is captured for one.
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
@@ -120,10 +122,15 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
     """
     check_module(model)
     _check_dtype(model)
-    rows = tuple(x[:1].expand(EXPORT_BATCH, *x.shape[1:]).contiguous() for x in example)
     with evaluating(model) as state:
-        outputs = _run_once(model, rows, names, state)
-        graph = _export(model, rows, names)
+        try:
+            rows, outputs, graph = _exported(model, example, names, state, EXPORT_BATCH)
+        except _FixedBatch as fixed:
+            try:
+                rows, outputs, graph = _exported(model, example, names, state, 1)
+            except HwsmpqError:
+                raise fixed from fixed.__cause__
+        n_rows = len(rows[0])
         state.restore()  # an export leaves its own tensors behind
         parameters = Parameters.of(model, graph)
         write_as_products(graph)
@@ -134,7 +141,8 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
         _take_layout_free(graph)
         form = take_flat_outputs(graph, outputs)
         check_faithful(
-            type(model).__name__, lambda inputs: form.batched(call(model, inputs, names)), graph, example
+            type(model).__name__, lambda inputs: form.batched(call(model, inputs, names)), graph,
+            example if n_rows > 1 else tuple(x[:1] for x in example),
         )
     values = _ValueShapes()
     with torch.no_grad():
@@ -146,17 +154,25 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
             fix="check that the right module was given",
         )
     stored: set[str] = set()
-    layers = tuple(_layer(name, node, values.shapes, graph, stored) for name, node in nodes.items())
+    layers = tuple(_layer(name, node, values.shapes, graph, stored, n_rows) for name, node in nodes.items())
     network = Network(
         model_sha256=model_sha256,
         layers=layers,
         groups=_groups(layers, ()),
-        reads=_reads(graph, nodes, values),
+        reads=_reads(graph, nodes, values, n_rows),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
         coverage=parameters.coverage([layer.weight_name for layer in layers], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(network, graph, nodes, example, values.n_bytes // EXPORT_BATCH, form)
+    return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, takes_one=n_rows == 1)
+
+
+def _exported(
+    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], state: State, n_rows: int
+) -> tuple[tuple[Tensor, ...], Any, fx.GraphModule]:
+    """Copies of a sample, what the model gives for them, and its graph."""
+    rows = tuple(x[:1].expand(n_rows, *x.shape[1:]).contiguous() for x in example)
+    return rows, _run_once(model, rows, names, state), _export(model, rows, names)
 
 
 def _check_dtype(model: nn.Module) -> None:
@@ -180,13 +196,9 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
             return call(model, tuple(x[:n].clone() for x in rows), names)
 
     try:
-        outputs = run(EXPORT_BATCH)
+        outputs = run(len(rows[0]))
     except Exception as error:
-        try:
-            run(1)
-        except Exception:
-            pass
-        else:
+        if len(rows[0]) > 1 and _runs(run, 1):
             raise _fixed_batch(model, f"it runs on one sample, and not on two: {str(error).strip()[:300]}") from error
         raise does_not_run(model, rows, names, error) from error
     caches = state.changed()
@@ -199,8 +211,20 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
     return outputs
 
 
-def _fixed_batch(model: nn.Module, why: str) -> HwsmpqError:
-    return HwsmpqError(
+def _runs(run: Callable[[int], Any], n: int) -> bool:
+    try:
+        run(n)
+    except Exception:
+        return False
+    return True
+
+
+class _FixedBatch(HwsmpqError):
+    """A model takes no number of samples but one."""
+
+
+def _fixed_batch(model: nn.Module, why: str) -> _FixedBatch:
+    return _FixedBatch(
         f"{type(model).__name__} fixes the batch size", why,
         "keep dimension 0 of inputs and outputs free: take sizes from x.shape[0], not from a constant",
     )
@@ -210,6 +234,8 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
     batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
     args, kwargs = ((), dict(zip(names, rows, strict=True))) if names else (rows, {})
     shapes = dict(zip(names, batch, strict=True)) if names else _as_taken(model, batch)
+    if len(rows[0]) == 1:
+        shapes = None
     try:
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
@@ -284,9 +310,11 @@ def _layer_nodes(graph: fx.GraphModule, values: _ValueShapes) -> dict[str, fx.No
 
 
 def _layer(
-    name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule, stored: set[str]
+    name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule, stored: set[str],
+    n_rows: int,
 ) -> Layer:
-    """Describe one layer. Tensors that an earlier layer has ``stored`` count no weights or biases again."""
+    """Describe one layer, of ``n_rows`` samples in ``shapes``. Tensors that an earlier layer has ``stored`` count no
+    weights or biases again."""
     source, weight_node = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
     weight = get_tensor(graph, str(weight_node.target))
@@ -296,7 +324,7 @@ def _layer(
     positions_shape, per_position = (shapes[source], weight.shape[0]) if operator.kind == "conv_transpose" else (
         output_shape, weight.shape[0],
     )
-    positions = int(torch.Size(positions_shape).numel()) // per_position // EXPORT_BATCH
+    positions = int(torch.Size(positions_shape).numel()) // per_position // n_rows
     bias = node.args[2] if len(node.args) > 2 else None
 
     def n_new(tensor: object) -> int:
@@ -348,14 +376,16 @@ def _groups(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tup
     return tuple(Group(members[0], tuple(members)) for members in ordered)
 
 
-def _reads(graph: fx.GraphModule, nodes: dict[str, fx.Node], values: _ValueShapes) -> tuple[Read, ...]:
+def _reads(
+    graph: fx.GraphModule, nodes: dict[str, fx.Node], values: _ValueShapes, n_rows: int
+) -> tuple[Read, ...]:
     """The tensors that layers read, in order of their first reader; see :class:`hwsmpq.types.Read`."""
     names = list(nodes)
     layer_of = {node: place for place, node in enumerate(nodes.values())}
     writers: dict[fx.Node, int] = {}  # places of layers, -1 for inputs; constants have none
 
     def n_elements(node: fx.Node) -> int:
-        return int(torch.Size(values.shapes.get(node, (0,))).numel()) // EXPORT_BATCH
+        return int(torch.Size(values.shapes.get(node, (0,))).numel()) // n_rows
 
     for node in graph.graph.nodes:
         operands = [n for n in node.all_input_nodes if n in writers]

@@ -125,7 +125,7 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
     """Make a graph give its tensors that hold samples, with a row a sample, in order (one by itself), in place.
 
     Args:
-        graph: as exported, in which the number of samples is free.
+        graph: as exported, in which the number of samples is free, or 1.
         outputs: what the model gave for some samples.
 
     Returns:
@@ -145,6 +145,8 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
             continue
         shape = [str(size) for size in node.meta["val"].shape]
         holding = [i for i, size in enumerate(shape) if re.fullmatch(rf"(\d+\*)?{n_samples}", size)]
+        if n_samples == "1":
+            holding = holding[:1]
         if len(holding) != 1:
             raise HwsmpqError(
                 f"output {names[place] or ONLY!r} has no row a sample: its shape is ({', '.join(shape)})",

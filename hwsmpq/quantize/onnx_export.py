@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import NameFixPass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, fx
 
@@ -40,8 +41,15 @@ def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
         batch_size: samples that it takes at once; None for any number.
 
     Raises:
-        HwsmpqError: an operation has no ONNX form (names it), or a layer was not found again in the export.
+        HwsmpqError: an operation has no ONNX form (names it), a layer was not found again in the export, or the network
+            takes one sample at a time, and not ``batch_size``.
     """
+    if captured.takes_one and batch_size != 1:
+        raise HwsmpqError(
+            "the network takes one sample at a time",
+            "it has sizes that hold for one alone" if batch_size is None else f"{batch_size} were asked for",
+            "take sizes in it from x.shape[0], or leave --batch at 1",
+        )
     exported = _exported.setdefault(captured.graph, {})
     if batch_size not in exported:
         exported[batch_size] = _export(captured, batch_size)
@@ -68,6 +76,7 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
         ) from error
     assert program is not None
     model = program.model
+    NameFixPass()(model)  # the exporter gives two values one name at times
     # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
     fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
     write_out_circular(model.graph)

@@ -128,7 +128,8 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
 
     Kept tensors, plus the most that transient ones, a quantized copy of an input and the new result need together.
     """
-    n_rows = 2  # one would make dimensions of size 1, whose tensors may share storage by chance
+    # One would make dimensions of size 1, whose tensors may share storage by chance.
+    n_rows = 1 if captured.takes_one else 2
     shapes = _Storages()
     runner = GraphRunner(captured.graph, shapes.see, keeps=True)
     with torch.inference_mode():

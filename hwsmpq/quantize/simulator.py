@@ -68,7 +68,8 @@ class Simulator:
         self._network = captured.network
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
         n_bytes = sample_bytes(self._steps, captured)
-        self.chunk_size = max(1, int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes)))
+        most = int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes))
+        self.chunk_size = 1 if captured.takes_one else max(1, most)
 
     def disturbed(self, disturbance: Disturbance) -> Simulator:
         """The same, whose layers read inputs that are a little changed."""

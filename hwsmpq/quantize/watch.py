@@ -18,7 +18,8 @@ def watch(
     captured: Captured, inputs: tuple[Tensor, ...], batch_size: int, see: Mapping[str, Sequence[See]],
     progress: Callable[[int], None],
 ) -> None:
-    """Run samples through the network in batches, and show some of its tensors to those who want to see them.
+    """Run samples through the network, in batches where it takes them, and show some of its tensors to those who want
+    to see them.
 
     Args:
         inputs: samples, (n, ...) an argument of the model.
@@ -33,6 +34,7 @@ def watch(
 
     keep_freed_memory()
     runner, n = GraphRunner(captured.graph, show), len(inputs[0])
+    batch_size = 1 if captured.takes_one else batch_size
     with torch.inference_mode():
         for start in range(0, n, batch_size):
             runner.run(*(x[start : start + batch_size] for x in inputs))

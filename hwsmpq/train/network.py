@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.agreement import tensors_of
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
@@ -238,7 +239,15 @@ class _Pass:
 
 
 def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: Assignment) -> QuantizedNetwork:
-    """The network under one assignment."""
+    """The network under one assignment.
+
+    Raises:
+        HwsmpqError: it takes one sample at a time, of which nothing can be learned.
+    """
+    if captured.takes_one:
+        raise HwsmpqError(
+            "the network takes one sample at a time", "it learns on batches", "take sizes in it from x.shape[0]"
+        )
     precisions = {group: (PRECISIONS[name],) for group, name in assignment.items()}
     return QuantizedNetwork(captured, ranges, scheme, precisions)
 

@@ -19,6 +19,9 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.report.formats import count
 from hwsmpq.types import CostTable, Network
 
@@ -319,6 +322,26 @@ class DataDependent(Reuse):
 class Numpy(Reuse):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.from_numpy(x.numpy() * 2))
+
+
+class One(Reuse):
+    """As exporters write networks that were shown one sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).reshape(1, 6))
+
+
+def test_a_network_of_one_sample_is_captured_for_one() -> None:
+    torch.manual_seed(0)
+    model, x, scheme = One().eval(), torch.randn(5, 6), get_scheme("unsigned_activations")
+    captured = capture(model, (x,))
+    assert captured.takes_one and not capture(Reuse().eval(), (x,)).takes_one
+    assert [layer.n_macs for layer in captured.network.layers] == [layer.n_weights for layer in captured.network.layers]
+    simulator = Simulator(captured, calibrate(captured, (x,), scheme, [8]), scheme)
+    found = simulator.scores([captured.network.uniform("fp32")], (x,), lambda out, rows: out)[0]
+    torch.testing.assert_close(found, torch.cat([model(one[None]) for one in x]))
+    with pytest.raises(HwsmpqError, match="takes one sample at a time"):
+        export_onnx(captured, 4)
 
 
 class FixedBatch(Reuse):

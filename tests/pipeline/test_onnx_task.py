@@ -12,15 +12,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import QDQ_SETTINGS, finish
+from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, finish
 from tiny_task import images, network, task
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.prove.reconstruct import reconstruct
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import Certificate, Contributions, Plan, Settings
+from hwsmpq.types import Certificate, Contributions, Manifest, Plan, Settings
 from tests.margins import within_answers
 from tests.model.test_onnx_import import export
 
@@ -59,7 +60,7 @@ def test_a_file_that_is_read_wrong_is_refused(onnx_file: Path, tmp_path: Path) -
         _ = Run(tmp_path / "run", QDQ_SETTINGS, wrong).captured
 
 
-def test_a_file_that_fixes_the_batch_says_so(onnx_file: Path, tmp_path: Path) -> None:
+def test_a_file_of_one_sample_goes_all_the_way(onnx_file: Path, tmp_path: Path) -> None:
     model = onnx.load(onnx_file)
     shape = onnx.numpy_helper.from_array(np.array([1, 4]), "fixed")
     model.graph.initializer.append(shape)
@@ -69,8 +70,17 @@ def test_a_file_that_fixes_the_batch_says_so(onnx_file: Path, tmp_path: Path) ->
     onnx.save(model, tmp_path / "fixed.onnx")
     known = task()
     fixed = Task(tmp_path / "fixed.onnx", known.calibration, (known.evaluation.inputs[0], known.evaluation.targets))
-    with pytest.raises(HwsmpqError, match="the batch size"):
-        _ = Run(tmp_path / "run", QDQ_SETTINGS, fixed).captured
+    said: list[str] = []
+    settings = replace(OPENVINO_SETTINGS, cost="bitops")
+    run = Run(tmp_path / "run", settings, fixed, notify=said.append)
+    if (reason := run.target.unavailable()) is not None:
+        pytest.skip(reason)
+    certificate = refine(run, resolve_budgets(run, bitops="int8"))
+    assert certificate.verified and certificate.accuracy.reference == 1.0  # the network's own answers
+    assert any("takes one sample at a time" in one for one in said)
+    assert "takes one sample at a time" in run.read(Manifest).dynamic_batch.why_not
+    with pytest.raises(HwsmpqError, match="takes one sample at a time"):
+        reconstruct(run)
 
 
 @pytest.mark.data
