@@ -61,8 +61,8 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "peak_mb": (float, "Largest memory that loading and running the engine takes, in MB, besides the runtime's own."),
     "max_drop": (float, "Largest loss in points of the metric."),
     "max_switches": (int, "Tensors that are converted between formats, at most."),
-    "workers": (int, "Processes on this machine that evaluate assignments (extra ray)."),
-    "ray": (str, "Address of a Ray cluster that evaluates assignments, e.g. auto."),
+    "workers": (int, "Processes on this machine that evaluate assignments; by default one a core."),
+    "ray": (str, "Address of a Ray cluster that evaluates assignments, e.g. auto (extra ray)."),
 }
 _SPECIAL: dict[str, tuple[Any, Any]] = {
     "task": (

@@ -52,7 +52,7 @@ def optimize(
         progress: told (stage, done, total).
         notify: told in a sentence what the user should know of; by default a warning of the logger ``hwsmpq``.
         status: told (stage, what it has found so far).
-        workers: processes of this machine that evaluate assignments; 0 or 1 evaluates in this process.
+        workers: processes of this machine that evaluate assignments; by default one a core, 1 is this process.
         ray_address: of a Ray cluster that evaluates instead.
         settings: the other fields of :class:`hwsmpq.Settings`. Where no ``target`` is given and the usual one lacks a
             precision of the ladder, it is ``onnx-qdq``.

@@ -28,6 +28,7 @@ from hwsmpq.model.parts import Samples, tensors_sha256
 from hwsmpq.model.task import Task
 from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.clock import Clock
+from hwsmpq.pipeline.evaluate.forked import CAN_FORK, n_processes
 from hwsmpq.pipeline.evaluate.job import Job
 from hwsmpq.pipeline.evaluate.workers import Workers
 from hwsmpq.pipeline.roles import Roles
@@ -99,9 +100,9 @@ class Run:
         settings: what to run; by default what the folder was made with.
         task: the task as an object, in place of ``settings.task``.
         progress: told how far every stage is.
-        workers: processes that evaluate assignments, on a Ray of this machine; 0 or 1 evaluates in this process.
-        ray_address: of a Ray cluster that evaluates instead, with one worker a device, or ``workers`` if given. The
-            results are the same.
+        workers: processes of this machine that evaluate assignments; 1 is this one. By default one a core, of those
+            that find memory. The results are the same.
+        ray_address: of a Ray cluster that evaluates instead, with one worker a device, or ``workers`` if given.
         notify: told in a sentence what the user should know of, such as a precision that destroys the network; by
             default a warning of the logger ``hwsmpq``.
         status: told (stage, what it has found so far).
@@ -146,6 +147,11 @@ class Run:
             raise HwsmpqError(
                 "--evaluate engine cannot be spread over workers", "engines are built by the process that owns the run",
                 "leave out --workers and --ray, or take --evaluate simulator",
+            )
+        if workers > 1 and ray_address is None and not CAN_FORK:
+            raise HwsmpqError(
+                "--workers needs Linux", "other systems cannot copy a process",
+                "leave it out, or name a cluster with --ray",
             )
         named = {"observer": OBSERVERS, "value": VALUES, "estimator": (*ESTIMATORS, *SENSITIVITIES)}
         for name, known in named.items():
@@ -305,10 +311,19 @@ class Run:
         """What runs assignments to evaluate them."""
         return EngineRunner(self.builder) if self.settings.evaluate == "engine" else self.simulator
 
+    @property
+    def n_workers(self) -> int:
+        """Processes that evaluate assignments at once."""
+        if self.cluster is not None:
+            return self.cluster.n_workers
+        if self.settings.evaluate == "engine":
+            return 1
+        return self._n_workers or n_processes(self.settings.memory_mb)
+
     @cached_property
-    def workers(self) -> Workers | None:
-        """What evaluates assignments, kept over all stages; None evaluates them in this process."""
-        if self._ray_address is None and self._n_workers <= 1:
+    def cluster(self) -> Workers | None:
+        """What evaluates assignments on a Ray cluster, kept over all stages; None where none was named."""
+        if self._ray_address is None:
             return None
         settings = replace(self.settings, value=self.value)
         job = Job(self._task, settings, self.read(Ranges), self.scheme.name, self.network)

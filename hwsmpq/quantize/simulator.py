@@ -71,6 +71,16 @@ class Simulator:
         most = int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes))
         self.chunk_size = 1 if captured.takes_one else max(1, most)
 
+    def quantize(self, assignments: Sequence[Assignment]) -> None:
+        """Quantize the weights that assignments need, which are kept; processes that are forked then share them."""
+        asked = {(group, name) for assignment in assignments for group, name in assignment.items()}
+        for step in self._steps:
+            if step.layer is None:
+                continue
+            group = self._group_of[step.layer.name]
+            for name in sorted({name for of, name in asked if of == group}):
+                self._layers.at(step.layer, PRECISIONS[name]).weight(self._constants[step.node.args[1]])  # type: ignore[index]
+
     def disturbed(self, disturbance: Disturbance) -> Simulator:
         """The same, whose layers read inputs that are a little changed."""
         other = copy.copy(self)

@@ -1,7 +1,8 @@
-"""Ray workers give what one process gives, bit for bit, also where workers die, fail or are interrupted."""
+"""Workers give what one process gives, bit for bit, also where those of a cluster die, fail or are interrupted."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +95,10 @@ def in_loss():
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
     """One Ray for all tests here, with a device for each of two workers."""
-    ray = workers._connect(2, None)
+    os.environ.update({name: os.environ.get(name, value) for name, value in workers.ENVIRONMENT.items()})
+    import ray
+
+    ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, logging_level=logging.CRITICAL)
     yield
     ray.shutdown()
 
@@ -110,8 +115,8 @@ def open_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
     yield make
     for run in opened:
-        if vars(run).get("workers"):
-            run.workers.close()
+        if vars(run).get("cluster"):
+            run.cluster.close()
 
 
 def settings(folder: Path, code: str) -> Settings:
@@ -133,7 +138,7 @@ def contributions(game: MemoizedGame) -> Table:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, int]:
     """Contributions measured in one process, and what they took."""
-    game = open_game(Run(tmp_path_factory.mktemp("serial") / "run", SETTINGS, task()))
+    game = open_game(Run(tmp_path_factory.mktemp("serial") / "run", SETTINGS, task(), workers=1))
     return contributions(game), game.memo.count()
 
 
@@ -142,9 +147,12 @@ def assert_same(table: Table, expected: Table) -> None:
     np.testing.assert_array_equal(table.stderr, expected.stderr)
 
 
-def test_same_as_serial_for_a_task_object_on_several_batches(tmp_path: Path, serial: tuple[Table, int]) -> None:
-    alone = Run(tmp_path / "alone", SETTINGS, task())
-    shared = Run(tmp_path / "shared", SETTINGS, task(), workers=2)
+@pytest.mark.parametrize("where", [{"workers": 2}, {"workers": 2, "ray_address": JOINED}], ids=["here", "cluster"])
+def test_same_as_serial_for_a_task_object_on_several_batches(
+    tmp_path: Path, serial: tuple[Table, int], where: dict[str, Any]
+) -> None:
+    alone = Run(tmp_path / "alone", SETTINGS, task(), workers=1)
+    shared = Run(tmp_path / "shared", SETTINGS, task(), **where)
     told: list[tuple[int, int]] = []
     assert_same(contributions(open_game(shared, lambda *step: told.append(step))), serial[0])
     assert told[-1] == (serial[1], serial[1]) and told == sorted(told)
@@ -161,7 +169,8 @@ def test_same_as_serial_for_a_task_object_on_several_batches(tmp_path: Path, ser
     limit = sum(alone.network.bitops(group, alone.ladder["int8"]) for group in alone.network.group_names)
     budgets = [Budget("bitops", limit / 2)]
     assert search(alone, budgets) == search(shared, budgets)
-    shared.workers.close()
+    if shared.cluster:
+        shared.cluster.close()
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
@@ -206,7 +215,7 @@ def test_interrupted_run_on_a_cluster_resumes_in_one_process(open_run, serial: t
         contributions(cut)
     assert cut.memo.count() == cut.n_evaluations == done[1]
 
-    resumed = open_game(open_run(workers=0, ray_address=None))
+    resumed = open_game(open_run(workers=1, ray_address=None))
     assert_same(contributions(resumed), serial[0])
     assert cut.n_evaluations + resumed.n_evaluations == serial[1] == resumed.memo.count()
 
@@ -214,7 +223,7 @@ def test_interrupted_run_on_a_cluster_resumes_in_one_process(open_run, serial: t
 def test_cluster_offers_one_worker_a_device(open_run) -> None:
     run = open_run(workers=0)
     calibrate(run)
-    assert run.workers.n_workers == 2
+    assert run.n_workers == 2
 
 
 def test_cluster_without_free_devices_is_named(open_run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,12 +235,16 @@ def test_cluster_without_free_devices_is_named(open_run, monkeypatch: pytest.Mon
 def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(HwsmpqError, match=r"pip install 'hwsmpq\[ray\]'"):
-        contributions(open_game(Run(tmp_path / "run", QDQ_SETTINGS, task(), workers=2)))
+        contributions(open_game(Run(tmp_path / "run", QDQ_SETTINGS, task(), ray_address=JOINED)))
 
 
 DRIVER = """
-import pathlib, sys
+import logging, os, pathlib, sys
 sys.path.insert(0, {tests!r})
+from hwsmpq.pipeline.evaluate.workers import ENVIRONMENT
+os.environ.update(ENVIRONMENT)
+import ray
+ray.init("local", num_cpus=2, include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False)
 import numpy as np
 from conftest import QDQ_SETTINGS
 from hwsmpq.pipeline.evaluate.game import evaluation_game
@@ -239,7 +252,8 @@ from hwsmpq.pipeline.prepare.calibrate import calibrated
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 
-run = Run(pathlib.Path({folder!r}), Settings(**{{**vars(QDQ_SETTINGS), "task": {task!r}}}), workers=2)
+settings = Settings(**{{**vars(QDQ_SETTINGS), "task": {task!r}}})
+run = Run(pathlib.Path({folder!r}), settings, workers=2, ray_address="auto")
 game = evaluation_game(calibrated(run), run.score_batch, lambda done, n: None)
 try:
     game(np.random.default_rng(0).integers(0, 3, (60, 4)))

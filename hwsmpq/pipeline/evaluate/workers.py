@@ -1,4 +1,4 @@
-"""Evaluation by Ray actors, on this machine or on a cluster: the only file that knows Ray.
+"""Evaluation by Ray actors on a cluster: the only file that knows Ray.
 
 Actors hold no state that matters. Only the driver stores results, so a lost actor loses the task it was at and nothing
 else; that task is given out again. Every task gives the same bits wherever it runs, as long as all actors run on the
@@ -26,8 +26,6 @@ from hwsmpq.pipeline.evaluate.serial import Tell
 from hwsmpq.quantize.evaluate import Evaluator
 from hwsmpq.types import Assignment
 
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Shared memory of a local Ray, for the job and the samples; Ray spills to disk what exceeds it."""
 N_BATCHES_KEPT = 8
 """Sample sets that an actor keeps an evaluator for."""
 MAX_LOSSES = 3
@@ -54,9 +52,9 @@ class _Actor:
         sys_path: where the driver finds modules, of which the task's may be one.
     """
 
-    def __init__(self, job: list[Any], sys_path: list[str], n_threads: int) -> None:
+    def __init__(self, job: list[Any], sys_path: list[str]) -> None:
         sys.path.extend(folder for folder in sys_path if folder not in sys.path)
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(1)
         self._job_reference = job[0]
         self._evaluators: OrderedDict[str, Evaluator] = OrderedDict()
 
@@ -90,14 +88,14 @@ class Workers:
     """Actors that start at the first request and are kept until :meth:`close`.
 
     Args:
-        n_workers: actors on this machine; on a cluster the most to take, 0 for one a device (GPU, else CPU core).
-        address: of a Ray cluster (``auto``, ``host:port`` or ``ray://host:port``); None starts Ray on this machine.
+        n_workers: actors at most, 0 for one a device (GPU, else CPU core).
+        address: of the cluster (``auto``, ``host:port`` or ``ray://host:port``).
 
     Raises:
         HwsmpqError: from every method, if Ray is not installed or the cluster cannot be reached.
     """
 
-    def __init__(self, job: Job, n_workers: int, address: str | None = None) -> None:
+    def __init__(self, job: Job, n_workers: int, address: str) -> None:
         self._job, self._limit, self._address = job, n_workers, address
         self._samples: dict[str, Any] = {}
         self._starting: dict[Any, Any] = {}
@@ -107,7 +105,7 @@ class Workers:
     @property
     def n_workers(self) -> int:
         """Actors at work while all live."""
-        return self._limit if self._address is None else self._cluster_devices[1]
+        return self._cluster_devices[1]
 
     def evaluate(
         self, samples: Samples, progress: Tell, tasks: Sequence[list[Assignment]]
@@ -182,7 +180,7 @@ class Workers:
 
     def _start_one(self) -> None:
         # An actor takes work only once it answers: one that finds no machine would hold its task for ever.
-        actor = self._ray.remote(**self._needs)(_Actor).remote([self._job_reference], sys.path, self._n_threads)
+        actor = self._ray.remote(**self._needs)(_Actor).remote([self._job_reference], sys.path)
         self._starting[actor.ready.remote()] = actor
 
     def _next_finished(self) -> Any:
@@ -212,7 +210,7 @@ class Workers:
 
     @cached_property
     def _ray(self) -> Any:
-        return _connect(self._limit, self._address)
+        return _connect(self._address)
 
     @cached_property
     def _job_reference(self) -> Any:
@@ -220,15 +218,8 @@ class Workers:
 
     @property
     def _needs(self) -> dict[str, int]:
-        """What an actor reserves; nothing on this machine, where the user said how many share it."""
-        if self._address is None:
-            return {"num_cpus": 0}
+        """What an actor reserves."""
         return {"num_gpus": 1} if self._cluster_devices[0] == "GPU" else {"num_cpus": 1}
-
-    @property
-    def _n_threads(self) -> int:
-        """Torch threads of an actor; on this machine they share those of this process."""
-        return max(1, torch.get_num_threads() // self._limit) if self._address is None else 1
 
     @cached_property
     def _cluster_devices(self) -> tuple[str, int]:
@@ -241,7 +232,7 @@ class Workers:
         return kind, min(n_devices, self._limit) if self._limit else n_devices
 
 
-def _connect(n_workers: int, address: str | None) -> Any:
+def _connect(address: str) -> Any:
     """The ``ray`` module, connected; what it says goes to its own log files, not into the output of a run."""
     for name, setting in ENVIRONMENT.items():
         os.environ.setdefault(name, setting)
@@ -249,23 +240,16 @@ def _connect(n_workers: int, address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise HwsmpqError(
-            "--workers and --ray need Ray", "it is not installed", "pip install 'hwsmpq[ray]'"
+            "--ray needs Ray", "it is not installed", "pip install 'hwsmpq[ray]'"
         ) from error
     if ray.is_initialized():
         return ray
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     try:
-        if address is None:
-            # "local": without it a cluster that happens to run on this machine would be joined.
-            ray.init(
-                "local", num_cpus=n_workers, num_gpus=0, include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES, **options,
-            )
-        else:
-            ray.init(address, **options)
+        ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise HwsmpqError(
-            f"cannot connect to Ray at {address}" if address else "cannot start Ray on this machine",
+            f"cannot connect to Ray at {address}",
             _first_line(error), "check the address and that `ray status` answers there",
         ) from error
     return ray
