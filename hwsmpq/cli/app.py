@@ -317,15 +317,16 @@ def verify(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes("to", "out")
+@takes("to", "out", "aimet")
 def export(values: dict[str, Any]) -> None:
     """Copy what serves the engine without this package: its files, README.md and a script that runs it."""
-    from hwsmpq.engine.handout import export as copy
+    from hwsmpq.engine.encodings import export_encodings
+    from hwsmpq.engine.handout import export as copied
 
     reason = Folder(values["out"]).why_not_certified()
     if reason:
         display.notify(f"this engine is not verified: {reason}")
-    for path in copy(values["out"], values["to"]):
+    for path in (export_encodings if values["aimet"] else copied)(values["out"], values["to"]):
         display.console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -77,6 +77,15 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "to": (Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not hold anything.")], ...),
+    "aimet": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--aimet", help="Write the plan's network in floats, and AIMET's encodings of its tensors, instead.",
+            ),
+        ],
+        False,
+    ),
     "folder": (Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)], None),
     "out": (
         Annotated[Path, typer.Option("--out", "-o", help="Run folder; a run resumes from what it holds.")],

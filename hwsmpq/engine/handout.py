@@ -107,9 +107,7 @@ def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
     run = Folder(run_folder)
     manifest = run.check_engine()
     engine = run.path(Manifest).parent
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise HwsmpqError(f"{to} is not an empty folder", "what lies there would be mixed with the engine",
-                          "name another folder, or empty that one")
+    check_empty(to)
     served = (*_shipped(serving_of(manifest, engine), engine), SCRIPT)
     names = (*served, README, *(f"{DYNAMIC}/{name}" for name in served))
     if not (engine / README).is_file():
@@ -118,6 +116,13 @@ def export(run_folder: Path, to: Path) -> tuple[Path, ...]:
     for name in found:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
     return tuple(Path(shutil.copy2(engine / name, to / name)) for name in found)
+
+
+def check_empty(to: Path) -> None:
+    """Refuse to write into a folder that holds something."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise HwsmpqError(f"{to} is not an empty folder", "what lies there would be mixed with the engine",
+                          "name another folder, or empty that one")
 
 
 def serving_of(manifest: Manifest, folder: Path) -> Serving:
