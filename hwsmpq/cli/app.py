@@ -353,7 +353,7 @@ def run(values: dict[str, Any]) -> None:
 @app.command()
 @takes("out", "json", "seed", out=Path("runs/quickstart"))
 def quickstart(values: dict[str, Any]) -> None:
-    """The whole of it on a small network that comes with the package, in under two minutes."""
+    """The whole of it on a small network that comes with the package, in a few minutes."""
     _run({
         **dict.fromkeys(BUDGETS), **values, "task": QUICKSTART, "n_pairs": 4, "timing_seconds": 10.0, "speedup": 1.2,
         "max_drop": 1.0,

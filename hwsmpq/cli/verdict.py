@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from hwsmpq.cli.display import console, show_held, show_mismatches, table
 from hwsmpq.folder import Folder
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, quantity, rate, significant, stated
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, covered, metric, quantity, rate, significant, stated
 from hwsmpq.report.verdict import judge
 from hwsmpq.types import CHOSEN, REFERENCE, Budget, BudgetKind, BudgetOutcome, Certificate, Network, Plan
 
@@ -42,9 +42,9 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
     latency, accuracy = certificate.latency_ms, certificate.accuracy
     outcomes = {outcome.kind: outcome for outcome in certificate.budgets}
     reference = next((engine for engine in certificate.engines if engine.name == REFERENCE), None)
-    top: dict[BudgetKind, str] = {"max_drop": f"metric {100 * accuracy.reference:.2f}"}
+    top: dict[BudgetKind, str] = {"max_drop": metric(accuracy, accuracy.reference)}
     measured: dict[BudgetKind, str] = {
-        "max_drop": f"metric {100 * accuracy.engine:.2f}, lost {100 * (accuracy.reference - accuracy.engine):.2f}"
+        "max_drop": f"{metric(accuracy, accuracy.engine)}, lost {100 * (accuracy.reference - accuracy.engine):.2f}"
         f" +- {100 * accuracy.paired_stderr:.2f}"
         + (f", {bounded(accuracy.drop_bound)}" if accuracy.drop_bound else "")
     }
@@ -87,7 +87,7 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
     default = certificate.runtime_default
     if default:
         yield (
-            "Without settings", f"{quantity('latency_ms', default.latency_ms)} in {default.precision}", "",
+            "Runtime by itself", f"{quantity('latency_ms', default.latency_ms)} in {default.precision}", "",
             f"{quantity('latency_ms', default.plain_ms)}, outputs change by {default.plain_error:.1e}", "", "",
         )
     if certificate.agreement:

@@ -71,6 +71,8 @@ def compare(
         source="engine" if source == "engine" else "simulator",
         drop_bound=Bound(lost.bound, confidence),
         n_resamples=N_RESAMPLES if isinstance(task.metric, SetMetric) else 0,
+        metric=task.metric_name,
+        is_error=task.is_error,
     )
 
 

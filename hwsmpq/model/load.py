@@ -51,7 +51,9 @@ def load_task(spec: str, data: str | None = None, weights: Path | None = None) -
     if data or weights:
         raise HwsmpqError(
             "--weights goes with torchvision:NAME models, --data with these, ONNX files and hf:FOLDER",
-            f"{spec} brings its own", "leave them out",
+            f"{spec} brings its own",
+            "leave them out; a task file reads a folder of images by itself:"
+            " evaluation=torchvision.datasets.ImageFolder(DIR, transform)",
         )
     task = _from_file(Path(spec)) if spec.endswith(".py") else _from_module(spec)
     if not isinstance(task, Task):

@@ -42,13 +42,20 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
 
 
-def _judge(given: Any, higher_is_better: bool | None) -> Metric:
-    """A metric of which more is better."""
+def _judge(given: Any, higher_is_better: bool | None) -> tuple[Metric, bool]:
+    """A metric of which more is better, and whether that is an error with a minus sign."""
     over_set = set_metric(given)
+    judge = given if over_set is None else over_set
+    better = getattr(judge, "higher_is_better", None) if higher_is_better is None else higher_is_better
+    is_error = better is False
     if over_set is not None:
-        return over_set if higher_is_better is None else over_set.negated(higher_is_better)
-    better = getattr(given, "higher_is_better", None) if higher_is_better is None else higher_is_better
-    return given if better is not False else lambda outputs, targets: -given(outputs, targets)
+        return over_set.negated(not is_error), is_error
+    return (lambda outputs, targets: -given(outputs, targets)) if is_error else given, is_error
+
+
+def _named(metric: Metric) -> str:
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else name
 
 
 def _read(file: Path) -> nn.Module:
@@ -93,10 +100,12 @@ class Task:
 
     Attributes:
         form: how the model arranges its outputs; None where they are one tensor, or not known yet.
+        metric_name: as the task gives it, or the name of its function or class.
+        is_error: whether a smaller metric is better; ``metric`` then gives it with a minus sign.
 
     Raises:
-        HwsmpqError: an ONNX file that is not read, empty or non-finite data, or labels that do not match the inputs or
-            the outputs.
+        HwsmpqError: one function as metric and loss, without ``higher_is_better``; an ONNX file that is not read, empty
+            or non-finite data, or labels that do not match the inputs or the outputs.
     """
 
     def __init__(
@@ -121,13 +130,20 @@ class Task:
         self.name = name
         self.preprocessing = preprocessing
         self.constraints = constraints or Constraints()
-        self.metric = _judge(metric or top1, higher_is_better)
+        if metric is not None and metric is loss and higher_is_better is None:
+            raise HwsmpqError(
+                "metric and loss are the same function",
+                "a metric is better when it is larger, a loss when it is smaller",
+                "say which: higher_is_better=False of an error (MAE, MSE)",
+            )
+        self.metric, self.is_error = _judge(metric or top1, higher_is_better)
+        self.metric_name = _named(metric or top1)
         self.loss = loss or cross_entropy
         self._own = {"metric": not (metric is None or isinstance(metric, str)), "loss": loss is not None}
-        self._has_defaults = metric is None or loss is None
+        self._defaults = [name for name, given in (("metric", metric), ("loss", loss)) if given is None]
         self.outputs = dict(outputs) if isinstance(outputs, Mapping) else outputs and dict.fromkeys(outputs, 1.0)
         self.form: OutputForm | None = None
-        self.is_classification = self._has_defaults if classification is None else classification
+        self.is_classification = bool(self._defaults) if classification is None else classification
         self._take_data(calibration, evaluation, training)
         self._check()
 
@@ -287,13 +303,14 @@ class Task:
         known = self.evaluation
         targets = known.head.targets if isinstance(known, Streamed) else known.targets
         outputs = self.judged_output(outputs)
-        if self._has_defaults and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
+        if self._defaults and (outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point()):
             raise HwsmpqError(
                 f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",
-                "the default metric and loss need (n, classes) outputs and (n,) integer labels",
-                "give the task its own metric= and loss=",
+                f"the default {' and '.join(self._defaults)} take (n, classes) outputs and (n,) integer labels",
+                f"give the task its own {' and '.join(f'{name}=' for name in self._defaults)}; an error (MAE, MSE) may"
+                " be both: metric=mae, loss=mae, higher_is_better=False",
             )
-        if self._has_defaults and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+        if self._defaults and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             raise HwsmpqError(
                 f"labels run from {int(targets.min())} to {int(targets.max())}, "
                 f"the model has {outputs.shape[1]} classes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hwsmpq.report.formats import bounded
 from hwsmpq.types import CHOSEN, Certificate, EngineResult, Plan
 
 COARSE_POINTS = 0.5
@@ -14,7 +15,7 @@ LEAST_GAIN = 0.02
 
 def advise(plan: Plan, certificate: Certificate) -> tuple[str, ...]:
     """Whole sentences, from measurements alone; none where there is nothing to say."""
-    return (*_uniform(plan, certificate), *_few_samples(certificate))
+    return (*_uniform(plan, certificate), *_bound(certificate), *_few_samples(certificate))
 
 
 def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
@@ -48,6 +49,17 @@ def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
             f"{best.name} everywhere is faster ({speeds}), with {lost}: to get the fastest plan, give --max-drop with"
             f" the loss that you can bear{f', and leave {limit.asked[0]} out' if limit else ''}."
         )
+
+
+def _bound(certificate: Certificate) -> Iterator[str]:
+    """A drop that is kept as it was measured, while the bound allows one that is not."""
+    for outcome in certificate.budgets:
+        bound = outcome.bound if outcome.kind == "max_drop" and outcome.met and not outcome.by_bound else None
+        if bound and bound.points > outcome.limit:
+            yield (
+                f"The drop was measured within your {outcome.limit:.2f} points, but on other data it may be above them"
+                f" ({bounded(bound)}). --confidence {bound.confidence:g} holds the plan to that bound."
+            )
 
 
 def _few_samples(certificate: Certificate) -> Iterator[str]:

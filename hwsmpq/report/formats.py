@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from hwsmpq.types import Bound, Budget, BudgetKind, Coverage, Drawn, Held, OtherWeight
+from hwsmpq.types import AccuracyOutcome, Bound, Budget, BudgetKind, Coverage, Drawn, Held, OtherWeight
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "latency_ms": "Latency",
@@ -55,7 +55,15 @@ def signed_points(value: float) -> str:
 
 def bounded(bound: Bound | None) -> str:
     """What is said of a drop beside its estimate; empty where nothing was bounded."""
-    return "" if bound is None else f"at most {bound.points:.2f} with {bound.confidence:.0%} confidence"
+    if bound is None:
+        return ""
+    found = f"at most {bound.points:.2f} lost" if bound.points >= 0 else f"at least {-bound.points:.2f} gained"
+    return f"with {bound.confidence:.0%} confidence {found}"
+
+
+def metric(accuracy: AccuracyOutcome, value: float) -> str:
+    """A metric with its name: an error as the task gives it, any other in points."""
+    return f"{accuracy.metric} {significant(-value)}" if accuracy.is_error else f"{accuracy.metric} {100 * value:.2f}"
 
 
 def held(found: Sequence[Held]) -> list[str]:
@@ -82,7 +90,9 @@ def count(value: int) -> str:
 
 def covered(coverage: Coverage) -> str:
     """How many of the weights are in layers, and what the others are; names as they come."""
-    text = f"{coverage.n_in_layers:,} of {coverage.n_weights:,} weights are in layers"
+    n_in, n_weights = coverage.n_in_layers, coverage.n_weights
+    said = f"All {n_weights:,} weights are" if n_in == n_weights else f"{n_in:,} of {n_weights:,} weights are"
+    text = f"{said} in layers that can be quantized"
     if coverage.rest:
         text += f"; not in layers: {_listed(coverage.rest)}"
     return text + (f"; embeddings apart: {_listed(coverage.embeddings)}" if coverage.embeddings else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwsmpq.report.advice import advise
-from hwsmpq.report.formats import BUDGET_LABELS, bounded, milliseconds, rate
+from hwsmpq.report.formats import BUDGET_LABELS, bounded, metric, milliseconds, rate, significant
 from hwsmpq.types import CHOSEN, PRECISIONS, AccuracyOutcome, Certificate, LatencyOutcome, Network, Plan, RuntimeDefault
 
 
@@ -94,6 +94,8 @@ def _accuracy(accuracy: AccuracyOutcome) -> str:
     word = "lost" if lost > -0.05 else "gained"
     simulated = " (simulated)" if accuracy.source == "simulator" else ""
     points = f"{abs(lost):.1f} ± {100 * accuracy.paired_stderr:.1f} points {word}"
+    if accuracy.is_error:  # in its own unit, of which points may be coarse
+        points = f"{metric(accuracy, accuracy.engine)} against {significant(-accuracy.reference)}, {points}"
     bound = f" ({bounded(accuracy.drop_bound)})" if accuracy.drop_bound else ""
     resampled = f", by {accuracy.n_resamples} resamples" if accuracy.n_resamples else ""
     return f"{points}{bound} on {accuracy.n_samples} unseen samples{resampled}{simulated}"

@@ -159,7 +159,8 @@ class AccuracyOutcome:
 
     ``is_classification`` says whether outputs were taken for logits of classes; only then is there a ``kl`` (None where
     an earlier version did not say). ``n_resamples`` sets of samples were drawn for error and bound of a metric that is
-    no mean over them; 0 of one that is.
+    no mean over them; 0 of one that is. ``metric`` is its name. With ``is_error`` a smaller one is better, and
+    ``reference`` and ``engine`` have a minus sign.
     """
 
     reference: float
@@ -171,6 +172,8 @@ class AccuracyOutcome:
     is_classification: bool | None = None
     drop_bound: Bound | None = None
     n_resamples: int = 0
+    metric: str = "metric"
+    is_error: bool = False
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ BAD_OPTIONS = {
     "negative drop": (["--max-drop", "-0.5"], ["max_drop budget of -0.5"]),
     "drop that is no number": (["--max-drop", "nan"], ["max_drop budget of nan"]),
     "data of another kind of task": (
-        ["--data", "imagefolder:x", "--bitops", "int8"], ["--weights goes with", "brings its own"]
+        ["--data", "imagefolder:x", "--bitops", "int8"],
+        ["--weights goes with", "brings its own", "ImageFolder(DIR, transform)"],
     ),
 }
 

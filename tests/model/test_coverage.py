@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -151,9 +153,10 @@ def test_what_is_in_no_layer_is_named() -> None:
     }
     assert coverage.n_in_layers == 160 and coverage.n_weights == 160 + 8 + 512
     assert covered(coverage) == (
-        "160 of 680 weights are in layers; not in layers: memory.weight_ih_l0 (256, lstm), memory.weight_hh_l0"
-        " (256, lstm), kinds (8, add); embeddings apart: places.weight (48, embedding)"
+        "160 of 680 weights are in layers that can be quantized; not in layers: memory.weight_ih_l0 (256, lstm),"
+        " memory.weight_hh_l0 (256, lstm), kinds (8, add); embeddings apart: places.weight (48, embedding)"
     )
+    assert covered(replace(coverage, others=())) == "All 160 weights are in layers that can be quantized"
 
 
 def test_tensors_that_are_only_repeated_are_not_stored() -> None:

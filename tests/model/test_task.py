@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hwsmpq.engine.verify import compare
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.metrics import Spearman
 from hwsmpq.model.parts import Samples, tensors_sha256
 from hwsmpq.model.task import Task, cross_entropy, top1
 from hwsmpq.model.values import kl_divergence, per_sample, value_function
@@ -75,7 +76,21 @@ def test_own_metric_and_loss_free_the_labels() -> None:
     def distance(outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).abs().sum((1, 2))
 
-    task(targets=torch.randn(N, 2, 2), metric=distance, loss=distance).check_outputs(torch.zeros(8, 2, 2))
+    numbers = torch.randn(N, 2, 2)
+    judged = task(targets=numbers, metric=distance, loss=distance, higher_is_better=False)
+    judged.check_outputs(torch.zeros(8, 2, 2))
+    assert (judged.metric_name, judged.is_error) == ("distance", True)
+    with pytest.raises(HwsmpqError, match="metric and loss are the same function"):
+        task(targets=numbers, metric=distance, loss=distance)
+    with pytest.raises(HwsmpqError, match=r"(?s)the default loss take.*give the task its own loss=;"):
+        task(targets=numbers, metric=distance, higher_is_better=False).check_outputs(torch.zeros(8, 2, 2))
+
+
+def test_a_metric_has_a_name_and_a_direction() -> None:
+    assert [(one.metric_name, one.is_error) for one in (
+        task(), task(metric="f1"), task(metric="perplexity"), task(metric=Spearman(of=lambda x: x[:, 0])),
+        task(metric=lambda outputs, targets: targets, higher_is_better=False),
+    )] == [("top1", False), ("f1", False), ("perplexity", True), ("Spearman", False), ("metric", True)]
 
 
 def test_split_is_disjoint_complete_and_seeded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,20 @@ def test_a_sample_is_worth_something(asked: tuple[Plan, Certificate]) -> None:
     assert len(said) == 1 and said[0].startswith("One of the 75 samples is worth 1.3 points")
     regression = replace(few, is_classification=False)
     assert advise(replace(plan, objective="latency"), replace(certificate, accuracy=regression)) == ()
+
+
+def test_a_bound_above_the_budget_is_said(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    plan = replace(plan, objective="latency")
+
+    def said(**changed: Any) -> tuple[str, ...]:
+        outcome = BudgetOutcome("max_drop", 1.0, 0.4, 0.4, **{"met": True, "bound": Bound(2.09), **changed})
+        return advise(plan, replace(certificate, budgets=(outcome,)))
+
+    sentence, = said()
+    assert "1.00 points" in sentence and "at most 2.09 lost" in sentence and "--confidence 0.95" in sentence
+    for changed in ({"bound": Bound(0.9)}, {"bound": None}, {"by_bound": True}, {"met": False}):
+        assert said(**changed) == ()
 
 
 def test_speedups_are_answered_in_speedups(asked: tuple[Plan, Certificate], tmp_path: Path) -> None:

@@ -116,10 +116,15 @@ def test_verdict_names_what_went_wrong(complete: Path) -> None:
     assert verdict.badge == "Budget missed"
     gained = judge(network, plan, replace(certificate, accuracy=AccuracyOutcome(0.70, 0.71, 50, 0.002)))
     assert "1.0 ± 0.2 points gained on 50 unseen samples" in gained.text
+    error = AccuracyOutcome(-0.0243, -0.0236, 50, 0.0002, drop_bound=Bound(-0.06), metric="mae", is_error=True)
+    assert (
+        "mae 0.0236 against 0.0243, 0.1 ± 0.0 points gained (with 95% confidence at least 0.06 gained)"
+        in judge(network, plan, replace(certificate, accuracy=error)).text
+    )
 
 
 def test_the_bound_of_a_drop_stands_beside_it(tmp_path: Path) -> None:
-    run, bound, said = Folder(make_run(tmp_path / "run")), Bound(0.71), "at most 0.71 with 95% confidence"
+    run, bound, said = Folder(make_run(tmp_path / "run")), Bound(0.71), "with 95% confidence at most 0.71 lost"
     plan, certificate = replace(run.read(Plan), drop_bound=bound), run.read(Certificate)
     accuracy = replace(certificate.accuracy, drop_bound=bound)
     budgets = tuple(replace(b, bound=bound, by_bound=True) if b.kind == "max_drop" else b for b in certificate.budgets)
