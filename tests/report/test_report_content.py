@@ -322,6 +322,7 @@ def test_a_target_without_latency_makes_no_claim(tmp_path: Path) -> None:
     assert "Simulated accuracy, no latency claim." in page.text
     assert not re.search(r"\d\s*ms\b", page.text)
     assert CHARTS & set(page.ids) == {"front", "strip", "pairs"}
+    assert "is not in this folder." not in page.text
 
 
 @pytest.mark.parametrize("role", [role for role in FILES if role not in ("network", *OPTIONAL)])

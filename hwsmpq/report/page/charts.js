@@ -93,7 +93,8 @@ function spread(values, padding) {
 }
 
 class Scatter {
-  // options: x, y (labels), unit ("ms" or "BitOps"), lines ([{x} or {y}]), diagonal, front (items on a staircase), nRuns.
+  // options: x, y (labels), unit ("ms" or "BitOps"), lines ([{x} or {y}]), diagonal, front (items on a staircase), nRuns,
+  // named (kinds of items whose name stands beside the mark).
   constructor(host, items, options, onPreview, onSelect) {
     Object.assign(this, { host, items, options });
     host.setAttribute("viewBox", `0 0 ${FRAME.width} ${FRAME.height}`);
@@ -107,6 +108,7 @@ class Scatter {
     if (options.diagonal) this.xRange = this.yRange = spread(xs.concat(ys), 0.06);
     this.axes();
     this.points();
+    this.names();
     this.legend();
     this.listen(onPreview, onSelect);
   }
@@ -164,6 +166,23 @@ class Scatter {
     this.ring = draw(this.host, "circle", { r: 11, class: "ring" });
   }
 
+  // Names stand above, below or beside their marks, where they cover no mark and no other name; else they are left out.
+  names() {
+    const named = new Set(this.options.named), group = draw(this.host, "g", { class: "names" });
+    const at = (item) => [this.px(item.x), this.py(item.y)];
+    const taken = this.items.map(at).map(([x, y]) => [x - 8, x + 8, y - 8, y + 8]);
+    const free = (box) => box[0] >= FRAME.left && box[1] <= FRAME.right && box[2] >= 0 && box[3] <= FRAME.bottom
+      && taken.every((other) => box[0] >= other[1] || box[1] <= other[0] || box[2] >= other[3] || box[3] <= other[2]);
+    for (const item of this.items.filter((one) => named.has(one.kind))) {
+      const [x, y] = at(item), width = 7 * item.label.length;
+      const places = [[x - width / 2, y - 13], [x - width / 2, y + 21], [x + 12, y + 4], [x - 12 - width, y + 4]];
+      const place = places.find(([left, base]) => free([left, left + width, base - 11, base + 3]));
+      if (!place) continue;
+      taken.push([place[0], place[0] + width, place[1] - 11, place[1] + 3]);
+      draw(group, "text", { x: place[0] + width / 2, y: place[1], "text-anchor": "middle", class: "name" }, item.label);
+    }
+  }
+
   legend() {
     const list = draw(this.host.parentNode, "ul", { class: "legend" });
     list.setAttribute("aria-label", "Marks of the chart");
@@ -180,7 +199,7 @@ class Scatter {
       entry.append(icon, name);
     }
     if (this.options.lines.length) draw(list, "li", {}, "dashed: budget");
-    if (this.options.front) draw(list, "li", {}, "line: best measured for its cost");
+    if (this.options.front?.some((steps) => steps.length > 1)) draw(list, "li", {}, "line: best measured for its cost");
   }
 
   nearest(event) {

@@ -79,6 +79,7 @@
     if (data.axes.xLimit !== null && data.runs.length === 1) lines.push({ x: data.axes.xLimit });
     if (data.axes.yLimit !== null && data.runs.length === 1) lines.push({ y: data.axes.yLimit });
     chart("front", data.points, { ...data.axes, lines, unit: UNITS[data.axes.cost],
+      named: data.runs.length === 1 ? ["chosen", "reference", "uniform", "compared"] : [],
       front: data.runs.map((_, n) => frontOf(data.points.filter((point) => point.run === n))) });
   }
   chart("timings", data.timings, { x: "predicted latency (ms)", y: "measured latency (ms)", unit: "ms", diagonal: true });
