@@ -72,6 +72,8 @@ class Data:
         Args:
             only_targets: leave the inputs out.
         """
+        if len(index) <= CHUNK:
+            return self.read(index)
         order, found = np.argsort(index, kind="stable"), list[Tensor]()
         for start in range(0, len(index), CHUNK):
             places = order[start : start + CHUNK]

@@ -61,7 +61,8 @@ class Rows:
         """Some of them, in the order of ``wanted``."""
         # Inputs and targets of the same rows are asked for one after the other.
         if self._last is None or not np.array_equal(self._last[0], wanted):
-            self._last = wanted, self.data.read(self.index[wanted])
+            self._last = None  # gone before the next ones are there
+            self._last = wanted, self.data.load(self.index[wanted])
             self._keep(wanted, self._last[1].targets)
         return self._last[1]
 

@@ -126,7 +126,8 @@ def _same_tensor(a: fx.Node, b: fx.Node) -> bool:
 def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
     """Bytes that one sample takes at the peak of an evaluation.
 
-    Kept tensors, plus the most that transient ones, a quantized copy of an input and the new result need together.
+    Its inputs as they come and as they are laid out; kept tensors; and the most that transient ones, a quantized copy
+    of an input and the new result need together.
     """
     # One would make dimensions of size 1, whose tensors may share storage by chance.
     n_rows = 1 if captured.takes_one else 2
@@ -154,7 +155,7 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
         peak = max(peak, sum(shapes.n_bytes[key] for key in live - kept) + copies + replaced)
         live -= {key for node in step.dead for key in storage[node] if step.node not in in_place}
     total = sum(shapes.n_bytes[key] for key in kept) + peak
-    return max(1, total // n_rows)
+    return 2 * sum(x[:1].nbytes for x in captured.example) + max(1, total // n_rows)
 
 
 class _Storages:
