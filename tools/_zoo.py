@@ -303,13 +303,15 @@ MAKERS: dict[str, Callable[[str], Made]] = {
     "ultralytics": _make_ultralytics, "segmentation_models_pytorch": _make_segmentation,
 }
 KNOWN_SIZES = {  # part of a file's path -> sizes by input and dimension, or by dimension
-    "silero": {"sr": (), "state": (2, None, 128), "h": (2, None, 64), "c": (2, None, 64), "input": (None, 512)},
+    "silero": {"sr": (), "state": (2, 1, 128), "input": (1, 512)},
     "magika": {"": (None, 2048)}, "rec": {"": (None, 3, 48, 64)}, "cls": {"": (None, 3, 48, 192)},
 }
+SAMPLING_RATE = 16000
 
 
 def onnx_inputs(file: Path) -> tuple[Tensor, ...]:
-    """Random inputs of the shapes that a file declares; free sizes are 16, of images 64.
+    """Random inputs of the shapes that a file declares; free sizes are 16, of images 64. Where an input has no samples
+    in its first dimension, a row is a whole call of the file.
 
     Raises:
         Exception: ONNX Runtime does not load the file.
@@ -320,14 +322,16 @@ def onnx_inputs(file: Path) -> tuple[Tensor, ...]:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     known = next((sizes for part, sizes in KNOWN_SIZES.items() if part in file.name), {})
     inputs = []
-    for port in session.get_inputs():
+    ports = session.get_inputs()
+    are_calls = any(not port.shape or (isinstance(port.shape[0], int) and port.shape[0] > 1) for port in ports)
+    for port in ports:
         is_image = len(port.shape) == 4
-        usual = (N_ROWS, 3, 64, 64) if is_image else (N_ROWS, *[16] * (len(port.shape) - 1))
+        usual = (1, 3, 64, 64) if is_image else (1, *[16] * (len(port.shape) - 1))
         given = known.get(port.name, known.get("", (None,) * len(port.shape)))
         free = [size or default for size, default in zip(given, usual, strict=False)] or usual
-        shape = [size if isinstance(size, int) and size > 0 else free[i] for i, size in enumerate(port.shape)]
-        shape[:1] = [N_ROWS] if shape else []
+        sizes = [size if isinstance(size, int) and size > 0 else free[i] for i, size in enumerate(port.shape)]
+        shape = (N_ROWS, *(sizes if are_calls else sizes[1:]))
         dtype = types.get(port.type, torch.float32)
-        small = torch.rand(shape) if dtype.is_floating_point else torch.randint(2, shape or (1,)).reshape(shape)
-        inputs.append(small.to(dtype))
+        small = torch.rand(shape) if dtype.is_floating_point else torch.randint(2, shape)
+        inputs.append(torch.full((N_ROWS,), SAMPLING_RATE) if port.name == "sr" else small.to(dtype))
     return tuple(inputs)

@@ -201,6 +201,7 @@ def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Captured
     inputs = onnx_inputs(file)
     row["read"] = False
     module = read_onnx(file).eval()
+    module.settle(inputs)
     reason = check_onnx_file(file, module, inputs)
     if reason:
         raise RuntimeError(reason)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hwsmpq.device.onnxruntime.session import open_session, refusal
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.agreement import allowed, relative_error, tensors_of
+
+if TYPE_CHECKING:
+    from hwsmpq.model.onnx_import import OnnxModule
 
 N_SAMPLES = 3
 RESOLUTION = 2.0**-22
@@ -19,7 +23,7 @@ RESOLUTION = 2.0**-22
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
-def check_onnx_file(path: Path, model: nn.Module, samples: tuple[Tensor, ...]) -> str | None:
+def check_onnx_file(path: Path, model: OnnxModule, samples: tuple[Tensor, ...]) -> str | None:
     """Compare the network that was read from a file with what ONNX Runtime makes of the file, sample by sample.
 
     Returns:
@@ -38,20 +42,20 @@ def check_onnx_file(path: Path, model: nn.Module, samples: tuple[Tensor, ...]) -
     try:
         session = open_session(path)
         ports = session.get_inputs()
-        found = [
-            session.run(None, {
-                port.name: x[i : i + 1].numpy().astype(TYPES.get(port.type, x[i : i + 1].numpy().dtype))
-                for port, x in zip(ports, rows, strict=True)
-            })
-            for i in range(len(rows[0]))
-        ]
+        are_calls = model.are_calls(rows)
+        found = []
+        for i in range(len(rows[0])):
+            given = [(x[i] if are_calls else x[i : i + 1]).numpy() for x in rows]
+            found.append(session.run(None, {
+                port.name: x.astype(TYPES.get(port.type, x.dtype)) for port, x in zip(ports, given, strict=True)
+            }))
     except Exception as error:
         return f"ONNX Runtime does not run it ({refusal(error)})"
     samples = [tuple(x[i : i + 1] for x in rows) for i in range(len(rows[0]))]
     with torch.no_grad():
         expected = [network(sample) for sample in samples]
         pairs = [
-            (one, [torch.from_numpy(np.asarray(y)) for y in other][: len(one)])
+            (one, [torch.from_numpy(np.asarray(y)[None] if are_calls else np.asarray(y)) for y in other][: len(one)])
             for one, other in zip(expected, found, strict=True)
         ]
         error = max(relative_error(*_apart(one, other)) for one, other in pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class _Branch:
 class OnnxModule(nn.Module):
     """An ONNX graph, operation by operation. Weights are parameters under the names of their layers.
 
+    Not every input of a file has samples in dimension 0: a state may have them elsewhere, and a number has none. Where
+    all inputs have one dimension more than the file declares, a row of them is a whole call of the file.
+
     Attributes:
         inputs: name -> sizes that the file declares, None where it leaves one free.
     """
@@ -58,6 +61,7 @@ class OnnxModule(nn.Module):
     def __init__(self, model: ir.Model) -> None:
         super().__init__()
         self.inputs = {str(value.name): _shape(value) for value in model.graph.inputs}
+        self._ranks = [None if value.shape is None else len(value.shape) for value in model.graph.inputs]
         self._outputs = [str(value.name) for value in model.graph.outputs]
         self._constants: dict[str, Any] = {}
         self._tensors: dict[str, str] = {}
@@ -71,11 +75,31 @@ class OnnxModule(nn.Module):
                     self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True)) | self._constants | {"": None}
+        are_calls = self.are_calls(inputs)
+        if are_calls and len(inputs[0]) != 1:
+            raise ValueError("a row is a whole call of the ONNX file, which is made for one at a time")
+        given = [x[0] for x in inputs] if are_calls else inputs
+        values: dict[str, Any] = dict(zip(self.inputs, given, strict=True)) | self._constants | {"": None}
         values |= {name: self.get_parameter(path) for name, path in self._tensors.items()}
         self._run(self._whole, values)
         outputs = tuple(torch.as_tensor(values[name]) for name in self._outputs)
+        if are_calls:
+            outputs = tuple(output.unsqueeze(0) for output in outputs)
         return dict(zip(self._outputs, outputs, strict=True)) if len(outputs) > 1 else outputs[0]
+
+    def are_calls(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether rows of the inputs are whole calls of the file."""
+        return all(x.ndim - 1 == rank for x, rank in zip(inputs, self._ranks, strict=True))
+
+    def settle(self, inputs: Sequence[Tensor]) -> None:
+        """Take numbers that are the same in all calls for constants, which an If may depend on.
+
+        Args:
+            inputs: rows of calls, as many as there are.
+        """
+        for name, x in zip(self.inputs, inputs, strict=True):
+            if self.are_calls(inputs) and x.ndim == 1 and bool((x == x[0]).all()):
+                self._keep(name, x[0].numpy(), name)
 
     def _run(self, branch: _Branch, values: dict[str, Any]) -> tuple[Any, ...]:
         """The outputs of a branch, all of whose values are added to ``values``."""

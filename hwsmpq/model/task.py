@@ -146,6 +146,8 @@ class Task:
         self.is_classification = bool(self._defaults) if classification is None else classification
         self._take_data(calibration, evaluation, training)
         self._check()
+        if self.onnx_file:
+            self._settle()
 
     def _take_data(self, calibration: Any, evaluation: Any, training: Any) -> None:
         names, self.evaluation = self._labelled("evaluation", evaluation)
@@ -182,6 +184,21 @@ class Task:
         if isinstance(samples, Streamed):
             return Streamed(Rows(samples.rows.data.arranged(places)))
         return Samples(tuple(samples.inputs[place] for place in places), samples.targets)
+
+    def _settle(self) -> None:
+        """Let an ONNX file take numbers that are the same in all samples for constants.
+
+        Raises:
+            HwsmpqError: they are the same in the calibration data and others in labelled data.
+        """
+        self.model.settle(self.calibration)  # type: ignore[operator]
+        labelled = self.evaluation.head if isinstance(self.evaluation, Streamed) else self.evaluation
+        for name, known, seen in zip(self.model.inputs, self.calibration, labelled.inputs, strict=True):  # type: ignore[arg-type]
+            if known.ndim == 1 and bool((known == known[0]).all()) and not bool((seen == known[0]).all()):
+                raise HwsmpqError(
+                    f"the input {name!r} is {known[0].item()} in all of the calibration data, and not in the evaluation"
+                    " data", "it is taken for a constant of the network", "give the same number in both",
+                )
 
     def judging(self, form: OutputForm) -> Task:
         """The same, to judge outputs that come as one tensor for ``form``.

@@ -15,6 +15,7 @@ import torch
 from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, finish
 from tiny_task import images, network, task
 
+from hwsmpq.device.onnxruntime.session import open_session
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
@@ -119,3 +120,66 @@ def test_resnet20(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracy = our_certificate.accuracy
     assert accuracy.engine == within_answers(certificate.accuracy.engine, accuracy.n_samples)
     assert our_certificate.audit == certificate.audit
+
+
+def recurrent(path: Path) -> Path:
+    """A file as voice detectors are: (1, 6) values, a state whose samples are in dimension 1, and a number that says
+    which of two networks it is."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=(6, 6)).astype(np.float32) for name in ("now", "before", "other")}
+    tensors = [onnx.numpy_helper.from_array(x, name) for name, x in weights.items()]
+    tensors.append(onnx.numpy_helper.from_array(np.array(16), "wide"))
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+
+    def product(weight: str) -> onnx.GraphProto:
+        nodes = [node("MatMul", ["x", weight], [f"by_{weight}"])]
+        return onnx.helper.make_graph(nodes, weight, [], [value(f"by_{weight}", onnx.TensorProto.FLOAT, [1, 6])])
+
+    nodes = [
+        node("Equal", ["rate", "wide"], ["is_wide"]),
+        node("If", ["is_wide"], ["read"], then_branch=product("now"), else_branch=product("other")),
+        node("ReduceMean", ["state"], ["kept"], axes=[0], keepdims=0),
+        node("MatMul", ["kept", "before"], ["remembered"]), node("Add", ["read", "remembered"], ["sum"]),
+        node("Tanh", ["sum"], ["logits"]), node("Concat", ["kept", "logits"], ["joined"], axis=0),
+        node("Reshape", ["joined", "shape"], ["next"]),
+    ]
+    tensors.append(onnx.numpy_helper.from_array(np.array([2, 1, 6]), "shape"))
+    inputs = [
+        value("x", onnx.TensorProto.FLOAT, ["batch", 6]), value("state", onnx.TensorProto.FLOAT, [2, "batch", 6]),
+        value("rate", onnx.TensorProto.INT64, []),
+    ]
+    outputs = [value("logits", onnx.TensorProto.FLOAT, None), value("next", onnx.TensorProto.FLOAT, None)]
+    graph = onnx.helper.make_graph(nodes, "recurrent", inputs, outputs, tensors)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_rows_may_be_whole_calls_of_a_file(tmp_path: Path) -> None:
+    file, rng = recurrent(tmp_path / "voice.onnx"), torch.Generator().manual_seed(0)
+    calls = (
+        torch.randn(80, 1, 6, generator=rng), torch.randn(80, 2, 1, 6, generator=rng),
+        torch.full((80,), 16, dtype=torch.int64),
+    )
+    session = open_session(file)
+    answers = [session.run(["logits"], {n: x[i].numpy() for n, x in zip(("x", "state", "rate"), calls, strict=True)})
+               for i in range(80)]
+    labels = torch.tensor([int(found[0].argmax()) for found in answers])
+
+    def correct(outputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        return (outputs["logits"].flatten(1).argmax(1) == targets).float()
+
+    def task_of(rate: int) -> Task:
+        theirs = (calls[0][16:], calls[1][16:], torch.full((64,), rate))
+        return Task(
+            file, tuple(x[:16] for x in calls), (theirs, labels[16:]), metric=correct,
+            loss=lambda outputs, targets: 1 - correct(outputs, targets),
+        )
+
+    with pytest.raises(HwsmpqError, match="'rate' is 16 in all of the calibration data"):
+        task_of(8)
+    run = Run(tmp_path / "run", replace(OPENVINO_SETTINGS, cost="bitops", value="mse"), task_of(16))
+    if (reason := run.target.unavailable()) is not None:
+        pytest.skip(reason)
+    certificate = refine(run, resolve_budgets(run, bitops="int8"))
+    assert certificate.verified and certificate.accuracy.reference == 1.0  # ONNX Runtime's own answers
+    assert {layer.weight_shape for layer in run.network.layers} == {(6, 6)} and len(run.network.layers) == 2
