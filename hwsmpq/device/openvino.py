@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from hwsmpq.device import cpu, memory
-from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, store_in_bf16
+from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, operations, store_in_bf16
 from hwsmpq.device.runtime import NOT_AUDITED, UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
 
@@ -95,8 +95,8 @@ class OpenvinoRuntime(Runtime):
         self._require()
         import openvino
 
-        nothing = openvino.opset13.parameter([1], openvino.Type.f32)
-        model = openvino.Model([openvino.opset13.relu(nothing)], [nothing])
+        nothing = operations(openvino).parameter([1], openvino.Type.f32)
+        model = openvino.Model([operations(openvino).relu(nothing)], [nothing])
         openvino.Core().compile_model(model, "CPU").create_infer_request().infer([np.zeros(1, np.float32)])
 
     def build(self, onnx: Path, folder: Path, options: Mapping[str, Any]) -> None:

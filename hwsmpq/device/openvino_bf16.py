@@ -33,9 +33,9 @@ def store_in_bf16(openvino: Any, model: Any, reduced: Collection[str]) -> None:
             name = weight.get_friendly_name()
             if weight.get_type_name() == "Constant" and weight.get_element_type() == openvino.Type.f32:
                 if name not in stored:
-                    narrow = _operations(openvino).constant(weight.data.copy(), dtype=openvino.Type.bf16)
+                    narrow = operations(openvino).constant(weight.data.copy(), dtype=openvino.Type.bf16)
                     narrow.set_friendly_name(name)
-                    stored[name] = _operations(openvino).convert(narrow, "f32")
+                    stored[name] = operations(openvino).convert(narrow, "f32")
                     stored[name].set_friendly_name(f"{name}.wide")
                 op.input(1).replace_source_output(stored[name].output(0))
 
@@ -98,7 +98,7 @@ def _reshape(openvino: Any, op: Any) -> None:
     """Put a reshape in the place of an operation that the plugin replaces by one, without the attribute."""
     shape = [-1 if size.is_dynamic else size.get_length() for size in op.output(0).get_partial_shape()]
     if shape.count(-1) <= 1:
-        reshape = _operations(openvino).reshape(op.input_value(0), np.asarray(shape, np.int64), False)
+        reshape = operations(openvino).reshape(op.input_value(0), np.asarray(shape, np.int64), False)
         reshape.output(0).set_names(op.output(0).get_names())
         for reader in op.output(0).get_target_inputs():
             reader.replace_source_output(reshape.output(0))
@@ -112,7 +112,7 @@ def _apart_from_bias(openvino: Any, layer: Any) -> set[str]:
     if layer.get_type_name() != "MatMul" or len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
         return set()
     largest = float(np.finfo(np.float32).max)
-    clamp = _operations(openvino).clamp(layer.output(0), -largest, largest)
+    clamp = operations(openvino).clamp(layer.output(0), -largest, largest)
     clamp.set_friendly_name(f"{layer.get_friendly_name()}.kept")
     readers[0].replace_source_output(clamp.output(0))
     return {clamp.get_friendly_name()}
@@ -124,8 +124,8 @@ def _converted(openvino: Any, op: Any, kinds: dict[str, str]) -> set[str]:
     names: set[str] = set()
     for index, value in enumerate(op.input_values()):
         if kinds.get(value.get_node().get_friendly_name()) == BF16:
-            narrow = _operations(openvino).convert(value, "bf16")
-            wide = _operations(openvino).convert(narrow, "f32")
+            narrow = operations(openvino).convert(value, "bf16")
+            wide = operations(openvino).convert(narrow, "f32")
             for step, node in enumerate((narrow, wide)):
                 node.set_friendly_name(f"{op.get_friendly_name()}.bf16.{index}.{step}")
                 names.add(node.get_friendly_name())
@@ -162,9 +162,9 @@ def _clamped(openvino: Any, quantize: Any, has_bf16: bool) -> set[str]:
         shape = value.get_partial_shape()
         if low.size == 1 and shape[len(shape) - 1].is_static:
             low = low.reshape(-1).repeat(shape[len(shape) - 1].get_length())
-        clamp = _operations(openvino).maximum(value, low.astype(np.float32))
+        clamp = operations(openvino).maximum(value, low.astype(np.float32))
     elif len(value.get_target_inputs()) > 1:
-        clamp = _operations(openvino).clamp(value, float(low.min()), float(high.max()))
+        clamp = operations(openvino).clamp(value, float(low.min()), float(high.max()))
     else:
         return set()
     clamp.set_friendly_name(f"{quantize.get_friendly_name()}.kept")
@@ -185,6 +185,6 @@ def keep_in_fp32(path: Path, names: Collection[str]) -> None:
     tree.write(path)
 
 
-def _operations(openvino: Any) -> Any:
+def operations(openvino: Any) -> Any:
     """What makes operations; it lay elsewhere before 2025."""
     return openvino.opset13 if hasattr(openvino, "opset13") else openvino.runtime.opset13

@@ -4,6 +4,7 @@ import platform
 import shlex
 import sys
 from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import qdq_network as net
@@ -11,6 +12,8 @@ from conformance import UNIFORM, RunnableConformance
 from faulty import flip_in_ir
 from onnx import TensorProto, helper, save
 
+from hwsmpq.device.openvino import OpenvinoRuntime
+from hwsmpq.device.openvino_bf16 import operations
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.targets import get_target
 
@@ -76,3 +79,14 @@ class TestOpenvinoInABareEnvironment(RunnableConformance):
     def _there(self, bare, monkeypatch):
         monkeypatch.delenv("PYTHONPATH", raising=False)
         monkeypatch.setattr(type(self), "device", bare("openvino"))
+
+
+def test_starts_where_operations_lie_elsewhere(monkeypatch):
+    """In OpenVINO 2024 they are in ``openvino.runtime``: peak memory of its engines could not be measured."""
+    openvino = pytest.importorskip("openvino")
+    older = ModuleType("openvino")
+    older.runtime = SimpleNamespace(opset13=operations(openvino))
+    for name in ("Core", "Model", "Type"):
+        setattr(older, name, getattr(openvino, name))
+    monkeypatch.setitem(sys.modules, "openvino", older)
+    OpenvinoRuntime().start()
