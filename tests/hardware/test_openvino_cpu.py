@@ -86,7 +86,7 @@ def test_starts_where_operations_lie_elsewhere(monkeypatch):
     openvino = pytest.importorskip("openvino")
     older = ModuleType("openvino")
     older.runtime = SimpleNamespace(opset13=operations(openvino))
-    for name in ("Core", "Model", "Type"):
+    for name in ("Core", "Model", "Type", "__spec__"):
         setattr(older, name, getattr(openvino, name))
     monkeypatch.setitem(sys.modules, "openvino", older)
     OpenvinoRuntime().start()
