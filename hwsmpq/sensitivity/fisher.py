@@ -22,6 +22,7 @@ from hwsmpq.sensitivity.request import Request, contributions
 from hwsmpq.types import REFERENCE
 
 
+@torch.enable_grad()
 def fisher(request: Request) -> Table:
     """Half the reduction of the squared directional derivative that a precision brings over the floor.
 

@@ -21,6 +21,7 @@ from hwsmpq.types import Layer
 N_PRODUCTS = 12
 
 
+@torch.enable_grad()
 def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
     """Half the reduction of (trace of the Hessian / number of weights) * ||Q(W) - W||^2 over the floor.
 

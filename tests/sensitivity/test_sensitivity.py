@@ -79,6 +79,15 @@ def test_fisher_of_a_linear_softmax_model_in_closed_form() -> None:
     np.testing.assert_allclose(table.stderr[0], gains.std(0, ddof=1) / np.sqrt(24), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["fisher", "hessian"])
+def test_gradients_are_taken_where_they_are_off(name: str) -> None:
+    """A caller's ``torch.set_grad_enabled(False)`` is not the loss's fault."""
+    request = make(lambda: nn.Sequential(nn.Linear(4, 5)))  # type: ignore[arg-type]
+    expected = SENSITIVITIES[name](request).phi
+    with torch.no_grad():
+        np.testing.assert_array_equal(SENSITIVITIES[name](request).phi, expected)
+
+
 def test_fisher_takes_biases_as_corrected() -> None:
     """A shift of the biases is part of the change of outputs, as in the simulator."""
     model = nn.Sequential(nn.Linear(4, 5))
