@@ -89,7 +89,7 @@ class _Difference:
         if not self._biases or found is None or {found.size, factor.size} - sizes or _is_followed_by(ADDS, self._node):
             return False
         # Sums of integers take it in steps of theirs: half of one is as near as it gets.
-        weight = self._stored.weight
+        weight = np.nan_to_num(self._stored.weight)
         least = np.where(weight == 0, np.inf, np.abs(weight)).min(_others(weight, self._axis))
         step = (self._stored.input_scale or 0) * least[np.isfinite(least)].max(initial=0)  # a channel may be all 0
         return not any(
@@ -133,14 +133,14 @@ def _is_constant(node: fx.Node) -> bool:
 
 def _equal(expected: NDArray[np.float32], found: NDArray[np.float32], axis: int) -> bool:
     peak = np.abs(expected).max(_others(expected, axis), keepdims=True)
-    return bool((np.abs(expected - found) <= TOLERANCE * peak).all())
+    return bool(((np.abs(expected - found) <= TOLERANCE * peak) | np.isnan(found)).all())
 
 
 def _factors(expected: NDArray[np.float32], found: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """One factor an entry of an axis that brings one weight nearest to the other."""
     others = _others(expected, axis)
     energy = (expected.astype(np.float64) ** 2).sum(others, keepdims=True)
-    product = (expected.astype(np.float64) * found).sum(others, keepdims=True)
+    product = (expected.astype(np.float64) * np.nan_to_num(found)).sum(others, keepdims=True)
     return (product / np.where(energy == 0, 1, energy)).astype(np.float32)
 
 

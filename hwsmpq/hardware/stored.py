@@ -22,7 +22,8 @@ class Stored:
     """A layer in a file.
 
     Attributes:
-        weight: that its product reads, dequantized, float32 in the layer's ``weight_shape``.
+        weight: that its product reads, dequantized, float32 in the layer's ``weight_shape``; NaN in channels that are
+            not as they were prepared, for a reason.
         input_scale: of the integers or fp8 numbers of its input; None where it reads floats.
         zero_point: of its input; None where it reads floats.
         inverse: what its input is multiplied by before it is quantized, (n_channels,) or one number; None where it

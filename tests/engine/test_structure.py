@@ -53,7 +53,8 @@ def test_right_files_differ_nowhere(name: str, ladder: str, tmp_path: Path) -> N
     torch.manual_seed(0)
     x, scheme = torch.randn(8, 3, 8, 8), get_scheme(target.scheme_name)
     net = Kinds().eval()
-    net.head.weight.data[0] = 0  # as zero-initialised norms and pruning leave channels
+    for layer in (net.head, net.c):
+        layer.weight.data[0] = 0  # as zero-initialised norms and pruning leave channels
     captured = capture(net, (x,))
     captured = captured.with_substitutes(substitutes(target, captured.network, precisions))
     bits = sorted({p.activation_bits for p in precisions.precisions if p.activation_format == "int"})
@@ -67,6 +68,9 @@ def test_right_files_differ_nowhere(name: str, ladder: str, tmp_path: Path) -> N
         if precision == "int8" and read:
             assert np.isfinite([read[layer].input_scale or np.inf for layer in ("c", "wide", "mixed", "head")]).all()
             assert all(one.bias is not None for one in read.values())
+            read["c"].weight[1] += 0.01  # beside a channel that is all zero
+            found = differences(captured, ranges, scheme, captured.network.uniform("int8"), read)
+            assert found == {"c": "another weight"}
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])

@@ -39,9 +39,9 @@ class _Lowered(StoredGraph):
         assert integers is not None and scales is not None and scale is not None and zero_point is not None
         if node.op_type == "QLinearConv":
             assert bias is not None
-            if np.abs(bias.astype(np.int64)).max() >= 0.999 * LARGEST_BIAS:
-                return None  # written on a larger scale for its bias: see there
             real: NDArray[Any] | None = integers * along(scales, integers, 0)
+            assert real is not None
+            real[np.abs(bias.astype(np.int64)) >= 0.999 * LARGEST_BIAS] = np.nan  # on a larger scale: see there
             bias = bias * scales.astype(np.float64) * scale
         else:
             real = _of_product(integers * scales, layer)
