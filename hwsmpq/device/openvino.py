@@ -276,13 +276,6 @@ class OpenvinoEngine(Engine):
                 if names:
                     owners[node] = sorted(names)
         missing = set(layers).difference(*owners.values())
-        # Without a name too: products of int8 without a zero point are replaced, and keep their weight alone.
-        for node, info in self._kernels.items():
-            if missing and node not in owners and info["layerType"] in COMPUTE_KERNELS:
-                lost = [x for x in missing if any(weight.startswith(f"{x}.") for weight, _ in info["constants"])]
-                if lost:
-                    owners[node] = [max(lost, key=len)]
-        missing = missing.difference(*owners.values())
         if missing:
             file = self._path.read_text(encoding="utf-8")
             missing = {layer for layer in missing if f'"{escape(layer)}{LAYER}"' not in file}
@@ -330,8 +323,7 @@ def _precision(kernel: Mapping[str, Any], layer: str, hint: str) -> str:
     if kernel["layerType"] == SUBGRAPH:
         # One kernel for a chain of products says what it starts with; each product computes as its weight, or if that
         # is no integer, by the hint, whatever its attributes and the kernel's name say.
-        its_own = f"{layer}.", layer + WEIGHT
-        weight = next((precision for name, precision in constants if name.startswith(its_own)), own)
+        weight = next((precision for name, precision in constants if name.startswith(layer + WEIGHT)), own)
         own = weight if weight in INTEGERS else hint
     elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
         # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.

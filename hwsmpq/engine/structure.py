@@ -126,6 +126,8 @@ def _follows_constants(node: fx.Node, n_steps: int = N_STEPS) -> bool:
 
 
 def _is_constant(node: fx.Node) -> bool:
+    if isinstance(node.meta.get("val"), int | torch.SymInt):
+        return True  # a size, which a constant is expanded to
     return node.op == "get_attr" or (
         node.op == "call_function" and all(_is_constant(x) for x in node.all_input_nodes)
     )

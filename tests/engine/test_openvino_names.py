@@ -49,8 +49,8 @@ def test_a_product_that_lost_its_name_is_found_by_its_weight(tmp_path: Path) -> 
     engine._path, engine.hint = tmp_path / "model.xml", "f32"
     engine._path.write_text("<net/>")
     engine.__dict__["_kernels"] = {
-        "a.proj/layer": {**kernel, "originalLayersNames": "a.proj/layer", "constants": [("a.proj.weight.int8", "i8")]},
-        lost: {**kernel, "originalLayersNames": lost, "constants": [("a.b.proj.weight.int8", "i8"), ("C", "f32")]},
+        "a.proj/layer": {**kernel, "originalLayersNames": "a.proj/layer", "constants": [("a.proj/weight", "i8")]},
+        lost: {**kernel, "originalLayersNames": lost, "constants": [("a.b.proj/weight", "i8"), ("C", "f32")]},
     }
     assert engine.realised(["a.proj", "a.b.proj"]) == {"a.proj": "int8", "a.b.proj": "int8"}
     with pytest.raises(HwsmpqError, match="layer 'other' is not in the engine"):
