@@ -118,3 +118,28 @@ def test_other_smoothing_factors_are_named(name: str, tmp_path: Path) -> None:
         audits = builder.audit(assignment, target.load(tmp_path), tmp_path)
         assert [audit.differs for audit in audits] == ["", "other smoothing factors"]
         builder.write(assignment, tmp_path)
+
+
+class Token(nn.Module):
+    """A learned token, repeated for every sample, to which a layer adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.proj, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.token.expand(x.shape[0], -1, -1) + self.proj(x)).mean(1)
+
+
+def test_a_constant_that_is_expanded_is_one(tmp_path: Path) -> None:
+    """Runtimes make one number of it and the bias of the layer before (class attention)."""
+    target = get_target("openvino-cpu")
+    if (reason := target.unavailable()) is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    x, scheme = torch.randn(8, 1, 8), get_scheme(target.scheme_name)
+    captured = capture(Token().eval(), (x,))
+    builder = Builder(captured, calibrate(captured, (x,), scheme, [8]), scheme, target)
+    for precision in ("int8", "fp32"):
+        manifest = builder.deliver(captured.network.uniform(precision), tmp_path / "engine")
+        assert not [audit for audit in manifest.layers if audit.differs]
