@@ -234,10 +234,10 @@ def contribute(values: dict[str, Any]) -> None:
     _stage(values, stage, display.show_contributions)
 
 
-def _budgets(run: Any, values: dict[str, Any]) -> Any:
+def _budgets(run: Any, values: dict[str, Any], whole: bool = False) -> Any:
     from hwsmpq.pipeline.decide.budgets import resolve_budgets
 
-    return resolve_budgets(run, **{name: values[name] for name in BUDGETS})
+    return resolve_budgets(run, **{name: values[name] for name in BUDGETS}, whole=whole)
 
 
 @app.command()
@@ -344,7 +344,7 @@ def report(values: dict[str, Any]) -> None:
 
 
 @app.command()
-@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH, "reconstruct")
+@takes(*CALIBRATION, "seed", *SCORING, *PROFILING, *SEARCH, "reconstruct", "minutes")
 def run(values: dict[str, Any]) -> None:
     """Everything from the task to certificate and report; resumes where it was interrupted."""
     _run(values)
@@ -442,7 +442,7 @@ def _run(values: dict[str, Any]) -> None:
     from hwsmpq.report.render import render
 
     def work(run: Any) -> Any:
-        certificate = refine(run, _budgets(run, values))
+        certificate = refine(run, _budgets(run, values, whole=True))
         render(run.folder)
         return certificate
 

@@ -46,6 +46,8 @@ from hwsmpq.types import (
 if TYPE_CHECKING:
     from hwsmpq.hardware.cost_model import CostModel
 
+WHOLE = ""
+"""Stage of what is said of the whole."""
 LINE_SECONDS = 30.0
 """Between two lines of a stage in a log file."""
 PIPED_WIDTH = 200
@@ -96,8 +98,10 @@ class ProgressBars:
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def status(self, stage: str, text: str) -> None:
-        """Shown beside the bar."""
-        if stage in self._tasks:
+        """Shown beside the bar; above the bars what is said of the whole."""
+        if stage == WHOLE:
+            self.notify(text)
+        elif stage in self._tasks:
             self._bars.update(self._tasks[stage], found=text)
 
     def notify(self, message: str) -> None:
@@ -122,7 +126,10 @@ class ProgressLines:
             self._tell()
 
     def status(self, stage: str, text: str) -> None:
-        if stage == self._stage:
+        if stage == WHOLE:
+            if self._shown:
+                notify(text)
+        elif stage == self._stage:
             self._found = text
 
     def notify(self, message: str) -> None:

@@ -32,7 +32,6 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "n_search_samples": (int, "Samples of the search part, at most; 1,024 of data that is read as it is needed."),
     "n_pairs": (int, "Antithetic pairs of permutations, at most."),
     "max_evaluations": (int, "Evaluations that contributions may take."),
-    "max_seconds": (float, "Seconds after which no further pair is begun."),
     "target_error": (float, "Stop at this relative standard error of the contributions."),
     "stability": (float, "Stop when as many fresh draws would give the same plan with this chance."),
     "n_mixtures": (int, "Random engines that fit the cost model, at most."),
@@ -43,9 +42,8 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "confidence": (float, "Probability that predicted latency and drop on unseen data keep their budgets, e.g. 0.9."),
     "n_candidates": (int, "Solutions of every table that enter the race."),
     "search_evaluations": (int, "Evaluations (of the score batch) that the race may spend."),
-    "search_seconds": (float, "Seconds that the race may take."),
     "iterations": (int, "Iterations a block (400)."),
-    "minutes": (float, "Minutes for all blocks together, instead of --iterations."),
+    "minutes": (float, "Budget of time, divided over the stages that can take more or less."),
     "epochs": (int, "Passes over the training samples (10)."),
     "lr": (float, "Learning rate that training begins with (0.01)."),
     "batch_size": (int, "Samples of a training step (64)."),
@@ -214,13 +212,12 @@ PROFILING = ("cost", "batch", "threads", "streams", "n_mixtures", "timing_second
 EXECUTION = ("workers", "ray")
 SCORING = (
     "value", "evaluate", "estimator", "base", "n_score_samples", "n_search_samples", "n_pairs", "max_evaluations",
-    "max_seconds", "target_error", "memory_mb", *EXECUTION,
+    "target_error", "memory_mb", *EXECUTION,
 )
 BUDGETS = ("latency_ms", "speedup", "throughput", "bitops", "size_mb", "peak_mb", "max_drop")
 CONSTRAINTS = ("pin", "at_least", "together", "max_switches")
 SEARCH = (
-    "stability", "confidence", "n_candidates", "additive", "search_evaluations", "search_seconds", *CONSTRAINTS,
-    *BUDGETS,
+    "stability", "confidence", "n_candidates", "additive", "search_evaluations", *CONSTRAINTS, *BUDGETS,
 )
 
 

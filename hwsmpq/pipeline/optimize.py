@@ -68,7 +68,7 @@ def optimize(
         settings["target"] = target_for(names, notify)
     asked = Settings(ladder=names, **settings)
     run = Run(folder, asked, task, progress, workers, ray_address, notify, status)
-    budgets = resolve_budgets(run, latency_ms, speedup, bitops, size_mb, throughput, peak_mb, max_drop)
+    budgets = resolve_budgets(run, latency_ms, speedup, bitops, size_mb, throughput, peak_mb, max_drop, whole=True)
     certificate = refine(run, budgets)
     render(run.folder)
     return certificate

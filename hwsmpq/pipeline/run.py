@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -31,6 +33,7 @@ from hwsmpq.pipeline.clock import Clock
 from hwsmpq.pipeline.evaluate.forked import CAN_FORK, n_processes
 from hwsmpq.pipeline.evaluate.job import Job
 from hwsmpq.pipeline.evaluate.workers import Workers
+from hwsmpq.pipeline.outlook import WHOLE, Outlook
 from hwsmpq.pipeline.roles import Roles
 from hwsmpq.quantize.evaluate import Runner
 from hwsmpq.quantize.histogram import OBSERVERS
@@ -85,7 +88,10 @@ def holding(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run
         lock = hold(run.folder)
         try:
             with run.clock(stage.__name__):
-                return stage(run, *args, **kwargs)
+                result = stage(run, *args, **kwargs)
+            if run.outlook is not None and run.outlook.finish(stage.__name__):
+                run.tell_outlook()
+            return result
         finally:
             del lock
 
@@ -116,6 +122,9 @@ class Run:
         progress: Progress = silent, workers: int = 0, ray_address: str | None = None,
         notify: Callable[[str], None] = logged, status: Callable[[str, str], None] = unseen,
     ) -> None:
+        self._began = time.monotonic()
+        self.outlook: Outlook | None = None
+        self.within_minutes: Run | None = None
         self.folder = folder = Path(folder)
         self.artifacts = Folder(folder)
         self.progress, self.notify, self.status = progress, notify, status
@@ -163,6 +172,26 @@ class Run:
             raise HwsmpqError(
                 f"target {self.target.name} cannot be used {where}", reason, f"`hwsmpq targets{option}` lists what can",
             )
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the budget of time, since this run was opened; infinite without one."""
+        minutes = self.settings.minutes
+        return math.inf if minutes is None else 60 * minutes - (time.monotonic() - self._began)
+
+    def tell_outlook(self) -> None:
+        """Say how long what is left will take."""
+        if self.outlook is not None and self.outlook.left:
+            self.status(WHOLE, self.outlook.said())
+
+    def with_settings(self, settings: Settings) -> Run:
+        """The same run with the settings that a budget of time leaves room for, from now on ``within_minutes``."""
+        other = copy.copy(self)
+        other.settings = settings
+        for name in ("score_batch", "roles", "cluster"):
+            vars(other).pop(name, None)
+        self.within_minutes = other.within_minutes = other
+        return other
 
     def _default_ladder(self) -> tuple[str, ...]:
         """What the folder remembers for the target, else what the target takes."""

@@ -27,6 +27,7 @@ from hwsmpq.types.certificate import (
 )
 from hwsmpq.types.constraints import Constraints, Held
 from hwsmpq.types.coverage import Coverage, OtherWeight
+from hwsmpq.types.division import Division
 from hwsmpq.types.front import BuiltEngine, Front
 from hwsmpq.types.measured import (
     Contributions,
@@ -53,7 +54,7 @@ from hwsmpq.types.precision import (
     Ladder,
     Precision,
 )
-from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
+from hwsmpq.types.settings import FEW_SAMPLES, FLEXIBLE_TARGET, Options, Settings
 from hwsmpq.types.stage_times import StageTime, StageTimes
 from hwsmpq.types.survey import Realised, Survey
 from hwsmpq.types.sweep import Sweep, SweepPoint
@@ -62,6 +63,7 @@ from hwsmpq.types.trained import BlockOutcome, Recipe, Reconstructed, Reconstruc
 __all__ = [
     "BY_ITSELF",
     "CHOSEN",
+    "FEW_SAMPLES",
     "FLEXIBLE_TARGET",
     "HALF_FORMATS",
     "MAX_BITS",
@@ -90,6 +92,7 @@ __all__ = [
     "Cost",
     "CostTable",
     "Coverage",
+    "Division",
     "Drawn",
     "DynamicBatch",
     "Edge",

@@ -40,16 +40,19 @@ class Settings:
     ``n_score_samples`` of the search part score contributions; that part has at most ``n_search_samples`` (by default
     1,024 of data that is read as it is needed, and half of what is given as tensors).
     ``estimator`` takes ``n_pairs`` antithetic pairs of
-    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, ``max_seconds``, a
+    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, a
     relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
     ``n_score_samples`` are 256 by default, or 64 for ``both-ends``, from which the race goes on with more of them.
     ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
+    ``minutes`` is a budget of time for one command: what of ``estimator``, ``n_pairs``, ``n_score_samples``,
+    ``n_mixtures`` and ``search_evaluations`` is not given becomes more or less as it leaves room for, and the best plan
+    so far is what counts at its end.
     At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
     more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
     result to the next.
     ``n_candidates`` plans of every table enter the race, which may spend ``search_evaluations`` (of the score batch;
-    180, or 360 of a small one) and ``search_seconds``; ``additive`` takes the best plan of the contributions alone,
+    180, or 360 of a small one); ``additive`` takes the best plan of the contributions alone,
     as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction (by default with an
     even chance; what is missed is measured and solved again), and a largest drop counts as kept only where its bound
     with ``confidence`` keeps it (by default the drop on the samples does). With ``reconstruct`` every plan's rounding
@@ -67,6 +70,7 @@ class Settings:
     correct_bias: bool = True
     value: str | None = None
     seed: int = 0
+    minutes: float | None = None
     evaluate: Literal["simulator", "engine"] = "simulator"
     cost: Literal["latency", "bitops"] | None = None
     estimator: str = "antithetic"
@@ -75,14 +79,12 @@ class Settings:
     n_search_samples: int | None = None
     n_pairs: int = 2
     max_evaluations: int | None = None
-    max_seconds: float | None = None
     target_error: float | None = None
     stability: float | None = None
     n_mixtures: int = 8
     n_candidates: int = 8
     additive: bool = False
     search_evaluations: int | None = None
-    search_seconds: float | None = None
     timing_seconds: float = 30.0
     batch: int = 1
     threads: int = 1
@@ -134,7 +136,7 @@ class Settings:
                 raise HwsmpqError(f"{name} is {value}", f"it must be at least {minimum}", "raise it")
             if value is not None and value > most:
                 raise HwsmpqError(f"{name} is {value}", f"it must be at most {most}", "lower it")
-        for name in ("timing_seconds", "max_seconds", "target_error", "stability", "search_seconds"):
+        for name in ("minutes", "timing_seconds", "target_error", "stability"):
             value = getattr(self, name)
             if value is not None and (not math.isfinite(value) or value <= 0):
                 raise HwsmpqError(f"{name} is {value}", "it must be a positive number", "raise it")
@@ -157,6 +159,7 @@ class Options(TypedDict, total=False):
     correct_bias: bool
     value: str | None
     seed: int
+    minutes: float | None
     evaluate: Literal["simulator", "engine"]
     cost: Literal["latency", "bitops"] | None
     estimator: str
@@ -165,14 +168,12 @@ class Options(TypedDict, total=False):
     n_search_samples: int | None
     n_pairs: int
     max_evaluations: int | None
-    max_seconds: float | None
     target_error: float | None
     stability: float | None
     n_mixtures: int
     n_candidates: int
     additive: bool
     search_evaluations: int | None
-    search_seconds: float | None
     timing_seconds: float
     batch: int
     threads: int

@@ -6,6 +6,7 @@ import math
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.costs import counted_costs
+from hwsmpq.pipeline.division import divided, foresee
 from hwsmpq.pipeline.prepare.profile import uniform_costs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
@@ -21,6 +22,7 @@ def resolve_budgets(
     throughput: float | None = None,
     peak_mb: float | None = None,
     max_drop: float | None = None,
+    whole: bool = False,
 ) -> tuple[Budget, ...]:
     """Limits in the units of :class:`~hwsmpq.types.Budget`.
 
@@ -31,6 +33,7 @@ def resolve_budgets(
         throughput: inferences a second, of all streams together.
         peak_mb: megabytes that are resident at most while the engine is loaded and run, besides the runtime's own.
         max_drop: points of the metric.
+        whole: whether engines follow, whose time counts in what the user is told before anything is measured.
     """
     times = {"--latency-ms": latency_ms, "--speedup": speedup, "--throughput": throughput}
     given = [option for option, value in times.items() if value is not None]
@@ -48,6 +51,8 @@ def resolve_budgets(
         raise HwsmpqError(f"a speedup of {speedup}", "it must be a positive number", "for example --speedup 1.5")
     if throughput is not None and not (math.isfinite(throughput) and throughput > 0):
         raise HwsmpqError(f"a throughput of {throughput}", "it must be a positive number", "such as --throughput 100")
+    run = divided(run)
+    foresee(run, whole)
     if peak_mb is not None:
         budgets.insert(0, Budget("peak_mb", peak_mb))
     if size_mb is not None:

@@ -61,6 +61,7 @@ class Measured:
 def race_for_value(
     problem: Problem, values: Mapping[str, Cost], known: Sequence[tuple[str, Solution]],
     observed: tuple[NDArray[np.int64], NDArray[np.float64]], batches: NestedBatches, settings: Settings,
+    max_seconds: float | None = None,
 ) -> tuple[list[Measured], float]:
     """Race the best solutions of all tables and of a surrogate, and improve the winner by its neighbours.
 
@@ -69,6 +70,7 @@ def race_for_value(
         values: tables by name.
         known: solutions that race beside theirs, and what proposed them.
         observed: assignments and their values on the first batch, which the surrogate is fitted on.
+        max_seconds: that the race may take.
 
     Returns:
         All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
@@ -77,7 +79,7 @@ def race_for_value(
     proposals = pool(
         problem, values if model is None else {**values, "surrogate": model}, settings.n_candidates, known
     )
-    race = Race(batches.values, batches.sizes, settings.search_evaluations, settings.search_seconds)
+    race = Race(batches.values, batches.sizes, settings.search_evaluations, max_seconds)
     standings = race.best([p.solution.choice for p in proposals])
 
     def propose(leader: Standing, proposed: list[Choice]) -> list[Choice]:

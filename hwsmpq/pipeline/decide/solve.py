@@ -26,6 +26,7 @@ from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
+from hwsmpq.pipeline.division import divided
 from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
@@ -50,6 +51,9 @@ from hwsmpq.types import (
 )
 
 N_REPETITIONS = 50
+RACING = 0.8
+"""Share of what is left of a budget of time after which a race measures nothing more: the engine is still to be built
+and verified."""
 
 
 @holding
@@ -80,6 +84,7 @@ def search(
             "give --latency-ms, --speedup, --throughput, --bitops, --size-mb, --peak-mb or --max-drop",
         )
     limits = {budget.kind: budget.limit for budget in budgets}
+    run = divided(run)
     prepared = prepare(run)
     # Nothing is measured for budgets that no plan can keep.
     counted = costs_of(prepared.network, run.ladder, None)
@@ -281,7 +286,8 @@ class _Search:
             return screen_for_cost(problem, values, met, self._cheapest, self._largest, self._batches)
         evaluated = observed(self._prepared, contributions)
         record_interactions(self._prepared, problem, contributions, *evaluated)
-        return race_for_value(problem, values, met, evaluated, self._batches, run.settings)
+        seconds = None if run.settings.minutes is None else RACING * max(run.seconds_left, 0.0)
+        return race_for_value(problem, values, met, evaluated, self._batches, run.settings, seconds)
 
     def _choose(self, candidates: list[Candidate], measured: Sequence[Measured]) -> Candidate:
         """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the

@@ -17,6 +17,7 @@ from hwsmpq.contribution.stop import MIN_DRAWS, Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.parts import Samples
+from hwsmpq.pipeline.division import divided
 from hwsmpq.pipeline.evaluate.floor import live_base
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.prepared import Prepared
@@ -31,7 +32,8 @@ CHEAP = ("one-at-a-time", "fisher")
 DRAWS_PER_PAIR = {"permutation": 2, "paper-like": 2, "regression": 4}
 """Draws that take the place of one antithetic pair, where a draw is a single walk, or one coalition of every size."""
 
-
+CONTRIBUTING = 0.7
+"""Share of what is left of a budget of time after which no further draws are begun."""
 N_BLOCKS = 8
 """Parts of the batch, whose contributions say what those of all owe to its samples where nothing else is drawn."""
 ALONE = ("both-ends", "one-at-a-time")
@@ -53,6 +55,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
     Args:
         enough: also ends the sampling.
     """
+    run = divided(run)
     settings = run.settings
     prepared = prepare(run)
     batch = run.score_batch
@@ -61,7 +64,7 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
         stop = Stop(
             n_draws=settings.n_pairs * DRAWS_PER_PAIR.get(settings.estimator, 1),
             n_evaluations=settings.max_evaluations,
-            seconds=settings.max_seconds,
+            seconds=None if settings.minutes is None else max(run.seconds_left * CONTRIBUTING, 1e-3),
             error=settings.target_error,
             stable=enough.suffice if enough else None,
         )

@@ -13,6 +13,7 @@ from hwsmpq.pipeline.decide.choices import problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.front import find_front
 from hwsmpq.pipeline.decide.solve import enough
+from hwsmpq.pipeline.division import divided
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.profile import cost_model
@@ -56,6 +57,7 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
             "nothing is timed with --cost bitops" if timed else "the target builds no engine that runs here",
             f"leave out --measure, or take {'--cost latency' if timed else 'a --target that measures latency'}",
         )
+    run = divided(run)
     prepared = prepare(run)
     model = cost_model(prepared, of_mixtures=True)
     costs = costs_of(prepared.network, run.ladder, model)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hwsmpq.errors import InfeasibleError
 from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.division import divided, foresee
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import rounds
 from hwsmpq.pipeline.prepare.survey import prepare, record
@@ -30,10 +31,11 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
     budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
     best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
-    does not. Where the fastest is sought it is the fastest of those measured. The last certificate is returned whether
-    or not it meets every budget.
+    does not. Where the fastest is sought it is the fastest of those measured. No round begins after a budget of time.
+    The last certificate is returned whether or not it meets every budget.
     """
-    n_corrections = 0
+    n_corrections, run = 0, divided(run)
+    foresee(run, whole=True)
     while True:
         measured = rounds(run)
         earlier = measured.of(budgets)
@@ -58,6 +60,9 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
         last = certificate.rounds[-1]
         # After a budget that is met one round is kept, to come back to it.
         if len(certificate.rounds) >= MAX_ROUNDS - last.met or not worth_another(certificate, plan):
+            return certificate
+        if run.seconds_left <= 0:
+            run.notify("the time (--minutes) is over: the best plan so far stands")
             return certificate
         if last.met and last.assignment == run.network.uniform(run.ladder.top):
             return certificate
