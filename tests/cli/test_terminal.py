@@ -79,9 +79,11 @@ def test_bars_tell_the_time_left_and_what_was_found() -> None:
             bars("search [0]", 2, 4)
             bars.status("search [0]", "best soft -0.1234 on 16 samples")
             bars.status("another stage", "not shown")
+            bars.status(display.WHOLE, "about 6 minutes: race 6")
     shown = screen.getvalue()
     assert "search [0]" in shown and "2/4" in shown and "-:--:--" in shown
     assert "best soft -0.1234 on 16 samples" in shown and "not shown" not in shown
+    assert "about 6 minutes: race 6" in shown
 
 
 def test_a_search_tells_the_best_so_far(qdq_run: Finished, tmp_path: Path) -> None:
@@ -89,7 +91,8 @@ def test_a_search_tells_the_best_so_far(qdq_run: Finished, tmp_path: Path) -> No
     run = Run(tmp_path, replace(qdq_run.settings, search_evaluations=20), task(),
               status=lambda stage, text: told.append((stage, text)))
     plan = search(run, resolve_budgets(run, bitops="int8"))
-    assert {stage for stage, _ in told} == {"search: evaluate candidates"}
+    assert {stage for stage, _ in told} == {"search: evaluate candidates", display.WHOLE}
+    assert told[0][0] == display.WHOLE and "verify" not in told[0][1]  # which a search is not followed by
     assert any(text.startswith("best soft ") for _, text in told)
     n = run.settings.n_score_samples
     values = [float(text.split()[2]) for _, text in told if text.endswith(f"on {n} samples")]
@@ -123,8 +126,10 @@ def test_a_log_file_has_a_line_a_stage_and_one_now_and_then(monkeypatch: pytest.
             now[0] = at
             tell(stage, done, 6)
             tell.status("race", "best .7")
+            if stage == "survey":
+                tell.status(display.WHOLE, "about 1 minute")
     assert lines == [
-        "calibrate: 2 of 6, 2 s", "race: 5 of 6, 31 s, best .7", "race: 6 of 6, 38 s, best .7", "build: 1 of 6, 5 s"
+        "calibrate: 2 of 6, 2 s", "about 1 minute", "race: 5 of 6, 31 s, best .7", "race: 6 of 6, 38 s, best .7", "build: 1 of 6, 5 s"
     ]
     with display.progress_bars(False) as tell:
         now[0] += 100
