@@ -106,7 +106,7 @@ class ProgressBars:
 
     def notify(self, message: str) -> None:
         """Shown above the bars."""
-        self._bars.console.print(escape(message), soft_wrap=True)
+        self._bars.console.print(escape(message), highlight=False, soft_wrap=True)
 
 
 class ProgressLines:

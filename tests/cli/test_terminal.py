@@ -129,7 +129,8 @@ def test_a_log_file_has_a_line_a_stage_and_one_now_and_then(monkeypatch: pytest.
             if stage == "survey":
                 tell.status(display.WHOLE, "about 1 minute")
     assert lines == [
-        "calibrate: 2 of 6, 2 s", "about 1 minute", "race: 5 of 6, 31 s, best .7", "race: 6 of 6, 38 s, best .7", "build: 1 of 6, 5 s"
+        "calibrate: 2 of 6, 2 s", "about 1 minute", "race: 5 of 6, 31 s, best .7", "race: 6 of 6, 38 s, best .7",
+        "build: 1 of 6, 5 s",
     ]
     with display.progress_bars(False) as tell:
         now[0] += 100
