@@ -138,7 +138,11 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert done.returncode != 0 and "no-such-heading" in done.stderr
 
 
-RECIPES = [block for block in blocks((ROOT / "docs" / "recipes.md").read_text(), "python") if block.startswith("# ")]
+RECIPES = [
+    block for page in ("recipes.md", "your-network.md")
+    for block in blocks((ROOT / "docs" / page).read_text(), "python")
+    if re.match(r"# \w+_task\.py\n", block)
+]
 
 
 @pytest.mark.parametrize("block", RECIPES, ids=lambda block: block.split()[1])

@@ -180,7 +180,8 @@ def _readme(
             lines.append(f"| streams (inferences side by side) | {manifest.streams} |")
         lines += [f"| {name} | {value} |" for name, value in serving.settings.items()]
         lines += ["", "## Run it", "", "```sh", f"python {SCRIPT} inputs.npz outputs.npz", "```", "",
-                  f"needs numpy and {serving.package}, and not hwsmpq."]
+                  f"needs numpy and {serving.package}, and not hwsmpq. `inputs.npz` holds arrays with the"
+                  " names and shapes of the inputs above."]
     else:
         lines.append(
             "This is an ONNX file with QuantizeLinear and DequantizeLinear. A runtime that knows its types builds an"

@@ -39,6 +39,9 @@ LAYOUT_FREE = {
 """A view of a tensor as it was exported need not be one of the same tensor in another layout: in channels_last, in
 which the simulator runs, or as another kernel of attention lays it out."""
 
+Ports = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of inputs and of outputs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Captured:
@@ -53,6 +56,7 @@ class Captured:
         activation_bytes: bytes that all intermediate tensors of one sample take together.
         form: how the model arranges the tensors that ``graph`` gives.
         takes_one: whether ``graph`` takes one sample at a time, as the model does; else any number together.
+        ports: names of inputs and of outputs in the file that the model was read from; empty without one.
     """
 
     network: Network
@@ -62,6 +66,7 @@ class Captured:
     activation_bytes: int
     form: OutputForm
     takes_one: bool = False
+    ports: Ports = ((), ())
 
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
@@ -108,13 +113,16 @@ class Captured:
         )
 
 
-def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = ()) -> Captured:
+def capture(
+    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = (), ports: Ports = ((), ())
+) -> Captured:
     """Capture a model. One that runs on a single sample and not on two, as exporters write them, is captured for one.
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
         example: input tensors with at least one row; the graph is compared with the model on the first of them.
         names: of the arguments that they are; positional where there are none.
+        ports: see :class:`Captured`.
 
     Raises:
         HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
@@ -164,7 +172,7 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...
         coverage=parameters.coverage([layer.weight_name for layer in layers], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, takes_one=n_rows == 1)
+    return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, n_rows == 1, ports)
 
 
 def _exported(

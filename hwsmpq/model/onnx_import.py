@@ -74,6 +74,11 @@ class OnnxModule(nn.Module):
                 if name in needed:
                     self._keep(name, _array(value), re.sub(r"[^\w.]", "_", name))
 
+    @property
+    def ports(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of inputs and of outputs in the file."""
+        return tuple(self.inputs), tuple(self._outputs)
+
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         are_calls = self.are_calls(inputs)
         if are_calls and len(inputs[0]) != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from hwsmpq.model.outputs import OutputForm
 from hwsmpq.model.parts import Held, Rows, Samples, Streamed
 from hwsmpq.model.source import first_rows, is_lazy, source_of
 from hwsmpq.types import Constraints
+
+if TYPE_CHECKING:
+    from hwsmpq.model.onnx_import import OnnxModule
 
 PerSample = Callable[[Any, Tensor], Tensor]
 """(outputs of n samples as the model gives them, targets (n, ...)) -> one number a sample, float (n,)."""
@@ -58,7 +61,7 @@ def _named(metric: Metric) -> str:
     return "metric" if name == "<lambda>" else name
 
 
-def _read(file: Path) -> nn.Module:
+def _read(file: Path) -> OnnxModule:
     from hwsmpq.model.onnx_import import read_onnx  # takes half a second, which others need not wait for
 
     return read_onnx(file)
@@ -102,6 +105,7 @@ class Task:
         form: how the model arranges its outputs; None where they are one tensor, or not known yet.
         metric_name: as the task gives it, or the name of its function or class.
         is_error: whether a smaller metric is better; ``metric`` then gives it with a minus sign.
+        ports: names of inputs and of outputs of an ONNX file.
 
     Raises:
         HwsmpqError: one function as metric and loss, without ``higher_is_better``; an ONNX file that is not read, empty
@@ -125,7 +129,9 @@ class Task:
         constraints: Constraints | None = None,
     ) -> None:
         self.onnx_file = None if isinstance(model, nn.Module) else Path(model)
-        self.model = model if isinstance(model, nn.Module) else _read(Path(model)).eval()
+        read = None if isinstance(model, nn.Module) else _read(Path(model))
+        self.model = model if read is None else read.eval()
+        self.ports = ((), ()) if read is None else read.ports
         self.version = version
         self.name = name
         self.preprocessing = preprocessing

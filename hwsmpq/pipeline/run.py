@@ -218,7 +218,7 @@ class Run:
 
     def _capture(self, task: Task) -> Captured:
         lock = hold(self.folder)
-        captured = capture(task.model, task.calibration, task.input_names)
+        captured = capture(task.model, task.calibration, task.input_names, task.ports)
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None

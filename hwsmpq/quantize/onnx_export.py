@@ -76,7 +76,8 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
         ) from error
     assert program is not None
     model = program.model
-    NameFixPass()(model)  # the exporter gives two values one name at times
+    _name_ports(model.graph, captured)
+    NameFixPass()(model)  # the exporter gives two values one name at times; inputs and outputs keep theirs
     # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
     fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
     write_out_circular(model.graph)
@@ -91,6 +92,17 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
                     IN_THE_GRAPH, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
                 )
     return ir.serde.serialize_model(model).SerializeToString()
+
+
+def _name_ports(graph: ir.Graph, captured: Captured) -> None:
+    """Inputs and outputs are called as in the file that the network was read from: the engine takes its place."""
+    named: set[ir.Value] = set()
+    for values, names in zip((graph.inputs, graph.outputs), captured.ports, strict=True):
+        if len(values) == len(names):
+            for value, name in zip(values, names, strict=True):
+                if value not in named and name not in graph.initializers:
+                    named.add(value)
+                    value.name = name
 
 
 def _n_bytes(model: ir.Model) -> int:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from hwsmpq.report.colours import PALETTE
-from hwsmpq.report.formats import clean, count, shorten
+from hwsmpq.report.formats import bitops, clean, count, shorten
 from hwsmpq.report.style import UNITS_PER_INCH, drawing
 from hwsmpq.types import Network
 
@@ -34,7 +34,7 @@ def draw(network: Network) -> bytes:
             gridspec_kw={"left": 0.08, "right": 0.99, "top": 0.94, "bottom": 0.3 if named else 0.09, "hspace": 0.3},
         )
         shared = [len(layers) > 1 for layers in members]
-        _bars(upper, macs, shared, f"{count(sum(macs))} MACs in layers")
+        _bars(upper, macs, shared, f"{bitops(sum(macs))} MACs in layers")
         _bars(lower, weights, shared, f"{count(sum(weights))} weights in layers")
         if named:
             names = [shorten(clean(group.name)) for group in network.groups]

@@ -23,6 +23,8 @@ from hwsmpq.model.agreement import FLOOR, allowed
 from hwsmpq.model.capture import capture
 from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.model.onnx_operators import OPERATORS
+from hwsmpq.model.task import Task
+from hwsmpq.quantize.onnx_export import export_onnx
 
 
 def export(model: nn.Module, x: Tensor, path: Path, dynamo: bool, **options: object) -> Path:
@@ -229,6 +231,26 @@ def test_a_fixed_batch_is_freed_and_16_bits_are_read_in_32(tmp_path: Path) -> No
     expected = np.concatenate([session.run(None, {"x": row[None].astype(np.float16)})[0] for row in x])
     found = captured.graph(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(found, expected.astype(np.float32), rtol=2e-2, atol=2e-2 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_inputs_and_outputs_keep_their_names(batch: int | None, tmp_path: Path) -> None:
+    """The engine takes the place of the file; also where the graph has other values of these names."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnxruntime)")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    x = torch.randn(30, 3, 8, 8)
+    file = tmp_path / "named.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = {"input_names": ["image:0"], "output_names": ["relu"]}
+        torch.onnx.export(model.eval(), (x[:1],), file, dynamo=False, **names)
+    task = Task(file, x, (x, torch.arange(30) % 5))
+    assert task.ports == (("image:0",), ("relu",)) and Task(model, x, (x, torch.arange(30) % 5)).ports == ((), ())
+    captured = capture(task.model, task.calibration, ports=task.ports)
+    written = runtime.InferenceSession(export_onnx(captured, batch), providers=["CPUExecutionProvider"])
+    assert [port.name for port in (*written.get_inputs(), *written.get_outputs())] == ["image:0", "relu"]
+    found, = written.run(None, {"image:0": x[:1].numpy()})
+    np.testing.assert_allclose(found, model(x[:1]).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Job:
         settings = self.settings
         weights = Path(settings.weights) if settings.weights else None
         task = self.task or load_task(settings.task, settings.data, weights)
-        captured = capture(task.model, task.calibration, task.input_names)
+        captured = capture(task.model, task.calibration, task.input_names, task.ports)
         network = self.network
         if captured.network.model_sha256 != network.model_sha256:
             raise HwsmpqError(

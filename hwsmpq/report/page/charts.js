@@ -161,25 +161,31 @@ class Scatter {
       mark(node, style);
       return node;
     });
-    // The chosen engine lies above all others.
-    this.items.forEach((item, i) => { if (item.kind === "chosen" || item.kind === "round") marks.append(this.nodes[i]); });
+    // What has a name lies above the rest, and the chosen engine above all.
+    for (const kinds of [this.options.named || [], ["chosen", "round"]]) {
+      this.items.forEach((item, i) => { if (kinds.includes(item.kind)) marks.append(this.nodes[i]); });
+    }
     this.ring = draw(this.host, "circle", { r: 11, class: "ring" });
   }
 
-  // Names stand above, below or beside their marks, where they cover no mark and no other name; else they are left out.
+  // Names stand above, below or beside their marks: where they cover no mark, else none that has a name. Where there is
+  // no such place they are left out.
   names() {
-    const named = new Set(this.options.named), group = draw(this.host, "g", { class: "names" });
-    const at = (item) => [this.px(item.x), this.py(item.y)];
-    const taken = this.items.map(at).map(([x, y]) => [x - 8, x + 8, y - 8, y + 8]);
-    const free = (box) => box[0] >= FRAME.left && box[1] <= FRAME.right && box[2] >= 0 && box[3] <= FRAME.bottom
-      && taken.every((other) => box[0] >= other[1] || box[1] <= other[0] || box[2] >= other[3] || box[3] <= other[2]);
-    for (const item of this.items.filter((one) => named.has(one.kind))) {
-      const [x, y] = at(item), width = 7 * item.label.length;
-      const places = [[x - width / 2, y - 13], [x - width / 2, y + 21], [x + 12, y + 4], [x - 12 - width, y + 4]];
-      const place = places.find(([left, base]) => free([left, left + width, base - 11, base + 3]));
-      if (!place) continue;
-      taken.push([place[0], place[0] + width, place[1] - 11, place[1] + 3]);
-      draw(group, "text", { x: place[0] + width / 2, y: place[1], "text-anchor": "middle", class: "name" }, item.label);
+    const group = draw(this.host, "g", { class: "names" });
+    const around = (item) => [this.px(item.x) - 8, this.px(item.x) + 8, this.py(item.y) - 8, this.py(item.y) + 8];
+    const isNamed = (item) => (this.options.named || []).includes(item.kind);
+    const taken = this.items.filter(isNamed).map(around), others = this.items.filter((item) => !isNamed(item)).map(around);
+    const inside = ([left, right, top, bottom]) => left >= FRAME.left && right <= FRAME.right && top >= 0 && bottom <= FRAME.bottom;
+    const free = (box, boxes) => boxes.every((b) => box[0] >= b[1] || box[1] <= b[0] || box[2] >= b[3] || box[3] <= b[2]);
+    for (const item of this.items.filter(isNamed)) {
+      const x = this.px(item.x), y = this.py(item.y), width = 7 * item.label.length;
+      const places = [[x - width / 2, y - 13], [x - width / 2, y + 21], [x + 12, y + 4], [x - 12 - width, y + 4]]
+        .map(([left, base]) => [left, left + width, base - 11, base + 3])
+        .filter((box) => inside(box) && free(box, taken));
+      const box = places.find((one) => free(one, others)) || places[0];
+      if (!box) continue;
+      taken.push(box);
+      draw(group, "text", { x: (box[0] + box[1]) / 2, y: box[3] - 3, "text-anchor": "middle", class: "name" }, item.label);
     }
   }
 
