@@ -303,7 +303,7 @@ def show_front(front: Front, measured: Sequence[Candidate] = (), title: str | No
     unit = "latency ms" if front.cost == "latency_ms" else "BitOps"
     n_samples = front.points[0].n_samples
     rows = table(
-        unit, "MB", "value", "points lost", "precisions",
+        unit, "MB", f"value ({front.value})", "points lost", "precisions",
         title=f"{title or f'Front from {front.n_compared} assignments'}, on {n_samples} samples of the search part",
     )
     for point in front.points:

@@ -15,7 +15,10 @@ LEAST_GAIN = 0.02
 
 def advise(plan: Plan, certificate: Certificate) -> tuple[str, ...]:
     """Whole sentences, from measurements alone; none where there is nothing to say."""
-    return (*_uniform(plan, certificate), *_bound(certificate), *_few_samples(certificate))
+    return (
+        *_uniform(plan, certificate), *_more_accurate(plan, certificate), *_bound(certificate),
+        *_few_samples(certificate),
+    )
 
 
 def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
@@ -48,6 +51,26 @@ def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
         yield (
             f"{best.name} everywhere is faster ({speeds}), with {lost}: to get the fastest plan, give --max-drop with"
             f" the loss that you can bear{f', and leave {limit.asked[0]} out' if limit else ''}."
+        )
+
+
+def _more_accurate(plan: Plan, certificate: Certificate) -> Iterator[str]:
+    """A uniform engine that keeps every budget and lost less than a plan that was to be the most accurate, by two
+    standard errors: the search chose on other samples, and on few."""
+    if plan.objective != "value" or plan.held:
+        return
+    accuracy = certificate.accuracy
+    better = [
+        engine for engine in certificate.engines
+        if engine.name in plan.ladder and engine.metric > accuracy.engine + 2 * accuracy.paired_stderr
+        and certificate.keeps(engine)
+    ]
+    if better:
+        best = max(better, key=lambda engine: engine.metric)
+        its, plans = (100 * (accuracy.reference - metric) for metric in (best.metric, accuracy.engine))
+        yield (
+            f"{best.name} everywhere keeps every budget too, and lost less ({its:.1f} against {plans:.1f} points)."
+            " More samples for the search (--n-search-samples, --n-score-samples) make its choice surer."
         )
 
 

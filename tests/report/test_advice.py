@@ -93,6 +93,22 @@ def test_a_sample_is_worth_something(asked: tuple[Plan, Certificate]) -> None:
     assert advise(replace(plan, objective="latency"), replace(certificate, accuracy=regression)) == ()
 
 
+def test_a_uniform_engine_that_is_more_accurate_is_named(asked: tuple[Plan, Certificate]) -> None:
+    """Of a plan for BitOps, which looks for accuracy."""
+    plan, certificate = asked
+    budgets = (BudgetOutcome("bitops", 3e9, 2e9, 2e9, True),)
+    accuracy = replace(certificate.accuracy, reference=0.8, engine=0.792, paired_stderr=0.003)
+
+    def said(metric: float, bitops: float = 1e9, objective: Any = "value") -> tuple[str, ...]:
+        int8 = EngineResult("int8", None, metric, 1.0, 0.01, bitops, 0.6)
+        found = replace(certificate, latency_ms=None, accuracy=accuracy, budgets=budgets, engines=(int8,))
+        return advise(replace(plan, objective=objective), found)
+
+    sentence, = said(0.801)
+    assert sentence.startswith("int8 everywhere keeps every budget too, and lost less (-0.1 against 0.8 points).")
+    assert said(0.797) == said(0.801, bitops=4e9) == said(0.801, objective="latency") == ()
+
+
 def test_a_bound_above_the_budget_is_said(asked: tuple[Plan, Certificate]) -> None:
     plan, certificate = asked
     plan = replace(plan, objective="latency")
