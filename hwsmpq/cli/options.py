@@ -25,9 +25,9 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "seed": (int, "Seed of everything random."),
     "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
     "cost": (str, "What precisions cost: latency (default where it is measured) or bitops, which times nothing."),
-    "memory_mb": (int, "Memory for intermediate tensors of the simulator."),
+    "memory_mb": (int, "MB for intermediate tensors of the simulator, in every process."),
     "estimator": (str, "Estimator of the contributions, or another sensitivity method; see docs/search.md."),
-    "base": (str, "Precision that contributions start from; by default the lowest that leaves the network alive."),
+    "base": (str, "Precision that contributions start from; by default the lowest that does not destroy the network."),
     "n_score_samples": (int, "Samples of the search part that score contributions."),
     "n_search_samples": (int, "Samples of the search part, at most; 1,024 of data that is read as it is needed."),
     "n_pairs": (int, "Antithetic pairs of permutations, at most."),
@@ -57,7 +57,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "bitops": (str, "Largest BitOps, a number or a uniform precision such as w4a4."),
     "size_mb": (str, "Largest size in MB, a number or a uniform precision."),
     "peak_mb": (float, "Largest memory that loading and running the engine takes, in MB, besides the runtime's own."),
-    "max_drop": (float, "Largest loss in points of the metric."),
+    "max_drop": (float, "Largest loss of the metric, in points (hundredths)."),
     "max_switches": (int, "Tensors that are converted between formats, at most."),
     "workers": (int, "Processes on this machine that evaluate assignments; by default one a core."),
     "ray": (str, "Address of a Ray cluster that evaluates assignments, e.g. auto (extra ray)."),
@@ -172,7 +172,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
             bool | None,
             typer.Option(
                 "--smooth/--no-smooth", show_default=False,
-                help="Let weights of linear layers take over spread of their inputs where that helps (default).",
+                help="Move spread of inputs of linear layers into weights (SmoothQuant), where that helps (default).",
             ),
         ],
         None,
@@ -192,7 +192,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
 _REPEATED = {
     "pin": ("PATTERN=PRECISION", "These layers in this precision, no other."),
     "at_least": ("PATTERN=PRECISION", "These layers with no fewer bits than this precision."),
-    "exclude": ("PATTERN", "These layers never quantized, and no candidates."),
+    "exclude": ("PATTERN", "Never quantize these layers."),
     "together": ("PATTERN,PATTERN", "All of these layers in one precision."),
 }
 for _name, (_metavar, _text) in _REPEATED.items():
