@@ -135,4 +135,5 @@ def test_a_log_file_has_a_line_a_stage_and_one_now_and_then(monkeypatch: pytest.
     with display.progress_bars(False) as tell:
         now[0] += 100
         tell("race", 1, 2)
-    assert len(lines) == 4
+        tell.status(display.WHOLE, "about 2 minutes")
+    assert len(lines) == 5
