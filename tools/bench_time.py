@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _our_row(way: str, network: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    task = str(TOOLS / "tasks" / f"{TASKS[network]}.py")
+    task = str(_few(network, folder) if options.quick else TOOLS / "tasks" / f"{TASKS[network]}.py")
     command = ["-c", "from hwsmpq.cli import main; main()", "run", task, *OURS[network][way], "-o", str(folder)]
     row = _measured([*command, "--seed", str(options.seed), *(QUICK if options.quick else [])], folder / "log.txt")
     certificate = _payload(folder / "certificate.json")
@@ -93,6 +93,16 @@ def _our_row(way: str, network: str, folder: Path, options: argparse.Namespace) 
         "n_evaluations": n, "n_evaluated_samples": n_samples,
         "stages": {one["stage"]: [round(one["wall_s"], 1), round(one["cpu_s"], 1)] for one in stages},
     }
+
+
+def _few(network: str, folder: Path) -> Path:
+    """A task file of a few of the network's samples."""
+    file = folder / "few.py"
+    file.write_text(
+        f"import sys\n\nsys.path.insert(0, {str(TOOLS)!r})\nfrom _peer_networks import NETWORKS\n\n\n"
+        f"def task():\n    return NETWORKS[{network!r}].load(True)\n"
+    )
+    return file
 
 
 def _peer_row(tool: str, network: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
