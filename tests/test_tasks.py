@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import capture
-from hwsmpq.model.task import Task
+from hwsmpq.model.task import Task, top1
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
@@ -128,6 +128,25 @@ def test_minilm_in_int8_keeps_its_embeddings(load: Load) -> None:
     found = Simulator(captured, ranges, scheme).scores([network.uniform("int8")], pairs, lambda out, rows: out)[0]
     distances = 1 - (found * expected).sum(2)
     assert 1e-4 < distances.mean() < 0.004
+
+
+@pytest.mark.data
+@needs_data
+@needs_minilm
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="the package transformers is missing")
+@pytest.mark.parametrize("file, least", [("hf_classifier", 0.8), ("hf_regressor", 0.4)])
+def test_task_files_of_hugging_face_are_short_and_their_networks_know_something(
+    load: Load, file: str, least: float
+) -> None:
+    assert len((TASKS / f"{file}.py").read_text().splitlines()) <= 25
+    task = load(file).task()
+    part = task.evaluation.take(slice(200))
+    with torch.no_grad():
+        outputs = task.model(**dict(zip(task.input_names, (x[:] for x in part.inputs), strict=True)))
+    if file == "hf_classifier":
+        assert top1(outputs.logits, part.targets[:]).mean() > least
+    else:
+        assert task.metric.value(task.metric.reduce(outputs, part.targets).numpy()) > least
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -148,7 +149,7 @@ class QuantizedLayers:
     def __init__(self, ranges: Ranges, scheme: Scheme) -> None:
         self._ranges, self._scheme = ranges, scheme
         self._made: dict[tuple[str, str], _Keeping] = {}
-        self._weights: dict[Any, Tensor] = {}
+        self._weights: dict[Any, Tensor | StoredWeight] = {}
 
     def at(self, layer: Layer, precision: Precision) -> QuantizedLayer:
         key = (layer.name, precision.name)
@@ -159,17 +160,25 @@ class QuantizedLayers:
 
 
 class _Keeping(QuantizedLayer):
-    """Keeps weight and bias; ``weights`` holds those of other layers and precisions, which may be the same."""
+    """Keeps weight and bias; ``weights`` holds those of other layers and precisions, which may be the same, in as many
+    bytes as they are stored in: to dequantize one takes little beside the product of many samples."""
 
-    weights: dict[Any, Tensor]
+    weights: dict[Any, Tensor | StoredWeight]
     _bias: Tensor | None = None
 
     def weight(self, weight: Tensor) -> Tensor:
         p = self.precision
         key = (self.layer.weight_name, p.weight_format, p.weight_bits, p.activation_format, self.smooth)
         if key not in self.weights:
-            self.weights[key] = super().weight(weight)
-        return self.weights[key]
+            self.weights[key] = self._compact(weight)
+        kept = self.weights[key]
+        return kept.float() if isinstance(kept, Tensor) else kept.dequantize()
+
+    def _compact(self, weight: Tensor) -> Tensor | StoredWeight:
+        if self.precision.is_float:
+            return weight.to(HALF_TYPES.get(self.precision.activation_format, weight.dtype))
+        stored = self.stored_weight(weight)
+        return replace(stored, values=channels_last(stored.values))
 
     def bias(self, bias: Tensor) -> Tensor:
         if self._bias is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from itertools import pairwise, product
@@ -144,6 +145,23 @@ def test_scores_do_not_depend_on_the_chunking(network: str) -> None:
 
 def _share_equal(a: Tensor, b: Tensor) -> float:
     return float(torch.isclose(a, b, rtol=1e-4, atol=1e-5).all(-1).float().mean())
+
+
+def test_weights_are_kept_once_a_precision_in_as_many_bytes_as_they_are_stored_in() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 1)).eval()
+    x = torch.randn(4, 3, 12, 12)
+    captured, scheme = capture(model, (x,)), get_scheme("unsigned_activations")
+    simulator = Simulator(captured, calibrate(captured, (x,), scheme, [4, 8]), scheme)
+    uniform = captured.network.uniform
+    found = [simulator.scores([uniform(name)], (x,), lambda out, rows: out)
+             for name in ("int8", "w4a8", "w4a4", "bf16", "fp32")]
+    n_weights = sum(math.prod(layer.weight_shape) for layer in captured.network.layers)
+    kept = simulator._layers._weights.values()
+    own = {id(one): one for one in kept if not isinstance(one, Tensor) or one.dtype != torch.float32}.values()
+    n_bytes = sum(one.nbytes if isinstance(one, Tensor) else one.values.nbytes for one in own)
+    assert n_bytes == n_weights * (1 + 1 + 2), "8 bits, 4 bits whatever the activations have, and 16"
+    again = simulator.scores([uniform("w4a8")], (x,), lambda out, rows: out)
+    assert torch.equal(again, found[1]) and not torch.equal(found[1], found[0])
 
 
 def test_chunks_keep_the_memory_bound() -> None:
