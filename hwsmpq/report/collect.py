@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from hwsmpq.hardware.cost_model import CostModel
 from hwsmpq.report import provenance
 from hwsmpq.report.folder import Artifacts, read_folder
 from hwsmpq.report.formats import BUDGET_LABELS, bounded, clean, count, covered, held, limit, milliseconds, stated
@@ -56,7 +57,7 @@ def collect(folder: Path) -> View:
         hashes=tuple(provenance.hashes(run)),
         sources=run.sources,
         network=run.network,
-        group_ms=run.model.group_ms if run.model else {},
+        group_ms=_group_ms(run.model) if run.model else {},
         interactions=run.interactions,
         stability=run.plan.stability if run.plan else None,
         command=_command(run),
@@ -133,6 +134,11 @@ def _budgets(run: Artifacts) -> Iterator[BudgetRow]:
             if budget.kind == "max_drop" and plan.drop_bound:
                 predicted += f" ({bounded(plan.drop_bound)})"
             yield BudgetRow(BUDGET_LABELS[budget.kind], limit(budget), predicted, "not verified", None)
+
+
+def _group_ms(model: CostModel) -> dict[str, dict[str, float]]:
+    """What groups take of an engine's latency. A runtime's counters may add up to more: counting takes time."""
+    return {group: {name: model.scale * ms for name, ms in row.items()} for group, row in model.group_ms.items()}
 
 
 def _groups(run: Artifacts) -> Iterator[GroupRow]:

@@ -169,6 +169,7 @@ class View:
     sources: tuple[Source, ...]
     network: Network
     group_ms: dict[str, dict[str, float]]
+    """What every group takes of an engine's latency, by precision; empty where nothing was timed."""
     interactions: Interactions | None
     stability: Stability | None
     command: str | None
