@@ -54,7 +54,7 @@ from hwsmpq.types.precision import (
     Ladder,
     Precision,
 )
-from hwsmpq.types.settings import FEW_SAMPLES, FLEXIBLE_TARGET, Options, Settings
+from hwsmpq.types.settings import FLEXIBLE_TARGET, Options, Settings
 from hwsmpq.types.stage_times import StageTime, StageTimes
 from hwsmpq.types.survey import Realised, Survey
 from hwsmpq.types.sweep import Sweep, SweepPoint
@@ -63,7 +63,6 @@ from hwsmpq.types.trained import BlockOutcome, Recipe, Reconstructed, Reconstruc
 __all__ = [
     "BY_ITSELF",
     "CHOSEN",
-    "FEW_SAMPLES",
     "FLEXIBLE_TARGET",
     "HALF_FORMATS",
     "MAX_BITS",
