@@ -10,7 +10,7 @@ import pytest
 from documents import blocks, run
 
 from hwsmpq.stages import FILES, MEMO_FILE
-from hwsmpq.types import CostTable, Rounds
+from hwsmpq.types import CostTable, Division, Rounds
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,8 +39,8 @@ def test_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(command, monkeypatch)
     expected = {*FILES.values(), MEMO_FILE, "report.html"}
     there = {name for name in expected if (folder / "runs" / "my_network" / name).exists()}
-    # Nothing was timed, and no latency was missed.
-    assert there == expected - {FILES[CostTable], FILES[Rounds]}
+    # Nothing was timed, no latency was missed, and no time was given.
+    assert there == expected - {FILES[CostTable], FILES[Rounds], FILES[Division]}
 
 
 def test_quickstart() -> None:
