@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,12 +11,16 @@ import numpy as np
 import onnx
 import pytest
 import qdq_network as net
-from faulty import NETWORKS, Case, flip_in_onnx, misreduced, scaled, swapped
+import torch
+from faulty import NETWORKS, Case, deliver_wrong, flip_in_onnx, misreduced, scaled, swapped
 from onnx.reference import ReferenceEvaluator
 
 from hwsmpq.device.runtime import UNATTRIBUTED
+from hwsmpq.engine.build import Builder
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.targets import get_target
+from hwsmpq.model.task import Task
+from hwsmpq.pipeline.optimize import optimize
 from hwsmpq.quantize.scheme import get_scheme
 
 UNIFORM = {name: dict.fromkeys(net.NAMES, name) for name in ("int8", "fp32")}
@@ -160,6 +164,26 @@ class RunnableConformance(TargetConformance):
             assert case.differing(lambda folder, flip=flip: flip(folder, layer)) == {layer: f"another {what}"}
         case.builder.write_onnx = case.another(seed=1).builder.write_onnx
         assert {*case.differing()} == {*case.layers}
+
+    def test_a_wrong_engine_of_a_plan_is_not_verified(self, target, tmp_path, monkeypatch):
+        """Scales are other ones, and a reduction computes something else, in the last engine alone."""
+        if self.device:
+            pytest.skip("the checks are the same where the engine is elsewhere")
+        torch.manual_seed(0)
+        model, x = NETWORKS["images"]()
+        task = Task(model.eval(), x[:16], (x, model(x).argmax(1)))
+        monkeypatch.setattr("hwsmpq.pipeline.run.get_target", lambda *_: target)
+        right = optimize(task, tmp_path / "right", **self.at_int8)
+        assert right.verified, right.agreement
+        faults = *(scaled(layer, 4) for layer in ("0", "2", "4", "8")), misreduced("8")  # of those in int8
+        monkeypatch.setattr(Builder, "deliver", partialmethod(deliver_wrong, Builder.deliver, faults))
+        wrong = optimize(task, tmp_path / "wrong", **self.at_int8)
+        assert not wrong.verified and not wrong.agreement["chosen"].agrees
+        assert {one.differs for one in wrong.audit.mismatches} == {"4 times the scale of its input"}
+
+    @property
+    def at_int8(self):
+        return {"target": self.target_name, "ladder": "int8,fp32", "bitops": "int8", "timing_seconds": 0.1}
 
     @pytest.mark.parametrize("case", ASSIGNMENTS)
     def test_computes_what_the_onnx_says(self, build, tmp_path, case):

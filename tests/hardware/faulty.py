@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,7 +23,7 @@ from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Agreement, Assignment, LayerAudit
+from hwsmpq.types import REFERENCE, Agreement, Assignment, LayerAudit, Manifest
 
 Fault = Callable[[onnx.GraphProto], None]
 
@@ -38,6 +39,23 @@ class Faulty(Builder):
             model = onnx.load(path)
             self.fault(model.graph)
             onnx.save(model, path)
+
+
+def deliver_wrong(
+    builder: Builder, deliver: Callable[..., Manifest], faults: Sequence[Fault], assignment: Assignment, folder: Path
+) -> Manifest:
+    """As ``deliver`` does, of a Q/DQ file with faults."""
+    write = builder.write_onnx
+
+    def write_wrong(assignment: Assignment, path: Path) -> None:
+        write(assignment, path)
+        model = onnx.load(path)
+        for fault in faults:
+            fault(model.graph)
+        onnx.save(model, path)
+
+    with mock.patch.object(builder, "write_onnx", write_wrong):
+        return deliver(builder, assignment, folder)
 
 
 def images() -> tuple[nn.Module, Tensor]:

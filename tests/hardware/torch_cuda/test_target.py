@@ -58,6 +58,10 @@ class TestOnCpu(TorchConformance):
     def target(self):
         return TorchCudaTarget(device="cpu")
 
+    def test_a_wrong_engine_of_a_plan_is_not_verified(self, target, tmp_path, monkeypatch):
+        monkeypatch.setattr(target, "machine", lambda: {"device": "a stand-in"})
+        super().test_a_wrong_engine_of_a_plan_is_not_verified(target, tmp_path, monkeypatch)
+
     def test_describes_itself(self, target):
         """The machine is a GPU's, which is not here."""
         assert target.name == self.target_name
