@@ -21,14 +21,14 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help(cli: Cli) -> None:
     result = cli("pareto", "--help")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0, result.err
     assert "--points" in result.out and "--measure" in result.out and "--bitops" not in result.out
     assert " pareto " in cli("--help").out
 
 
 def test_a_front_is_printed_and_drawn(cli: Cli, qdq_copy: Path) -> None:
     result = cli("pareto", "--points", 3, "-o", qdq_copy)
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0, result.err
     front = json.loads((qdq_copy / "front.json").read_text())["payload"]
     assert f"Front from {front['n_compared']} assignments, on 48 samples of the search part" in result.out
     for point in front["points"]:
@@ -40,7 +40,7 @@ def test_a_front_is_printed_and_drawn(cli: Cli, qdq_copy: Path) -> None:
 
 def test_json_is_the_artifact_and_nothing_else(cli: Cli, qdq_copy: Path) -> None:
     result = cli("pareto", "--points", 3, "--json", "-o", qdq_copy)
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0, result.err
     assert json.loads(result.out) == json.loads((qdq_copy / "front.json").read_text())["payload"]
 
 
