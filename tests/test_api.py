@@ -112,7 +112,7 @@ def test_everything_that_is_offered_is_there_and_typed() -> None:
         if inspect.isfunction(offered):
             assert all(p.annotation is not p.empty for p in inspect.signature(offered).parameters.values()), name
             assert offered.__doc__
-    budgets = set(inspect.signature(resolve_budgets).parameters) - {"run"}
+    budgets = set(inspect.signature(resolve_budgets).parameters) - {"run", "whole"}
     assert budgets <= set(inspect.signature(hwsmpq.optimize).parameters)
 
 

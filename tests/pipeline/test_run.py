@@ -50,6 +50,7 @@ from hwsmpq.types import (
     Certificate,
     Contributions,
     CostTable,
+    Division,
     Front,
     LatencyOutcome,
     Manifest,
@@ -84,7 +85,7 @@ def n_evaluations(folder: Path) -> int:
 def test_every_artifact_of_the_run_is_there(name: str, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue(name)
     missing = {file for file in (*FILES.values(), "report.html") if not (run.folder / file).is_file()}
-    on_request = {FILES[Reconstructed], FILES[Trained], FILES[Front]}
+    on_request = {FILES[Reconstructed], FILES[Trained], FILES[Front], FILES[Division]}
     assert missing == on_request | (set() if name == "openvino_run" else {"cost_table.json", "rounds.json"})
     assert [path.name for path in run.folder.rglob(".*") if path.is_file()] == [LOCK_FILE]
 
@@ -264,12 +265,11 @@ def test_the_report_part_is_first_looked_at_by_verify(tmp_path: Path) -> None:
 
     run.simulator.scores = watched  # type: ignore[method-assign]
     report_rows = {row.numpy().tobytes() for row in run.parts[1].inputs[0]}
-    search_rows = {row.numpy().tobytes() for row in run.parts[0].inputs[0]}
     search(run, resolve_budgets(run, bitops="int8"))
     build(run)
-    assert seen == search_rows
+    assert seen and seen.isdisjoint(report_rows)
     verify(run)
-    assert seen == search_rows | report_rows
+    assert report_rows <= seen
 
 
 def test_score_batch_is_a_part_of_the_search_part(qdq_run: Finished) -> None:
