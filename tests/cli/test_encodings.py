@@ -23,7 +23,8 @@ from hwsmpq.engine.encodings import ENCODINGS_FILE, MODEL_FILE, write_encodings
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.qdq import export_onnx, write_qdq
+from hwsmpq.quantize.onnx_export import export_onnx
+from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.types import Manifest, Precision
