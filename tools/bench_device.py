@@ -30,7 +30,7 @@ QUICKSTART = "hwsmpq.quickstart.task:task"
 SETTINGS = ("--speedup", "1.1", "--max-drop", "2", "--n-pairs", "2")
 MEASURED = ("ranges.json", "survey.json", "cost_table.json", "contributions.json", "scores.json", "interactions.json")
 UNTIMED = ("network.json", "ranges.json", "contributions.json", "scores.json", "interactions.json")
-ROUNDS = "rounds.json"
+ROUNDS, COSTS = "rounds.json", "cost_table.json"
 
 
 def main() -> None:
@@ -121,9 +121,14 @@ def survives(bench: Bench, out: Path, after: float) -> tuple[bool, bool]:
     return was_hit, again == 0 and kept
 
 
-def complete(out: Path) -> dict[str, bytes]:
-    """What a run has measured, as it lies in its files: one that is written again says another time."""
-    return {name: (out / name).read_bytes() for name in MEASURED if (out / name).exists()}
+def complete(out: Path) -> dict[str, object]:
+    """What a run has measured, as it lies in its files: one that is written again says another time. Mixtures are added
+    to a table of costs, whose uniform engines stay as they were measured."""
+    found: dict[str, object] = {name: (out / name).read_bytes() for name in MEASURED if (out / name).exists()}
+    if COSTS in found:
+        table = json.loads((out / COSTS).read_text())["payload"]
+        found[COSTS] = [table["uniform_ms"], table["group_ms"]]
+    return found
 
 
 def finished_rounds(out: Path) -> list[Any]:
