@@ -96,15 +96,21 @@ class OnnxModule(nn.Module):
         """Whether rows of the inputs are whole calls of the file."""
         return all(x.ndim - 1 == rank for x, rank in zip(inputs, self._ranks, strict=True))
 
-    def settle(self, inputs: Sequence[Tensor]) -> None:
+    def settle(self, inputs: Sequence[Tensor]) -> dict[int, str]:
         """Take numbers that are the same in all calls for constants, which an If may depend on.
 
         Args:
             inputs: rows of calls, as many as there are.
+
+        Returns:
+            Places of the inputs that are constants now, with their names.
         """
-        for name, x in zip(self.inputs, inputs, strict=True):
-            if self.are_calls(inputs) and x.ndim == 1 and bool((x == x[0]).all()):
+        are_calls, settled = self.are_calls(inputs), {}
+        for place, (name, x) in enumerate(zip(self.inputs, inputs, strict=True)):
+            if are_calls and x.ndim == 1 and bool((x == x[0]).all()):
                 self._keep(name, x[0].numpy(), name)
+                settled[place] = name
+        return settled
 
     def _run(self, branch: _Branch, values: dict[str, Any]) -> tuple[Any, ...]:
         """The outputs of a branch, all of whose values are added to ``values``."""

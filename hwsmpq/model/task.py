@@ -197,12 +197,12 @@ class Task:
         Raises:
             HwsmpqError: they are the same in the calibration data and others in labelled data.
         """
-        self.model.settle(self.calibration)  # type: ignore[operator]
         labelled = self.evaluation.head if isinstance(self.evaluation, Streamed) else self.evaluation
-        for name, known, seen in zip(self.model.inputs, self.calibration, labelled.inputs, strict=True):  # type: ignore[arg-type]
-            if known.ndim == 1 and bool((known == known[0]).all()) and not bool((seen == known[0]).all()):
+        for place, name in self.model.settle(self.calibration).items():  # type: ignore[operator]
+            known = self.calibration[place][0]
+            if not bool((labelled.inputs[place] == known).all()):
                 raise HwsmpqError(
-                    f"the input {name!r} is {known[0].item()} in all of the calibration data, and not in the evaluation"
+                    f"the input {name!r} is {known.item()} in all of the calibration data, and not in the evaluation"
                     " data", "it is taken for a constant of the network", "give the same number in both",
                 )
 

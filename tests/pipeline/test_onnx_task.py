@@ -183,3 +183,21 @@ def test_rows_may_be_whole_calls_of_a_file(tmp_path: Path) -> None:
     certificate = refine(run, resolve_budgets(run, bitops="int8"))
     assert certificate.verified and certificate.accuracy.reference == 1.0  # ONNX Runtime's own answers
     assert {layer.weight_shape for layer in run.network.layers} == {(6, 6)} and len(run.network.layers) == 2
+
+
+def test_a_number_a_sample_is_no_constant(tmp_path: Path) -> None:
+    """Where samples are in dimension 0 as the file declares it, calibration data may hold one of them alone."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    kinds = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    graph = onnx.helper.make_graph(
+        [node("MatMul", ["x", "w"], ["y"]), node("Cast", ["kind"], ["k"], to=kinds[0]),
+         node("Unsqueeze", ["k", "last"], ["column"]), node("Add", ["y", "column"], ["logits"])], "kinds",
+        [value("x", kinds[0], ["n", 6]), value("kind", kinds[1], ["n"])], [value("logits", kinds[0], ["n", 6])],
+        [onnx.numpy_helper.from_array(np.eye(6, dtype=np.float32), "w"),
+         onnx.numpy_helper.from_array(np.array([1]), "last")],
+    )
+    file = tmp_path / "kinds.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), file)
+    x, kind = torch.randn(80, 6), torch.arange(80) // 40
+    found = Task(file, (x[:16], kind[:16]), ((x[16:], kind[16:]), x[16:].argmax(1)))
+    torch.testing.assert_close(found.model(x, kind), x + kind[:, None])
