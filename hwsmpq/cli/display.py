@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from hwsmpq.cli.tree import network_tree
+from hwsmpq.pipeline.outlook import WHOLE
 from hwsmpq.report.formats import bounded, count, covered, error_over, held
 from hwsmpq.types import (
     Assignment,
@@ -46,8 +47,6 @@ from hwsmpq.types import (
 if TYPE_CHECKING:
     from hwsmpq.hardware.cost_model import CostModel
 
-WHOLE = ""
-"""Stage of what is said of the whole."""
 LINE_SECONDS = 30.0
 """Between two lines of a stage in a log file."""
 PIPED_WIDTH = 200

@@ -68,6 +68,10 @@ class Captured:
     takes_one: bool = False
     ports: Ports = ((), ())
 
+    def at_once(self, n: int) -> int:
+        """How many of ``n`` samples the graph takes together."""
+        return 1 if self.takes_one else n
+
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
 

@@ -223,10 +223,9 @@ class Run:
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
         if known is None:
-            n_rows = 1 if captured.takes_one else 8
             if captured.takes_one:
                 self.notify(f"{task.name} takes one sample at a time: everything that runs it takes longer")
-            outputs = captured.graph(*(x[:n_rows] for x in task.evaluation.inputs))
+            outputs = captured.graph(*(x[: captured.at_once(8)] for x in task.evaluation.inputs))
             task.judging(captured.form).check_outputs(pack(tensors_of(outputs)).detach())
             file = self.task.onnx_file
             if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):

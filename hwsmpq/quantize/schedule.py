@@ -130,7 +130,7 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
     of an input and the new result need together.
     """
     # One would make dimensions of size 1, whose tensors may share storage by chance.
-    n_rows = 1 if captured.takes_one else 2
+    n_rows = captured.at_once(2)
     shapes = _Storages()
     runner = GraphRunner(captured.graph, shapes.see, keeps=True)
     with torch.inference_mode():

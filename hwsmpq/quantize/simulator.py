@@ -69,7 +69,7 @@ class Simulator:
         self._group_of = {layer.name: captured.network.group_of(layer.name) for layer in captured.network.layers}
         n_bytes = sample_bytes(self._steps, captured)
         most = int(memory_mb * 2**20 / (ALLOCATOR_OVERHEAD * n_bytes))
-        self.chunk_size = 1 if captured.takes_one else max(1, most)
+        self.chunk_size = captured.at_once(max(1, most))
 
     def quantize(self, assignments: Sequence[Assignment]) -> None:
         """Quantize the weights that assignments need, which are kept; processes that are forked then share them."""

@@ -34,7 +34,7 @@ def watch(
 
     keep_freed_memory()
     runner, n = GraphRunner(captured.graph, show), len(inputs[0])
-    batch_size = 1 if captured.takes_one else batch_size
+    batch_size = captured.at_once(batch_size)
     with torch.inference_mode():
         for start in range(0, n, batch_size):
             runner.run(*(x[start : start + batch_size] for x in inputs))

@@ -74,7 +74,7 @@ class Request:
     def batches(self) -> list[slice]:
         n, sample_bytes = len(self.samples), GRADIENT_COPIES * max(1, self.captured.activation_bytes)
         size = max(1, min(self.batch_size, self.memory_mb * 2**20 // sample_bytes))
-        size = 1 if self.captured.takes_one else size
+        size = self.captured.at_once(size)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def loss(self) -> Loss:
