@@ -17,7 +17,8 @@ from torch import Tensor, fx
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.device.files import WEIGHTS
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.capture import EXPORT_BATCH, Captured
+from hwsmpq.model.capture import Captured
+from hwsmpq.model.export import EXPORT_BATCH
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
 from hwsmpq.types import ONNX_LAYERS
 
