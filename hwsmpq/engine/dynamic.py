@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.agree import agreement, may_halve
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.hardware.target import Target
+from hwsmpq.model.agreement import relative_error
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Agreement, Assignment, DynamicBatch, Manifest
+from hwsmpq.types import DynamicBatch, Manifest
 
 DYNAMIC = "dynamic_batch"
 """Its folder, in that of the certified engine."""
-BATCHES = (1, 2, 5, 8)
-"""Numbers of samples that it is checked with."""
+BATCHES = (1, 2, 5, 8, 16)
+"""Numbers of samples that it is checked with: as many in all as the certified engine is."""
 
 
 def with_dynamic_batch(
@@ -44,11 +44,10 @@ def with_dynamic_batch(
     """
     try:
         dynamic = builder.of_any_batch().deliver(manifest.assignment, folder / DYNAMIC)
-        why_not, agrees = _other_layer(manifest, dynamic), None
+        why_not, checked = _other_layer(manifest, dynamic), DynamicBatch()
         if not why_not and builder.target.has_latency:
-            engine = builder.target.load(folder / DYNAMIC)
-            agrees = _agreement(engine, builder.target, manifest.assignment, simulator, inputs)
-            why_not = "" if agrees.agrees else agrees.said
+            checked = _compared(builder.target, manifest, simulator, inputs, folder)
+            why_not = checked.agreement.said if checked.agreement and not checked.agreement.agrees else ""
     except MachineError:
         raise
     except HwsmpqError as error:
@@ -57,7 +56,6 @@ def with_dynamic_batch(
         shutil.rmtree(folder / DYNAMIC, ignore_errors=True)
         return replace(manifest, dynamic_batch=DynamicBatch(why_not=" ".join(why_not.split())))
     files = {f"{DYNAMIC}/{name}": sha256 for name, sha256 in dynamic.files.items()}
-    checked = DynamicBatch(BATCHES if agrees else (), agrees)
     return replace(manifest, files=manifest.files | files, dynamic_batch=checked)
 
 
@@ -69,11 +67,17 @@ def _other_layer(static: Manifest, dynamic: Manifest) -> str:
     return ""
 
 
-def _agreement(
-    engine: Engine, target: Target, assignment: Assignment, simulator: Simulator, inputs: tuple[Tensor, ...]
-) -> Agreement:
+def _compared(
+    target: Target, manifest: Manifest, simulator: Simulator, inputs: tuple[Tensor, ...], folder: Path
+) -> DynamicBatch:
+    """Its outputs against the simulated ones, with the limit of the certified engine, and against that engine's."""
     index = np.arange(sum(BATCHES)) % len(inputs[0])
     rows = tuple(x[index] for x in inputs)
+    engine = target.load(folder / DYNAMIC)
     batches = zip(*(x.split(list(BATCHES)) for x in rows), strict=True)
     found = torch.cat([engine_outputs(engine, batch, len(batch[0])) for batch in batches])
-    return agreement(simulator, assignment, rows, found, halves=may_halve(target, assignment))
+    certified = engine_outputs(target.load(folder), rows, manifest.batch)
+    return DynamicBatch(
+        BATCHES, agreement(simulator, manifest.assignment, rows, found, halves=may_halve(target, manifest.assignment)),
+        relative_error(*([tensor for _, tensor in simulator.form.floats(x)] for x in (certified, found))),
+    )

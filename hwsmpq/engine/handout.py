@@ -24,6 +24,10 @@ from hwsmpq.model.task import Task
 from hwsmpq.types import Manifest
 
 README, SCRIPT = "README.md", "run_engine.py"
+MAIN = "main.py.in"
+"""What follows every target's script."""
+ANY = "any"
+"""A size that an input may have any of."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,9 @@ def write_handout(folder: Path, manifest: Manifest, task: Task) -> None:
     inputs, outputs = ports(folder / ONNX_FILE)
     serving = serving_of(manifest, folder)
     if serving.script:
-        template = (resources.files("hwsmpq.engine") / "scripts" / serving.script).read_text(encoding="utf-8")
-        script = Template(template).substitute(
-            inputs=[port.name for port in inputs], outputs=[port.name for port in outputs],
-            threads=manifest.threads, streams=manifest.streams, package=serving.package,
-        )
         for place in (folder, folder / DYNAMIC):
             if place.is_dir():
-                write_bytes(place / SCRIPT, script.encode())
+                write_bytes(place / SCRIPT, _script(manifest, serving, *ports(place / ONNX_FILE)).encode())
     write_bytes(folder / README, _readme(manifest, task, serving, _shipped(serving, folder), inputs, outputs).encode())
 
 
@@ -151,6 +150,17 @@ def ports(onnx_file: Path) -> tuple[list[Port], list[Port]]:
     return [port(v) for v in graph.input if v.name not in stored], [port(v) for v in graph.output]
 
 
+def _script(manifest: Manifest, serving: Serving, inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
+    """How an engine runs, and what every target's script does with files."""
+    scripts = resources.files("hwsmpq.engine") / "scripts"
+    runs, main = ((scripts / name).read_text(encoding="utf-8") for name in (serving.script, MAIN))
+    taken = {p.name: (p.dtype, tuple(ANY if isinstance(size, str) else size for size in p.shape)) for p in inputs}
+    return Template(runs).substitute(
+        inputs=taken, outputs=[port.name for port in outputs], any=ANY,
+        threads=manifest.threads, streams=manifest.streams, package=serving.package,
+    ) + main
+
+
 def _readme(
     manifest: Manifest, task: Task, serving: Serving, files: Sequence[str], inputs: Sequence[Port],
     outputs: Sequence[Port],
@@ -198,7 +208,12 @@ def _any_batch(manifest: Manifest, serving: Serving) -> list[str]:
     lines = ["## Other batch sizes", "", f"{place} {dynamic.said}."]
     if dynamic.why_not:
         return [*lines, ""]
-    lines.append("The latency in `certificate.json` is not its.")
+    if dynamic.from_certified is not None:
+        lines.append(
+            "These are relative errors: the root of the error's energy over that of the outputs. The runtime takes"
+            " other kernels where a size is open. A value halfway between two levels may be rounded to the other one."
+        )
+    lines.append("Its latency is not the one in `certificate.json`.")
     if serving.package.startswith("tensorrt"):
         fewest, usual, most = BATCHES
         lines.append(f"It takes {fewest} to {most} samples and is tuned for {usual}.")

@@ -56,11 +56,14 @@ class DynamicBatch:
     Attributes:
         batches: numbers of samples whose outputs were compared with the simulated ones.
         agreement: of these outputs; None where nothing runs engines here, and the layers alone were compared.
+        from_certified: relative error of these outputs against the certified engine's; None where nothing runs engines
+            here, and in manifests of earlier versions.
         why_not: why there is no such engine; empty where there is one.
     """
 
     batches: tuple[int, ...] = ()
     agreement: Agreement | None = None
+    from_certified: float | None = None
     why_not: str = ""
 
     @property
@@ -71,8 +74,9 @@ class DynamicBatch:
         if self.agreement is None:
             return "an engine of any batch size: its layers run as the certified engine's; its outputs were not checked"
         *sizes, last = map(str, self.batches)
+        apart = "" if self.from_certified is None else f"by {self.from_certified:.2g} from the certified engine's, "
         return (
-            f"an engine of any batch size: with {', '.join(sizes)} and {last} samples its outputs differ by"
+            f"an engine of any batch size: with {', '.join(sizes)} and {last} samples its outputs differ {apart}by"
             f" {self.agreement.error:.2g} from what was simulated (rounding explains {self.agreement.allowed:.2g})"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,32 @@ def test_the_plain_script_gives_what_load_gives(built: Path, tmp_path: Path, cli
     np.testing.assert_array_equal(run(tmp_path / "shipped" / SCRIPT, one), engine(one).numpy())
     found = run(tmp_path / "shipped" / DYNAMIC / SCRIPT, batch)
     assert np.linalg.norm(found - engine(batch).numpy()) < 0.05 * np.linalg.norm(found)
+
+
+def test_the_script_says_what_does_not_fit(built: Path, tmp_path: Path) -> None:
+    """In one line with what to do, before the runtime is asked."""
+    (inputs,), _ = ports(built / "engine" / "qdq.onnx")
+    batch, given = Folder(built).read(Manifest).batch, tmp_path / "inputs.npz"
+
+    def said(array: np.ndarray, name: str = inputs.name, place: str = ".") -> str:
+        np.savez(given, **{name: array})
+        script = runpy.run_path(str(built / "engine" / place / SCRIPT))
+        with pytest.raises(SystemExit) as ended:
+            script["read"](str(given))
+        return str(ended.value)
+
+    many = images(50, seed=7).numpy()
+    assert f"takes ({batch}, 1, 8, 8): give it that shape, or run " in said(many)
+    assert f"{DYNAMIC}/{SCRIPT}, which takes any number of samples" in said(many)
+    assert "takes ('any', 1, 8, 8)" in said(many[:, :, :7], place=DYNAMIC)
+    assert "is float64, and the engine takes float32: convert it with .astype('float32')" in said(many.astype(float))
+    assert f"has no array '{inputs.name}'" in said(many, "another")
+    given.write_bytes(b"no archive")
+    for arguments, message in ([given, given], "cannot be read"), ([given], "run_engine.py inputs.npz outputs.npz"):
+        ended = subprocess.run(
+            [sys.executable, built / "engine" / SCRIPT, *arguments], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 1 and message in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
 def test_the_readme_says_what_the_runtime_takes(built: Path) -> None:
