@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.types import OPERATORS, Group, Layer, Read
+from hwsmpq.types import OPERATORS, READ_SIZES, Group, Layer, Read
 
 
 class ValueShapes:
@@ -36,7 +36,8 @@ def layer_nodes(graph: fx.GraphModule, values: ValueShapes) -> dict[str, fx.Node
     nodes: dict[str, fx.Node] = {}
     varying: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        if node.op == "placeholder" or (node in values.data and not varying.isdisjoint(node.all_input_nodes)):
+        reads_data = node in values.data and str(node.target) not in READ_SIZES
+        if node.op == "placeholder" or (reads_data and not varying.isdisjoint(node.all_input_nodes)):
             varying.add(node)
         if str(node.target) not in OPERATORS or node.args[0] not in varying:
             continue

@@ -20,7 +20,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.export import EXPORT_BATCH
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
-from hwsmpq.types import ONNX_LAYERS
+from hwsmpq.types import ONNX_LAYERS, READ_SIZES
 
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
@@ -117,10 +117,17 @@ def _stored(captured: Captured, name: str) -> Tensor | None:
 
 
 def _name_layers(model: ir.Model, captured: Captured) -> None:
-    """Find each layer by its weight initializer (module metadata does not survive folding) and name its node."""
+    """Find each layer by its weight initializer (module metadata does not survive folding) and name its node.
+
+    As at capture, what reads no data of the inputs is no layer: the first step of an unrolled recurrent network reads
+    a state of zeros by the weight that layers read.
+    """
     unnamed = {layer.name: layer for layer in captured.network.layers}
+    varying = set(model.graph.inputs)
     for index, node in enumerate(model.graph):
-        if node.op_type in ONNX_LAYERS:
+        if node.op_type not in READ_SIZES and not varying.isdisjoint(node.inputs):
+            varying.update(node.outputs)
+        if node.op_type in ONNX_LAYERS and node.inputs[0] in varying:
             weight = _initializer_behind(node.inputs[1])
             match = next((n for n, la in unnamed.items() if weight is not None and la.weight_name == weight.name), None)
             if match is not None:

@@ -41,7 +41,7 @@ from hwsmpq.types.measured import (
 )
 from hwsmpq.types.network import Edge, Group, Layer, Network, Read
 from hwsmpq.types.onnx_form import PRECISION_KEY, SMOOTH, OnnxForm
-from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, Operator
+from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, READ_SIZES, Operator
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
     HALF_FORMATS,
@@ -71,6 +71,7 @@ __all__ = [
     "OPERATORS",
     "PRECISIONS",
     "PRECISION_KEY",
+    "READ_SIZES",
     "REFERENCE",
     "SMOOTH",
     "USUAL_CONFIDENCE",

@@ -41,3 +41,9 @@ OPERATORS = {
 """By the name of the operation in a captured graph."""
 ONNX_LAYERS = frozenset(name for operator in OPERATORS.values() for name in operator.onnx)
 """The operations of ONNX that may be layers."""
+READ_SIZES = frozenset((
+    *(f"aten.{name}.default" for name in (
+        "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like",
+    )), "Shape", "Size",
+))
+"""Operations, of captured graphs and of ONNX, that read a tensor's sizes and none of its data."""

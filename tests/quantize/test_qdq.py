@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -284,6 +285,34 @@ def test_a_branch_that_comes_from_a_layer_of_another_precision(project: str, blo
     assert [producers[name].op_type for name in addition.input] == ["Conv", "DequantizeLinear"]
     quality = [sqnr_db(a, b) for a, b in zip(simulate(case, assignment), run(written, x), strict=True)]
     assert sorted(quality)[1] > (40 if project == "fp16" else 100), quality
+
+
+class Unrolled(nn.Module):
+    """A recurrent network: its first step multiplies a state of zeros by the weight of layers in later steps."""
+
+    def __init__(self, zeros: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.read, self.keep, self.head, self.zeros = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3), zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.zeros(x)
+        for step in range(3):
+            state = torch.tanh(self.read(x[:, step]) + self.keep(state))
+        return self.head(state)
+
+
+@pytest.mark.parametrize("zeros", [
+    lambda x: torch.zeros(x.shape[0], 8), lambda x: x.new_zeros(x.shape[0], 8),
+    lambda x: torch.zeros_like(x[:, 0, :1]).repeat(1, 8),
+], ids=["zeros", "new_zeros", "zeros_like"])
+def test_what_reads_no_data_takes_no_layers_place(zeros: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs, scheme = Unrolled(zeros).eval(), (torch.randn(6, 3, 6),), get_scheme("unsigned_activations")
+    captured = capture(model, inputs)
+    assert [la.name for la in captured.network.layers] == ["read", "read#2", "keep", "read#3", "keep#2", "head"]
+    case = Case(model, inputs, captured, calibrate(captured, inputs, scheme, [8]), scheme)
+    assignment = captured.network.uniform("int8")
+    assert sqnr_db(simulate(case, assignment), run(write(case, assignment, tmp_path), inputs[0])) > 100
 
 
 def test_four_bit_weights_come_in_blocks(tmp_path: Path) -> None:
