@@ -47,6 +47,11 @@ class Folder:
         """The recorded inputs of an artifact, by name; empty where there is none."""
         return dict(artifacts.read_envelope(self.path(kind), kind)["inputs"]) if self.has(kind) else {}
 
+    def needs(self, kind: type) -> bool:
+        """Whether nothing that was made here says that it was made without an artifact."""
+        schema = ROWS[kind].schema
+        return not any(self.made_from(down).get(schema) == UNUSED for down in FILES if kind in ROWS[down].upstream)
+
     def inputs(
         self, kind: type, settings: Settings, roles: Mapping[str, str], asked: Mapping[str, Any],
         without: Collection[type] = (),

@@ -10,7 +10,7 @@ from hwsmpq.types import CHOSEN, Certificate, EngineResult, Plan
 COARSE_POINTS = 0.5
 """Where one sample is worth as much as this, a drop of the metric is a matter of few samples."""
 LEAST_GAIN = 0.02
-"""Of the plan's latency: engines that were built or loaded again may differ by as much."""
+"""Of the plan's latency, beyond the spreads of both: engines that are built again may differ by as much."""
 
 
 def advise(plan: Plan, certificate: Certificate) -> tuple[str, ...]:
@@ -31,7 +31,8 @@ def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:
     faster = [
         engine for engine in certificate.engines
         if engine.name in plan.ladder and engine.latency_ms is not None
-        and engine.latency_ms < latency.measured * (1 - LEAST_GAIN) - latency.spread
+        and {engine.name} != set(plan.assignment.values())
+        and engine.latency_ms + (engine.spread_ms or 0.0) < latency.measured * (1 - LEAST_GAIN) - latency.spread
         and certificate.keeps(engine)
     ]
     if not faster:

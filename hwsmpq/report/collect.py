@@ -40,6 +40,7 @@ def collect(folder: Path) -> View:
         value=clean(run.contributions.value) if run.contributions else None,
         drawn=run.contributions.drawn if run.contributions else None,
         base=clean(run.contributions.start) if run.contributions else None,
+        is_cheapest=run.plan is not None and not run.needs_contributions,
         timings=timed,
         timing_summaries=tuple(summaries(timed)),
         rounds=tuple(RoundRow(n, r.predicted_ms, r.measured_ms, r.met)

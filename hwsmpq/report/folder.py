@@ -33,7 +33,7 @@ CONSEQUENCES = {
     Settings: "The command that made it is not known.",
     Ranges: "The activation ranges have not been calibrated.",
     CostTable: "The target has not been profiled, so there is no cost model to compare with.",
-    Contributions: "No contributions have been estimated: a plan that is the cheapest of all needs none.",
+    Contributions: "No contributions have been estimated.",
     Plan: "No assignment has been chosen.",
     Manifest: "No engine has been built, so no layer has been audited.",
     Certificate: "Nothing has been verified: whatever is said about the plan is a prediction.",
@@ -59,6 +59,7 @@ class Artifacts:
     times: StageTimes | None
     sources: tuple[Source, ...]
     missing: tuple[str, ...]
+    needs_contributions: bool
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -84,8 +85,7 @@ def read_folder(folder: Path) -> Artifacts:
     def optional(kind: type[T]) -> T | None:
         if run.has(kind):
             return required(kind)
-        # What was certified without a latency needed no cost table.
-        if kind in CONSEQUENCES and not (kind is CostTable and certificate and certificate.latency_ms is None):
+        if kind in CONSEQUENCES and run.needs(kind):
             missing.append(f"{FILES[kind]} is not in this folder. {CONSEQUENCES[kind]}")
         return None
 
@@ -110,4 +110,5 @@ def read_folder(folder: Path) -> Artifacts:
         times=run.read(StageTimes) if run.has(StageTimes) else None,
         sources=tuple(sources),
         missing=tuple(missing),
+        needs_contributions=run.needs(Contributions),
     )

@@ -152,6 +152,8 @@ class View:
     value: str | None
     drawn: Drawn | None
     base: str | None
+    is_cheapest: bool
+    """Whether the plan is the cheapest of all, which needs no contributions."""
     timings: tuple[Timing, ...]
     timing_summaries: tuple[TimingSummary, ...]
     rounds: tuple[RoundRow, ...]

@@ -275,7 +275,8 @@ class Rounds:
 @dataclass(frozen=True)
 class EngineResult:
     """One engine that was built or simulated for comparison, on the report part. ``drop_bound`` is what its drop lies
-    below on unseen samples, ``peak_mb`` the memory that loading and running it takes, where that is measured."""
+    below on unseen samples, ``peak_mb`` the memory that loading and running it takes, where that is measured;
+    ``spread_ms`` belongs to ``latency_ms`` (None in certificates of earlier versions)."""
 
     name: str
     latency_ms: float | None
@@ -286,6 +287,7 @@ class EngineResult:
     size_mb: float
     drop_bound: Bound | None = None
     peak_mb: float | None = None
+    spread_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -96,3 +96,6 @@ def test_as_many_engines_are_listed_as_were_asked_for(cli: Cli, openvino_run: Fi
         assert len(Folder(folder).read(Front).engines) >= 2
         rows = shown.split("Engines, on 48 samples of the report part")[1].splitlines()[2:]
         assert len([row for row in rows if "+-" in row]) == min(n, len(Folder(folder).read(Front).points))
+    n_points = len(Folder(folder).read(Front).points)
+    result = cli("pareto", "--points", 3, "--measure", 99, "-o", folder)
+    assert f"the front has {n_points} points, and not 99: all of them are measured" in result.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsmpq.folder import Folder
+from hwsmpq.folder import UNUSED, Folder
 from hwsmpq.stages import ROWS
 from hwsmpq.types import (
     CHOSEN,
@@ -67,16 +67,20 @@ def make_run(
     mismatches: int = 0,
     met: bool = True,
     without: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
     n_engines: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Write the artifacts named in ``FILES`` except those in ``without``; the same arguments give the same numbers."""
+    """Write the artifacts named in ``FILES`` except those in ``without``, and those in ``unused``, which the others say
+    that they were made without; the same arguments give the same numbers."""
+    unused = unused if latency else (*unused, "cost_table")
     made = make_artifacts(n_groups, Ladder.parse(ladder), latency, first_group, mismatches, met, n_engines, seed)
     run = Folder(folder)
     for role, value in made.items():
-        if role not in without:
-            there = [kind for kind in ROWS[type(value)].upstream if run.has(kind)]
-            run.write(value, {ROWS[kind].schema: run.sha256(kind) for kind in there})
+        if role not in (*without, *unused):
+            upstream = ROWS[type(value)].upstream
+            there = {ROWS[kind].schema: run.sha256(kind) for kind in upstream if run.has(kind)}
+            run.write(value, there | {ROWS[kind].schema: UNUSED for kind in upstream if ROWS[kind].schema in unused})
     if "manifest" not in without:
         (folder / "engine" / ENGINE_FILE).write_bytes(ENGINE)
     return folder

@@ -65,7 +65,11 @@ def test_without_a_drop_it_asks_for_one(asked: tuple[Plan, Certificate]) -> None
 
 
 @pytest.mark.parametrize(
-    "what", ["loses too much", "no faster", "hardly faster", "fastest was sought", "nothing timed", "other tool"]
+    "what",
+    [
+        "loses too much", "no faster", "hardly faster", "within its spread", "fastest was sought", "nothing timed",
+        "other tool", "the plan itself",
+    ],
 )
 def test_nothing_is_said_where_it_is_not_so(asked: tuple[Plan, Certificate], what: str) -> None:
     plan, certificate = asked
@@ -74,11 +78,14 @@ def test_nothing_is_said_where_it_is_not_so(asked: tuple[Plan, Certificate], wha
         "loses too much": replace(int8, metric=int8.metric - 0.01),
         "no faster": replace(int8, latency_ms=10 / 1.325),
         "hardly faster": replace(int8, latency_ms=10 / 1.34),
+        "within its spread": replace(int8, spread_ms=1.0),
         "other tool": replace(int8, name="other tool"),
     }
     certificate = replace(certificate, engines=(changed.get(what, int8), *others))
     if what == "fastest was sought":
         plan = replace(plan, objective="latency")
+    if what == "the plan itself":
+        plan = replace(plan, assignment=dict.fromkeys(plan.assignment, "int8"))
     if what == "nothing timed":
         certificate = replace(certificate, latency_ms=None)
     assert advise(plan, certificate) == ()

@@ -337,6 +337,12 @@ def test_each_missing_artifact_is_named(tmp_path: Path, role: str) -> None:
     assert f"{FILES[role]} is not in this folder." in page.text
 
 
+def test_what_a_plan_needed_none_of_is_not_missing(tmp_path: Path) -> None:
+    page = Page(render(make_run(tmp_path, n_groups=4, unused=("contributions", "interactions"))))
+    assert "is not in this folder." not in page.text
+    assert "This plan needed no contributions: the cheapest of all keeps the budgets." in page.text
+
+
 def test_network_alone_is_enough(tmp_path: Path) -> None:
     page = Page(render(make_run(tmp_path, without=tuple(role for role in FILES if role != "network"))))
     assert page.text.count("is not in this folder.") == len(FILES) - 1 - len(OPTIONAL)

@@ -77,6 +77,8 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
         if stored and all(made_from.get(role) == inputs[role] for role in MADE_ENGINES):
             front = replace(front, engines=stored.engines)
         run.artifacts.write(front, inputs)
+    if n_built > len(front.points):
+        run.notify(f"the front has {len(front.points)} points, and not {n_built}: all of them are measured")
     missing = [p.assignment for p in spread(front, n_built) if front.engine_of(p.assignment) is None]
     if missing:
         built = [engine for engine in build_engines(prepared, missing) if front.engine_of(engine.assignment) is None]

@@ -111,7 +111,8 @@ def _verify(prepared: Prepared) -> Certificate:
         judged = compare(run.judge, report_part, network, out, accuracy.source, run.settings.drop_confidence)
         results.append(
             EngineResult(
-                name=name, latency_ms=times[name].median_ms if name in times else None, metric=judged.engine,
+                name=name, latency_ms=times[name].median_ms if name in times else None,
+                spread_ms=times[name].spread_ms if name in times else None, metric=judged.engine,
                 loss=mean_loss(run.judge, report_part, out), kl=judged.kl,
                 bitops=bitops, size_mb=size_mb, drop_bound=judged.drop_bound, peak_mb=memory.get(name),
             )
