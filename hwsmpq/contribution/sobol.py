@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import qmc
 
 from hwsmpq.contribution.game import Game
 from hwsmpq.contribution.stop import Progress, Stop
@@ -26,6 +25,8 @@ def sobol(game: Game, stop: Stop, seed: int, progress: Progress | None = None) -
 
 
 def _sobol_orders(n_players: int, seed: int) -> Orders:
+    from scipy.stats import qmc  # takes half a second, which others need not wait for
+
     points = qmc.Sobol(n_players, scramble=True, seed=np.random.default_rng(seed))
     while True:
         yield points.random(1).argsort(axis=1, kind="stable")

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -302,6 +302,7 @@ def _prepared(model: Any, options: Mapping[str, Any]) -> set[str]:
     return kept_in_fp32(openvino, model, {f"{layer}{LAYER}" for layer in options["layers"]}, reduced)
 
 
+@lru_cache(maxsize=None)
 def _default_precision() -> str:
     """What OpenVINO computes floats in by itself."""
     import openvino
@@ -310,6 +311,7 @@ def _default_precision() -> str:
     return PRECISIONS.get(name, name)
 
 
+@lru_cache(maxsize=None)
 def _computes_in_bf16() -> bool:
     import openvino
 

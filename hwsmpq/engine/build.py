@@ -17,8 +17,6 @@ from hwsmpq.hardware.stored import stored_in_onnx
 from hwsmpq.hardware.target import Target
 from hwsmpq.lock import BUILDING
 from hwsmpq.model.capture import Captured
-from hwsmpq.quantize.onnx_export import export_onnx
-from hwsmpq.quantize.qdq import write_qdq
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import REFERENCE, Assignment, LayerAudit, Manifest, Ranges
 
@@ -62,6 +60,10 @@ class Builder:
 
     def write_onnx(self, assignment: Assignment, path: Path) -> None:
         """Write the Q/DQ ONNX file of an assignment."""
+        # They load libraries for ONNX files, half a second, which stages before the first engine need not wait for.
+        from hwsmpq.quantize.onnx_export import export_onnx
+        from hwsmpq.quantize.qdq import write_qdq
+
         if self._fp32_onnx is None:
             batch = None if self._takes_any_batch else self.batch
             self._fp32_onnx = self.target.rewrite(export_onnx(self._captured, batch))
@@ -80,6 +82,9 @@ class Builder:
 
     def untouched(self) -> Engine:
         """The loaded engine that the runtime makes of the network by itself."""
+        from hwsmpq.quantize.onnx_export import export_onnx
+        from hwsmpq.quantize.qdq import write_qdq
+
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         write_qdq(
             export_onnx(self._captured, self.batch), self._captured, self._captured.network.uniform(REFERENCE),

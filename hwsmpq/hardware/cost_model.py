@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import nnls
+from scipy.special import stdtrit
 
 from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
@@ -82,7 +82,7 @@ class CostModel:
     def margin_ms(self, confidence: float) -> float:
         """What an engine exceeds its prediction by at most, with ``confidence`` (one-sided, Student's t)."""
         n = max(self.n_checks, MIN_CHECKS)
-        return float(stats.t.ppf(confidence, n - 1) * self.error_ms * np.sqrt(1 + 1 / n))
+        return float(stdtrit(n - 1, confidence) * self.error_ms * np.sqrt(1 + 1 / n))
 
     def interval_ms(self, assignment: Assignment, confidence: float = 0.9) -> tuple[float, float]:
         """The interval that the latency of an engine lies in with ``confidence``; that of a uniform engine, which was

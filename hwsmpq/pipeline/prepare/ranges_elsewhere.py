@@ -7,11 +7,9 @@ from pathlib import Path
 from hwsmpq import artifacts
 from hwsmpq.artifacts import write_bytes
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.model.onnx_import import OnnxModule
 from hwsmpq.pipeline.prepare.calibrate import calibrate, mismatch
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.calibration_cache import read_cache, write_cache
-from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.types import Ranges, TensorRange
 
 CACHE_BITS = 8
@@ -92,6 +90,9 @@ def export_cache(run: Run, file: Path) -> Ranges:
 def tensor_names(run: Run) -> dict[str, str]:
     """Layer -> name of its input in the task's ONNX file, or in the one that is written for a network in torch."""
     import onnx
+
+    from hwsmpq.model.onnx_import import OnnxModule
+    from hwsmpq.quantize.onnx_export import export_onnx
 
     if isinstance(run.task.model, OnnxModule):
         read = run.task.model.inputs_by_weight
