@@ -94,6 +94,17 @@ class Padded(nn.Module):
         return nn.functional.normalize(self.k(nn.functional.pad(x, (0, 0, 0, 4))), dim=-1)
 
 
+class Places(nn.Module):
+    """A factor for every position, then a kernel as large as the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.o, self.factor = nn.Conv2d(N_CHANNELS, 5, 7, padding=3), torch.rand(7, 7) + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(x / self.factor)
+
+
 class Halos(nn.Module):
     """Windows that overlap."""
 
@@ -133,6 +144,7 @@ CASES = {
         lambda: Positions(partial(torch.amin, dim=1, keepdim=True), nn.Conv2d(1, 2, 3)), IMAGE
     ),
     "factor": Case(Scaled, (64,)),
+    "factor of positions": Case(Places, (N_CHANNELS, 7, 7), "fp32"),
     "norm of padded tokens": Case(Padded, (4, N_CHANNELS)),
     "windows that overlap": Case(Halos, IMAGE),
     "attention": Case(partial(Attention, False), (8, 64), "fp32"),

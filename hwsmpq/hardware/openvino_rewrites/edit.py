@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -28,3 +29,10 @@ def constant(graph: ir.Graph, name: str, data: NDArray[Any]) -> ir.Value:
     value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
     return value
+
+
+def put_bound_behind(graph: ir.Graph, node: ir.Node) -> None:
+    """Compare a result with the least float, which leaves it as it is and nothing fuses with."""
+    name = f"{node.name}.bounded"
+    limit = constant(graph, f"{name}.limit", np.asarray(np.finfo(np.float32).min, np.float32))
+    put_behind(graph, node, ir.node("Max", [node.outputs[0], limit], name=name))

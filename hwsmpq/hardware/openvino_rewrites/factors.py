@@ -6,22 +6,19 @@ both products one kernel, whose results are arbitrary numbers.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from hwsmpq.hardware.openvino_rewrites.edit import constant, put_behind
+from hwsmpq.hardware.openvino_rewrites.edit import put_bound_behind
 
 PRODUCTS = {"Gemm", "MatMul"}
 CLAMPS = {"Clip", "Relu"}
 
 
 def bound_scaled_layers(graph: ir.Graph) -> None:
-    """Compare such a result with the least float, so that something other than a quantizer reads it."""
+    """Let something other than a quantizer read such a result."""
     for node in list(graph):
         if node.op_type == "Mul" and _is_of_product(node) and _is_read_by_product(node):
-            name = f"{node.name}.bounded"
-            limit = constant(graph, f"{name}.limit", np.asarray(np.finfo(np.float32).min, np.float32))
-            put_behind(graph, node, ir.node("Max", [node.outputs[0], limit], name=name))
+            put_bound_behind(graph, node)
 
 
 def _is_of_product(node: ir.Node) -> bool:
