@@ -146,6 +146,7 @@ def capture(
         sources = fold_constants(graph)
         fold_batch_norm(graph)
         model_sha256 = _hash(graph)
+        _keep_samples(graph)
         _take_layout_free(graph)
         form = take_flat_outputs(graph, outputs)
         check_faithful(
@@ -188,6 +189,15 @@ def _take_layout_free(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         node.target = LAYOUT_FREE.get(node.target, node.target)
     graph.recompile()
+
+
+def _keep_samples(graph: fx.GraphModule) -> None:
+    """Let what drops all dimensions of size 1 keep that of the samples when they are one."""
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.squeeze.default:
+            sizes = node.args[0].meta["val"].shape
+            node.target = torch.ops.aten.squeeze.dims
+            node.args = (node.args[0], [i for i, size in enumerate(sizes) if isinstance(size, int) and size == 1])
 
 
 def _hash(graph: fx.GraphModule) -> str:

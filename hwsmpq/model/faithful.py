@@ -42,8 +42,8 @@ def check_faithful(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = network(rows)
         tolerance = _Tolerance(network, rows)
-        alone = list(_alone(network, rows, name))
-        joined = [torch.cat(parts) if parts[0].ndim else torch.stack(parts) for parts in zip(*alone, strict=True)]
+        alone = [_with_samples(outputs, expected) for outputs in _alone(network, rows, name)]
+        joined = [torch.cat(parts) for parts in zip(*alone, strict=True)]
         error = relative_error(expected, joined)
         if not tolerance.allows(error):
             again = relative_error(expected, network(rows))
@@ -100,6 +100,11 @@ def _alone(
                 f"{name} runs on {len(rows[0])} samples but not on one alone", str(error).strip()[:300],
                 "keep samples apart: batch norm needs running statistics",
             ) from error
+
+
+def _with_samples(alone: list[Tensor], together: list[Tensor]) -> list[Tensor]:
+    """Outputs for one sample with the dimension of samples that a model drops which squeezes all of size 1."""
+    return [one if one.ndim == all_.ndim else one[None] for one, all_ in zip(alone, together, strict=True)]
 
 
 def _random(graph: fx.GraphModule) -> list[fx.Node]:

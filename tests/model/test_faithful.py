@@ -108,6 +108,25 @@ def test_what_is_faithful_is_captured_and_left_as_it_was() -> None:
         assert torch.equal(torch.get_rng_state(), state)
 
 
+class Squeezed(nn.Module):
+    """Drops all dimensions of size 1, also that of the samples when they are one."""
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3), keepdim=True).squeeze()).squeeze()
+
+
+@pytest.mark.parametrize("n_outputs", [1, 5])
+def test_what_is_squeezed_keeps_its_samples(n_outputs: int) -> None:
+    model, x = Squeezed(n_outputs).eval(), torch.randn(4, 3, 6, 6)
+    graph = capture(model, (x,)).graph
+    torch.testing.assert_close(graph(x), model(x))
+    torch.testing.assert_close(graph(x[:1]), model(x)[:1])
+
+
 def test_outputs_of_other_shapes_are_said_to_be_that() -> None:
     class Pooled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
