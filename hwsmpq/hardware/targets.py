@@ -74,8 +74,8 @@ def target_for(ladder: Collection[str], notify: Callable[[str], None] | None = N
         return Settings.target
     if notify:
         notify(
-            f"target {FLEXIBLE_TARGET} is taken, since {Settings.target} has no {', '.join(foreign)}: BitOps and sizes"
-            " are counted, nothing is timed; another target can be named"
+            f"target {FLEXIBLE_TARGET} is taken, since {Settings.target} has no {', '.join(foreign)}. BitOps and sizes"
+            " are counted, and nothing is timed. --target names another one"
         )
     return FLEXIBLE_TARGET
 

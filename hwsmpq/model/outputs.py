@@ -151,7 +151,7 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
             raise HwsmpqError(
                 f"output {names[place] or ONLY!r} has no row a sample: its shape is ({', '.join(shape)})",
                 f"{n_samples} stands for the number of samples, which every output holds in a dimension of its own",
-                "turn it there, or leave it out, for example in a module around the network",
+                "give it such a dimension, or leave the output out, for example in a module around the network",
             )
         dim = holding[0]
         n = int(shape[dim].partition("*")[0]) if "*" in shape[dim] else 1

@@ -39,8 +39,8 @@ class Roles(Mapping[str, str]):
         sha256, why_new = function_sha256(getattr(task, role), task.version)
         if why_new:
             self._run.notify(
-                f"what {role}= computes cannot be told from process to process ({why_new}): another process measures"
-                f" again what it enters; give the task a version= to count instead"
+                f"another process cannot tell whether {role}= is still the same ({why_new}), and measures again what"
+                " depends on it. Give the task a version=, and change it with the function"
             )
         return sha256 if task.outputs is None else digest([sha256, list(task.outputs.items())])
 

@@ -31,33 +31,36 @@ FLEXIBLE_TARGET = "onnx-qdq"
 class Settings:
     """What a run folder is about: everything that decides its results, except the budgets of one search.
 
-    ``task`` names the task as the command line does; it is empty where the task was given as an object. An empty
-    ``ladder`` is the one that the target takes by default, which a run folder remembers.
-    ``smooth`` lets calibration smooth the inputs of linear layers, ``correct_bias`` lets biases take back what
-    quantization adds to the mean of outputs. ``value`` scores assignments (by default ``soft`` for classification with
-    cross-entropy, else ``loss``); ``evaluate`` says what they are run on. ``cost`` is what precisions cost:
-    latency where the target is measured, or ``bitops``, with which nothing is timed.
-    ``n_score_samples`` of the search part score contributions; that part has at most ``n_search_samples`` (by default
-    1,024 of data that is read as it is needed, and half of what is given as tensors).
-    ``estimator`` takes ``n_pairs`` antithetic pairs of
-    permutations (or as many draws of another kind), or stops earlier: at ``max_evaluations``, a
-    relative error of ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``.
-    ``n_score_samples`` are 256 by default, or 64 for ``both-ends``, from which the race goes on with more of them.
-    ``base`` is the level that contributions start from (by default the lowest that leaves the network alive).
-    ``minutes`` is a budget of time for one command: what of ``estimator``, ``n_pairs``, ``n_score_samples``,
-    ``n_mixtures`` and ``search_evaluations`` is not given becomes more or less as it leaves room for, and the best plan
-    so far is what counts at its end.
+    ``task`` names the task as the command line does. It is empty where the task was given as an object. An empty
+    ``ladder`` stands for the target's own, which a run folder remembers.
+
+    ``smooth`` lets calibration smooth the inputs of linear layers. ``correct_bias`` lets biases take back what
+    quantization adds to the mean of outputs. ``value`` scores assignments: by default ``soft`` for classification with
+    cross-entropy, else ``loss``. ``evaluate`` says what they are run on. ``cost`` is what precisions cost: latency
+    where the target is measured, or ``bitops``, with which nothing is timed.
+
+    The search part has at most ``n_search_samples``: by default 1,024 of data that is read as it is needed, and half of
+    what is given as tensors. ``n_score_samples`` of them score contributions: 256 by default, or 64 for ``both-ends``.
+    ``estimator`` takes ``n_pairs`` antithetic pairs of permutations, or as many draws of another kind. It stops earlier
+    at ``max_evaluations``, at a relative error of ``target_error``, or when fresh draws would give the same plan with a
+    chance of ``stability``. ``base`` is the level that contributions start from: by default the lowest that leaves the
+    network alive.
+
+    ``minutes`` is a budget of time for one command. It decides ``estimator``, ``n_pairs``, ``n_score_samples``,
+    ``n_mixtures`` and ``search_evaluations`` where they are not given. The best plan so far counts at its end.
+
     At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
-    more than one of ``streams`` that many inferences run side by side, and every time of an engine is that from one
-    result to the next.
-    ``n_candidates`` plans of every table enter the race, which may spend ``search_evaluations`` (of the score batch;
-    180, or 360 of a small one); ``additive`` takes the best plan of the contributions alone,
-    as the paper does. A latency budget is held with ``confidence`` in the cost model's prediction (by default with an
-    even chance; what is missed is measured and solved again), and a largest drop counts as kept only where its bound
-    with ``confidence`` keeps it (by default the drop on the samples does). With ``reconstruct`` every plan's rounding
-    is learned before its engine is built. The last fields hold plans to what :class:`hwsmpq.Constraints` says, on top
-    of those of the task.
+    more than one of ``streams``, that many inferences run side by side, and the time of an engine is from one result to
+    the next.
+
+    ``n_candidates`` plans of every table enter the race. It may spend ``search_evaluations`` of the score batch: 180,
+    or 360 of a small one. ``additive`` takes the best plan of the contributions alone, as the paper does.
+
+    A latency budget is held with ``confidence`` in the cost model's prediction. By default the chance is even, and what
+    is missed is measured and solved again. A largest drop counts as kept where its bound with ``confidence`` keeps it.
+    By default the drop on the samples counts. With ``reconstruct`` every plan's rounding is learned before its engine
+    is built. The last fields hold plans to what :class:`hwsmpq.Constraints` says, on top of those of the task.
     """
 
     task: str = ""

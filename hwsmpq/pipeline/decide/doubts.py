@@ -55,8 +55,9 @@ def tell_doubts(prepared: Prepared) -> None:
     ]
     if opposed:
         run.notify(
-            f"uniform {opposed[0]} is better than fp32 by one of metric and {run.value}, and worse by the other: where"
-            " a smaller metric is better (an error), say so with Task(higher_is_better=False)"
+            f"the metric and the value {run.value} disagree about uniform {opposed[0]}: by one of them it is better"
+            " than fp32, by the other it is worse. If a smaller metric is better (an error), say so with"
+            " Task(higher_is_better=False)"
         )
 
 

@@ -121,7 +121,7 @@ def search(
         if contributions:
             return searched.best(contributions)
         assert cheapest is not None
-        run.notify("the cheapest plan of all keeps max_drop on the search part: no contributions are needed")
+        run.notify("the cheapest plan of all keeps --max-drop on the search part, so no contributions are needed")
         return searched.plan(*cheapest)
 
     unused = {CostTable: model is None, Rounds: not run.measures_latency, Contributions: contributions is None}

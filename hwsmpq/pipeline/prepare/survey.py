@@ -89,5 +89,5 @@ def _with(known: Survey, prepared: Prepared, engine: Realised) -> Survey:
     for group, found in longer.fallbacks(run.network).items():
         for asked, runs in found.items():
             if asked not in before.get(group, {}):
-                run.notify(f"{run.target.name} runs {group} in {runs} where {asked} was asked for: taken as such")
+                run.notify(f"{run.target.name} runs {group} in {runs}, not in {asked} as asked: the search takes it so")
     return longer

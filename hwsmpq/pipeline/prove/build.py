@@ -24,8 +24,8 @@ def build(run: Run) -> Manifest:
     for kind, verb in {Trained: "finetune", Reconstructed: "reconstruct"}.items():
         if kind in unused and run.artifacts.has(kind):
             run.notify(
-                f"{run.path(kind)} was made for another plan: the engine is built without it; `hwsmpq {verb}` makes it"
-                " for this plan"
+                f"{run.path(kind)} was made for another plan, so the engine is built without it. `hwsmpq {verb}`"
+                " makes it for this plan"
             )
 
     def make() -> Manifest:
