@@ -17,8 +17,12 @@ STEP = 1e-2
 """Of a step of an integer grid: ten to a hundred times what float sums in another order and approximated functions
 move a value by."""
 RELATIVE: dict[Format, float] = {"fp32": CHANGE, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": STEP * 2.0**-3}
-"""Of the values that a layer reads in other formats. In 16 bits it is what one rounding changes, where runtimes round
-at other places."""
+"""Of the values that a layer reads in other formats, and of results. In 16 bits it is what one rounding changes, where
+runtimes round at other places."""
+ATEN = torch.ops.aten
+SUMS = {ATEN.sum.dim_IntList, ATEN.mean.dim, ATEN.var.correction, ATEN.std.correction, ATEN.linalg_vector_norm.default}
+"""Operations besides layers whose results depend on the order in which they add up. A difference of two of them, such
+as a variance by the mean of squares, may be little but the rounding of both."""
 HALF = RELATIVE["fp16"]
 N_AT_ONCE = 16
 """Products that a tensor core adds up before it rounds their sum."""
@@ -52,11 +56,11 @@ class Disturbance:
         noise = noise * (self._step * layer.grid.scale)
         return x + rounded + (noise if layer.inverse is None else noise / layer.inverse.to(x.device))
 
-    def result_in_bf16(self, x: Any) -> Any:
-        """A result, changed by what one rounding to bf16 changes; what is no tensor of floats stays as it is."""
+    def result_in(self, number_format: Format, x: Any) -> Any:
+        """A result in fp32 or bf16, changed; what is no tensor of floats stays as it is."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
-        return x * (self._noise(x) * RELATIVE["bf16"]).add_(1)
+        return x * (self._noise(x) * RELATIVE[number_format]).add_(1)
 
     def _noise(self, x: Tensor) -> Tensor:
         """Numbers from -1 to 1 in the shape of a tensor, laid out in memory as it is."""

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
 from hwsmpq.quantize.carry import IN_BF16, MULTIPLIES
-from hwsmpq.quantize.disturb import Disturbance
+from hwsmpq.quantize.disturb import SUMS, Disturbance
 from hwsmpq.quantize.heap import keep_freed_memory
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
 from hwsmpq.quantize.residual import Residual
@@ -151,9 +151,11 @@ class Simulator:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
                 in_bf16 = IN_BF16.get(step.node.target) if self._is_in_bf16(step.node, assignment) else None
                 env[step.node] = (in_bf16 or step.function)(*args, **kwargs)
+            if self._disturbance is not None and step.node.target in SUMS:
+                env[step.node] = self._disturbance.result_in("fp32", env[step.node])
             if self._is_in_bf16(step.node, assignment):
                 if self._disturbance is not None and not getattr(step.node.target, "is_view", True):
-                    env[step.node] = self._disturbance.result_in_bf16(env[step.node])
+                    env[step.node] = self._disturbance.result_in("bf16", env[step.node])
                 if step.carry.is_written:
                     env[step.node] = rounded(env[step.node], torch.bfloat16)
             for node in step.dead:
@@ -181,7 +183,7 @@ class Simulator:
         if from_memory:
             env = env | {n: rounded(env[n], torch.bfloat16) for n in from_memory}
         if self._disturbance is not None and step.node.target in MULTIPLIES and self._may_use_bf16(assignment):
-            env = env | {n: self._disturbance.result_in_bf16(env[n]) for n in step.node.all_input_nodes}
+            env = env | {n: self._disturbance.result_in("bf16", env[n]) for n in step.node.all_input_nodes}
         return _resolve(step.node.args, env)
 
     def _may_use_bf16(self, assignment: Assignment) -> bool:

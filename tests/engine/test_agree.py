@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from hwsmpq.engine.agree import locate
-from hwsmpq.types import Agreement
+import torch
+from torch import Tensor, nn
+
+from hwsmpq.engine.agree import agreement, locate
+from hwsmpq.model.agreement import FLOOR
+from hwsmpq.model.capture import capture
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
+from hwsmpq.quantize.simulator import Simulator
+from hwsmpq.types import REFERENCE, Agreement
 
 
 def test_the_shortest_region_is_found() -> None:
@@ -29,3 +37,34 @@ def test_a_disagreement_is_said_with_its_place() -> None:
     assert not one.agrees
     assert "0.25" in one.said and "a to b" in one.said
     assert "built again" in Agreement(0.25, 0.001, 32, is_another=True).said
+
+
+class Normalized(nn.Module):
+    """Its variance is the mean of squares less the square of the mean: two large sums, of which little is left."""
+
+    def __init__(self, total: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.o, self.total = nn.Linear(8, 8), nn.Linear(8, 4), total
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + 16
+        mean, of_squares = (self.total(one) / y.shape[1] for one in (y, y * y))
+        return self.o(((y - mean) * (of_squares - mean * mean + 1e-6).rsqrt()).amax(1))
+
+
+def test_sums_in_another_order_agree() -> None:
+    def one_by_one(x: Tensor) -> Tensor:
+        total = torch.zeros_like(x[:, :1])
+        for i in range(x.shape[1]):
+            total = total + x[:, i : i + 1]
+        return total
+
+    torch.manual_seed(0)
+    net, x = Normalized(lambda x: x.sum(1, keepdim=True)).eval(), torch.randn(32, 512, 8)
+    captured, scheme = capture(net, (x[:4],)), get_scheme("unsigned_activations")
+    simulator = Simulator(captured, calibrate(captured, (x[:4],), scheme, [8]), scheme)
+    net.total = one_by_one
+    with torch.no_grad():
+        found = agreement(simulator, captured.network.uniform(REFERENCE), (x,), net(x))
+    assert found.error > 2 * FLOOR
+    assert found.agrees, found.said

@@ -1,11 +1,14 @@
-"""Three kinds of networks to build right and wrong, and what may be wrong with engines of them."""
+"""Three kinds of networks to build right and wrong, and the certificates of what may be wrong with engines of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial, partialmethod
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 from unittest import mock
 from xml.etree import ElementTree
 
@@ -15,70 +18,46 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from hwsmpq.engine.agree import check
-from hwsmpq.engine.build import ONNX_FILE, Builder
-from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.cli import main
+from hwsmpq.engine.build import Builder
+from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target
-from hwsmpq.model.capture import capture
+from hwsmpq.model.capture import Captured, capture
+from hwsmpq.model.task import Task
+from hwsmpq.quantize.onnx_export import export_onnx
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
-from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Agreement, Assignment, LayerAudit, Manifest
+from hwsmpq.types import CHOSEN, Assignment, Certificate, Manifest
 
-Fault = Callable[[onnx.GraphProto], None]
-
-
-class Faulty(Builder):
-    """Changes the Q/DQ file before engines are made of it."""
-
-    fault: Fault | None = None
-
-    def write_onnx(self, assignment: Assignment, path: Path) -> None:
-        super().write_onnx(assignment, path)
-        if self.fault is not None:
-            model = onnx.load(path)
-            self.fault(model.graph)
-            onnx.save(model, path)
+Change = Callable[[onnx.GraphProto], None]
+Damage = Callable[[Path, str], None]
+"""(folder with the files of an engine, layer) -> a change of them."""
+RIGHT = "none"
+"""Name of the certificate of the right engine."""
+OWN = "the runtime's own reduction"
+"""Name of the one without rewrites, which is wrong in some versions of the runtime."""
 
 
-def deliver_wrong(
-    builder: Builder, deliver: Callable[..., Manifest], faults: Sequence[Fault], assignment: Assignment, folder: Path
-) -> Manifest:
-    """As ``deliver`` does, of a Q/DQ file with faults."""
-    write = builder.write_onnx
+class Images(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.q = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1)
+        self.a, self.b, self.o = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 5)
 
-    def write_wrong(assignment: Assignment, path: Path) -> None:
-        write(assignment, path)
-        model = onnx.load(path)
-        for fault in faults:
-            fault(model.graph)
-        onnx.save(model, path)
-
-    with mock.patch.object(builder, "write_onnx", write_wrong):
-        return deliver(builder, assignment, folder)
-
-
-def images() -> tuple[nn.Module, Tensor]:
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
-    )
-    return net, torch.randn(40, 3, 10, 10)
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.q(self.p(x).relu()).relu().flatten(2).transpose(1, 2)
+        return self.o(self.b(self.a(pixels).relu()).amin(1))
 
 
 class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.o = nn.Embedding(50, 24), nn.Linear(24, 5)
-        self.a, self.b = nn.Linear(24, 24), nn.Linear(24, 24)
+        self.table, self.factors = nn.Embedding(50, 24), nn.Parameter(torch.rand(24) + 0.5)
+        self.a, self.b, self.o = nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.table(x)
-        return self.o((y + self.b(self.a(y).relu())).mean(1))
-
-
-def words() -> tuple[nn.Module, Tensor]:
-    return Words(), torch.randint(50, (40, 7))
+        return self.o((y + self.b(self.a(y).relu())).mean(1) * self.factors)
 
 
 class Points(nn.Module):
@@ -91,106 +70,174 @@ class Points(nn.Module):
         return self.o(gelu(self.b(gelu(self.a(x)))).amax(1))
 
 
-def points() -> tuple[nn.Module, Tensor]:
-    return Points(), torch.randn(40, 6, 32)
+def _task(kind: type[nn.Module], samples: Callable[[], Tensor], seed: int) -> Task:
+    """A network with labels that are its own answers."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        model, x = kind().eval(), samples()
+        return Task(model, x[:16], (x, model(x).argmax(1)))
+
+
+def images(seed: int = 0) -> Task:
+    return _task(Images, lambda: torch.randn(40, 3, 10, 10), seed)
+
+
+def words(seed: int = 0) -> Task:
+    return _task(Words, lambda: torch.randint(50, (40, 7)), seed)
+
+
+def points(seed: int = 0) -> Task:
+    return _task(Points, lambda: torch.randn(40, 6, 32), seed)
 
 
 NETWORKS = {"images": images, "words": words, "points": points}
-REDUCTIONS = {"ReduceMean": "ReduceMax", "ReduceMax": "ReduceMin", "GlobalAveragePool": "GlobalMaxPool"}
+"""All have ``a`` and ``b``, linear layers of one shape, and ``o``, which reads a reduction, at int8 on every target."""
+REDUCTIONS = {"ReduceMean": "ReduceMax", "ReduceMax": "ReduceMin", "ReduceMin": "ReduceMax"}
 """And what a wrong kernel may compute."""
 
 
-class Case:
-    """A network on a target, simulated and built."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an engine.
 
-    def __init__(self, make: Callable[[], tuple[nn.Module, Tensor]], target: Target, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        self._make = make
-        model, x = make()
-        self.captured, self.scheme, self.inputs = capture(model.eval(), (x,)), get_scheme(target.scheme_name), (x,)
-        ranges = calibrate(self.captured, self.inputs, self.scheme, [8])
-        self.simulator = Simulator(self.captured, ranges, self.scheme)
-        self.builder = Faulty(self.captured, ranges, self.scheme, target)
-        self.target = target
+    Attributes:
+        fault: what is wrong with it.
+        code: exit code of ``hwsmpq``.
+        certificate: that it wrote.
+        places: layers that are to be named for the fault.
+    """
 
-    @cached_property
-    def groups(self) -> tuple[str, ...]:
-        return self.captured.network.group_names
+    fault: str
+    code: int
+    certificate: Certificate
+    places: set[str]
 
-    @cached_property
-    def layers(self) -> list[str]:
-        return [layer.name for layer in self.captured.network.layers]
-
-    def another(self, seed: int) -> Case:
-        """Another network of the same form."""
-        return Case(self._make, self.target, seed)
-
-    def int8(self, *groups: str) -> Assignment:
-        """These groups, or all, at int8."""
-        return {g: "int8" if not groups or g in groups else REFERENCE for g in self.groups}
-
-    def check(self, assignment: Assignment | None = None, other: Case | None = None) -> Agreement:
-        """Of an engine, of another case if one is given."""
-        assignment = assignment or self.int8()
-        with (other or self).builder.temporary(assignment) as engine:
-            outputs = engine_outputs(engine, self.inputs)
-        return check(self.builder, self.simulator, assignment, self.inputs, outputs)
-
-    def differing(self, damage: Callable[[Path], None] | None = None) -> dict[str, str]:
-        """What layers of a delivered engine hold otherwise, after some damage to its files."""
-        with TemporaryDirectory() as name:
-            folder, assignment = Path(name) / "engine", self.int8()
-            layers: tuple[LayerAudit, ...] = self.builder.deliver(assignment, folder).layers
-            if damage is not None:
-                damage(folder)
-                layers = self.builder.audit(assignment, self.target.load(folder), folder)
-            return {layer.layer: layer.differs for layer in layers if layer.differs}
+    @property
+    def named(self) -> set[str]:
+        """The layers that the certificate says to be wrong: by their files, or else by what they compute."""
+        by_files = {one.layer for one in self.certificate.audit.mismatches if one.differs}
+        return by_files or {*self.certificate.agreement[CHOSEN].where}
 
 
-def tensor(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
+def outcomes(network: str, target: Target, folder: Path) -> Iterator[Outcome]:
+    """Of the right engine of a network, and of one with each fault, planted when all before the engine is known."""
+    exported: dict[tuple[str, int | None], bytes] = {}
+
+    def export_once(captured: Captured, batch: int | None) -> bytes:
+        key = captured.network.model_sha256, batch
+        return exported.get(key) or exported.setdefault(key, export_onnx(captured, batch))
+
+    with (
+        mock.patch("hwsmpq.pipeline.run.get_target", lambda *_: target),
+        mock.patch("hwsmpq.engine.build.export_onnx", export_once),
+    ):
+        options = {"--target": target.name, "--ladder": "int8,fp32", "--bitops": "int8", "--cost": "bitops"}
+        run = "run", f"{__name__}:{network}", *(word for option in options.items() for word in option)
+        yield Outcome(RIGHT, *_certified(folder, *run), set())
+        layers = {one.layer for one in Folder(folder).read(Manifest).layers}
+        for fault, (planted, places) in _faults(network, target, layers).items():
+            for kind in (Certificate, Manifest):
+                Folder(folder).path(kind).unlink()
+            with planted:
+                yield Outcome(fault, *_certified(folder, "verify"), places)
+
+
+def _certified(folder: Path, *command: str) -> tuple[int, Certificate]:
+    with mock.patch.object(sys, "argv", ["hwsmpq", *command, "--out", str(folder)]):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, Folder(folder).read(Certificate)
+
+
+def _faults(network: str, target: Target, layers: set[str]) -> dict[str, tuple[AbstractContextManager[Any], set[str]]]:
+    """What plants each fault, and the layers that have it, of ``layers`` in all."""
+    def planted(change: Callable[[onnx.GraphProto], None]) -> AbstractContextManager[Any]:
+        return mock.patch.object(Builder, "write_onnx", partialmethod(_write_changed, Builder.write_onnx, change))
+
+    def delivered(other: Builder) -> AbstractContextManager[Any]:
+        return mock.patch.object(Builder, "deliver", partialmethod(_deliver_another, Builder.deliver, other))
+
+    def damaged(damage: Damage) -> AbstractContextManager[Any]:
+        return mock.patch.object(Builder, "write", partialmethod(_write_damaged, Builder.write, damage))
+
+    found = {
+        "a scale times 4": (planted(partial(_scale, factor=4)), {"b"}),
+        "a scale over 4": (planted(partial(_scale, factor=0.25)), {"b"}),
+        "weights of two layers swapped": (planted(_swap), {"a", "b"}),
+        "an engine of another network": (delivered(_builder(NETWORKS[network](seed=1), target)), layers),
+        "another reduction": (planted(_misreduce), {"o"}),
+    }
+    if type(target).rewrite is not Target.rewrite:
+        found[OWN] = mock.patch.object(type(target), "rewrite", lambda _, onnx: onnx), {"o"}
+    if target.name in FLIPS:
+        for what in ("weight", "bias"):
+            found[f"a bit of a {what}"] = damaged(partial(FLIPS[target.name], is_bias=what == "bias")), {"b"}
+    return found
+
+
+def _builder(task: Task, target: Target) -> Builder:
+    captured, scheme = capture(task.model, task.calibration), get_scheme(target.scheme_name)
+    captured = captured.with_ties(target.ties(captured))
+    return Builder(captured, calibrate(captured, task.calibration, scheme, [8]), scheme, target)
+
+
+def _deliver_another(
+    builder: Builder, deliver: Callable[..., Manifest], other: Builder, assignment: Assignment, folder: Path
+) -> Manifest:
+    with mock.patch.object(builder, "write_onnx", other.write_onnx):
+        return deliver(builder, assignment, folder)
+
+
+def _write_damaged(
+    builder: Builder, write: Callable[..., None], damage: Damage, assignment: Assignment, folder: Path
+) -> None:
+    write(builder, assignment, folder)
+    damage(folder, "b")
+
+
+def _write_changed(
+    builder: Builder, write: Callable[..., None], change: Change, assignment: Assignment, path: Path
+) -> None:
+    write(builder, assignment, path)
+    model = onnx.load(path)
+    change(model.graph)
+    onnx.save(model, path)
+
+
+def _tensor(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
     return next(one for one in graph.initializer if one.name == name)
 
 
-def scaled(layer: str, factor: float) -> Fault:
+def _scale(graph: onnx.GraphProto, factor: float) -> None:
     """The scale of a layer's input is another one."""
-
-    def change(graph: onnx.GraphProto) -> None:
-        name = next((n.input[1] for n in graph.node if n.name == f"{layer}.in.quantize"), None)
-        if name is not None:
-            one = tensor(graph, name)
-            one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(factor), name))
-
-    return change
+    for node in graph.node:
+        if node.name == "b.in.quantize":
+            one = _tensor(graph, node.input[1])
+            one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(factor), one.name))
 
 
-def swapped(a: str, b: str) -> Fault:
+def _swap(graph: onnx.GraphProto) -> None:
     """Two layers have each other's integers."""
-
-    def change(graph: onnx.GraphProto) -> None:
-        names = [f"{layer}.weight.int8" for layer in (a, b)]
-        if {*names} <= {one.name for one in graph.initializer}:
-            first, second = (numpy_helper.to_array(tensor(graph, name)) for name in names)
-            tensor(graph, names[0]).CopyFrom(numpy_helper.from_array(second, names[0]))
-            tensor(graph, names[1]).CopyFrom(numpy_helper.from_array(first, names[1]))
-
-    return change
+    names = ["a.weight.int8", "b.weight.int8"]
+    if {*names} <= {one.name for one in graph.initializer}:
+        first, second = (_tensor(graph, name) for name in names)
+        first.name, second.name = second.name, first.name
 
 
-def misreduced(layer: str) -> Fault:
-    """The reduction that a quantized layer reads computes something else, as some of OpenVINO do if not rewritten."""
-
-    def change(graph: onnx.GraphProto) -> None:
-        producers = {output: node for node in graph.node for output in node.output}
-        node = next((n for n in graph.node if n.name == f"{layer}.in.quantize"), None)
-        while node is not None and node.op_type not in REDUCTIONS:
-            node = producers.get(node.input[0])
-        if node is not None:
-            node.op_type = REDUCTIONS[node.op_type]
-
-    return change
+def _misreduce(graph: onnx.GraphProto) -> None:
+    """A reduction computes something else where a quantized layer reads it, as in OpenVINO if it is not rewritten."""
+    producers = {output: node for node in graph.node for output in node.output}
+    node = next((n for n in graph.node if n.name == "o.in.quantize"), None)
+    while node is not None and node.op_type not in REDUCTIONS:
+        node = producers.get(node.input[0])
+    if node is not None:
+        node.op_type = REDUCTIONS[node.op_type]
 
 
-def flip_in_ir(folder: Path, layer: str, is_bias: bool = False) -> None:
+def _flip_in_ir(folder: Path, layer: str, is_bias: bool) -> None:
     """One bit of a weight or a bias in OpenVINO's file."""
     root = ElementTree.parse(folder / "model.xml").getroot()
     nodes = {node.attrib["id"]: node for node in root.iterfind("layers/layer")}
@@ -204,18 +251,22 @@ def flip_in_ir(folder: Path, layer: str, is_bias: bool = False) -> None:
     (folder / "model.bin").write_bytes(data)
 
 
-def flip_in_onnx(folder: Path, layer: str, file: str = ONNX_FILE, is_bias: bool = False) -> None:
-    """One bit of a weight or a bias in an ONNX file."""
-    model = onnx.load(folder / file)
-    names = {one.name for one in model.graph.initializer}
-    node = next(node for node in model.graph.node if node.name == layer)
-    readers = [n for n in model.graph.node if node.output[0] in n.input] if node.op_type == "MatMul" else []
-    if is_bias:
-        candidates = [*readers[0].input] if readers else [*node.input][-1:]
-    else:
-        candidates = [f"{layer}.weight.int8", f"{layer}/weight"]
-    one = tensor(model.graph, next(name for name in candidates if name in names))
+WEIGHTS = ".weight", ".weight.int8", "/weight"
+"""What names of weights in ONNX files end with."""
+
+
+def _flip_in_onnx(folder: Path, layer: str, is_bias: bool) -> None:
+    """One bit of a weight or a bias in the ONNX file of an engine."""
+    model = onnx.load(folder / "model.onnx")
+    names = [f"{layer}{ending}" for ending in ((".bias", ".bias.int8") if is_bias else WEIGHTS)]
+    one = next(one for one in model.graph.initializer if one.name in names)
     array = numpy_helper.to_array(one).copy()
     array.view(np.uint8).reshape(-1)[14 if is_bias else 5] ^= 1
     one.CopyFrom(numpy_helper.from_array(array, one.name))
-    onnx.save(model, folder / file)
+    onnx.save(model, folder / "model.onnx")
+
+
+FLIPS: dict[str, Callable[..., None]] = {
+    "openvino-cpu": _flip_in_ir, "onnxruntime-cpu": _flip_in_onnx, "torch-cuda": _flip_in_onnx
+}
+"""What flips a bit in the files of engines, where these can be read."""

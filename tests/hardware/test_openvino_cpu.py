@@ -3,13 +3,11 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import qdq_network as net
 from conformance import UNIFORM, RunnableConformance
-from faulty import flip_in_ir
 from onnx import TensorProto, helper, save
 
 from hwsmpq.device.openvino import OpenvinoRuntime
@@ -20,7 +18,6 @@ from hwsmpq.hardware.targets import get_target
 
 class TestOpenvinoCpu(RunnableConformance):
     target_name = "openvino-cpu"
-    flips = {"weight": flip_in_ir, "bias": partial(flip_in_ir, is_bias=True)}  # noqa: RUF012
 
     def test_precision_agrees_with_the_kernel_names(self, build):
         """An independent reading: int8 kernels are called ..._I8."""

@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 import qdq_network as net
 import torch
 from conformance import ASSIGNMENTS, UNIFORM, RunnableConformance
-from faulty import flip_in_onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
@@ -49,10 +47,6 @@ def executed(folder):
 
 class OnnxruntimeConformance(RunnableConformance):
     target_name = "onnxruntime-cpu"
-    flips = {  # noqa: RUF012
-        "weight": partial(flip_in_onnx, file="model.onnx"),
-        "bias": partial(flip_in_onnx, file="model.onnx", is_bias=True),
-    }
 
     @pytest.fixture
     def expected(self):
