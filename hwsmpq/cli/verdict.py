@@ -43,8 +43,9 @@ def _rows(certificate: Certificate, asked: Mapping[BudgetKind, Budget]) -> Itera
     outcomes = {outcome.kind: outcome for outcome in certificate.budgets}
     reference = next((engine for engine in certificate.engines if engine.name == REFERENCE), None)
     top: dict[BudgetKind, str] = {"max_drop": metric(accuracy, accuracy.reference)}
+    lost = 100 * (accuracy.reference - accuracy.engine)
     measured: dict[BudgetKind, str] = {
-        "max_drop": f"{metric(accuracy, accuracy.engine)}, lost {100 * (accuracy.reference - accuracy.engine):.2f}"
+        "max_drop": f"{metric(accuracy, accuracy.engine)}, {'lost' if lost > -0.005 else 'gained'} {abs(lost):.2f}"
         f" +- {100 * accuracy.paired_stderr:.2f}"
         + (f", {bounded(accuracy.drop_bound)}" if accuracy.drop_bound else "")
     }

@@ -13,9 +13,11 @@ from conftest import TASK_FILE, Finished
 from cli.console import Cli, stored
 from hwsmpq.cli import app, display
 from hwsmpq.cli.options import parse_budgets
+from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
-from hwsmpq.types import Budget, Front, Plan
+from hwsmpq.types import AccuracyOutcome, Budget, Certificate, Front, Plan
+from tests.report.factory import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,14 @@ def test_a_speedup_is_answered_in_speedups(cli: Cli, openvino_run: Finished) -> 
     assert latency is not None
     assert f"{latency.reference / latency.measured:.2f}x" in row and "at least 0.20x" in row
     assert "--speedup 0.2" in (openvino_run.folder / "report.html").read_text()
+
+
+def test_a_gain_is_no_negative_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path)
+    certificate = Folder(folder).read(Certificate)
+    for engine, said in ((0.71, "top1 71.00, gained 1.00 +- 0.20"), (0.69, "top1 69.00, lost 1.00 +- 0.20")):
+        show_verdict(replace(certificate, accuracy=AccuracyOutcome(0.70, engine, 50, 0.002, metric="top1")), folder)
+        assert said in capsys.readouterr().out
 
 
 def test_as_many_engines_are_listed_as_were_asked_for(cli: Cli, openvino_run: Finished, tmp_path: Path) -> None:
