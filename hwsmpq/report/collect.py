@@ -85,7 +85,7 @@ def _notices(run: Artifacts) -> Iterator[str]:
         yield "Accuracy comes from the simulator, not from a built engine."
     if run.contributions and run.contributions.start != run.contributions.ladder[0]:
         yield clean(f"{run.contributions.ladder[0]} in every layer destroys the network, so contributions start from "
-                    f"{run.contributions.start}; lower precisions were measured for single groups.")
+                    f"{run.contributions.start}. Lower precisions were measured for single groups.")
 
 
 def _facts(run: Artifacts) -> Iterator[Fact]:
@@ -103,7 +103,8 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
                                    f"{count(network.n_configurations(len(ladder)))} assignments")
     if run.plan:
         gap = "" if run.plan.status == "optimal" else f", gap {run.plan.gap:.2%}"
-        yield Fact("Solver", f"{run.plan.status}{gap}, objective {run.plan.objective}")
+        sought = {"value": "most accurate", "latency": "cheapest"}[run.plan.objective]
+        yield Fact("Solver", f"{run.plan.status}{gap}; sought was the {sought} plan")
     for line in held(run.plan.held if run.plan else ()):
         yield Fact("Held", clean(line))
     latency = run.certificate.latency_ms if run.certificate else None

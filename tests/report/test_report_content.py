@@ -210,7 +210,7 @@ def test_interactions(complete: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(complete, tmp_path / "run"))
     found = artifacts.read(folder / "interactions.json", Interactions)
     page = Page(render(folder))
-    assert f"its {len(found.pairs)} strongest" in re.sub(r"\s+", " ", page.text) and "pairs" in page.ids
+    assert f"the {len(found.pairs)} strongest pairs" in re.sub(r"\s+", " ", page.text) and "pairs" in page.ids
     artifacts.write(folder / "interactions.json", replace(found, pairs=()))
     page = Page(render(folder))
     assert "cross-validation finds that pairs" in page.text and "pairs" not in page.ids
@@ -385,7 +385,7 @@ def test_stability_of_the_plan_and_of_every_group(complete: Path, tmp_path: Path
     folder = Path(shutil.copytree(complete, tmp_path / "run"))
     network, plan, _ = load(folder)
     artifacts.write(folder / "plan.json", replace(plan, stability=None))
-    assert "Not known: the plan records it" in Page(render(folder)).text
+    assert "It is not known. A plan states it" in Page(render(folder)).text
     certainty = {group: 0.5 + 0.05 * i for i, group in enumerate(network.group_names)}
     artifacts.write(folder / "plan.json", replace(plan, stability=Stability(0.42, certainty, 50, "permutations")))
     text = Page(render(folder)).text
