@@ -83,6 +83,16 @@ class Scaled(nn.Module):
         return self.out(torch.relu(self.q(x) * 0.125))
 
 
+class Head(nn.Sequential):
+    """Products in two dimensions of which the first has no bias, or one of zeros."""
+
+    def __init__(self, between: nn.Module, has_bias: bool = False) -> None:
+        first = nn.Linear(64, 64, bias=has_bias)
+        if has_bias:
+            nn.init.zeros_(first.bias)
+        super().__init__(nn.Linear(64, 64), nn.LayerNorm(64), first, between, nn.Linear(64, 16))
+
+
 class Padded(nn.Module):
     """Keys without a bias, of which those of padded tokens are 0, and their directions."""
 
@@ -144,6 +154,9 @@ CASES = {
         lambda: Positions(partial(torch.amin, dim=1, keepdim=True), nn.Conv2d(1, 2, 3)), IMAGE
     ),
     "factor": Case(Scaled, (64,)),
+    "no bias": Case(partial(Head, nn.ReLU()), (64,)),
+    "bias of zeros": Case(partial(Head, nn.ReLU6(), True), (64,)),
+    "nothing between": Case(partial(Head, nn.Identity()), (64,)),
     "factor of positions": Case(Places, (N_CHANNELS, 7, 7), "fp32"),
     "norm of padded tokens": Case(Padded, (4, N_CHANNELS)),
     "windows that overlap": Case(Halos, IMAGE),

@@ -10,14 +10,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from hwsmpq.hardware.openvino_rewrites.attention import separate_attention
-from hwsmpq.hardware.openvino_rewrites.factors import bound_scaled_layers
+from hwsmpq.hardware.openvino_rewrites.factors import bound_products
 from hwsmpq.hardware.openvino_rewrites.gathers import flatten_indices
 from hwsmpq.hardware.openvino_rewrites.places import separate_positions
 from hwsmpq.hardware.openvino_rewrites.reductions import bound_extremes, keep_reduced_dimensions
 from hwsmpq.hardware.openvino_rewrites.zeros import keep_zero_rows
 
 REWRITES = (
-    keep_reduced_dimensions, bound_extremes, bound_scaled_layers, separate_attention, keep_zero_rows, flatten_indices,
+    keep_reduced_dimensions, bound_extremes, bound_products, separate_attention, keep_zero_rows, flatten_indices,
     separate_positions,
 )
 
