@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import NameFixPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, fx
 
@@ -85,6 +85,7 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
     fold_padding(model.graph)
     remove_unused_nodes(model)
     _name_layers(model, captured)
+    ClearMetadataAndDocStringPass()(model)  # lines and paths of the user's own code, which engines would carry
     if _n_bytes(model) > LARGEST_MESSAGE:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value

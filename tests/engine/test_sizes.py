@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.target import substitutes
+from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.model.capture import capture
 from hwsmpq.pipeline.decide.costs import counted_costs
@@ -47,13 +47,26 @@ def test_counted_is_what_the_files_hold(name: str, ladder: str, tmp_path: Path) 
     if (reason := target.unavailable()) is not None:
         pytest.skip(reason)
     torch.manual_seed(0)
-    x, scheme = torch.randint(6000, (8, 6)), get_scheme(target.scheme_name)
-    captured = capture(Tied().eval(), (x,)).with_least_bits(target.least_weight_bits)
+    _assert_counted(Tied(), torch.randint(6000, (8, 6)), target, precisions, tmp_path)
+
+
+def test_what_windows_read_is_not_in_the_file(tmp_path: Path) -> None:
+    """A convolution that is a matrix product gathers its input, on large images by many indices."""
+    target = get_target("onnxruntime-cpu")
+    if (reason := target.unavailable()) is not None:
+        pytest.skip(reason)
+    net = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    _assert_counted(net, torch.randn(8, 256, 64, 64), target, Ladder.parse("int8,fp32"), tmp_path)
+
+
+def _assert_counted(net: nn.Module, x: Tensor, target: Target, precisions: Ladder, folder: Path) -> None:
+    scheme = get_scheme(target.scheme_name)
+    captured = capture(net.eval(), (x,)).with_least_bits(target.least_weight_bits)
     captured = captured.with_substitutes(substitutes(target, captured.network, precisions))
     bits = sorted({p.activation_bits for p in precisions.precisions if p.activation_format == "int"})
     builder = Builder(captured, calibrate(captured, (x,), scheme, bits), scheme, target)
     for precision in precisions.names:
         assignment = captured.network.uniform(precision)
         _, counted = counted_costs(captured.network, assignment)
-        n_bytes = builder.deliver(assignment, tmp_path / "engine").n_bytes
+        n_bytes = builder.deliver(assignment, folder / "engine").n_bytes
         assert counted * 1e6 == pytest.approx(n_bytes, rel=0.02), (precision, counted, n_bytes)

@@ -54,6 +54,11 @@ def simulate(case: Case, assignment: Assignment) -> Tensor:
     return case.simulator().scores([assignment], case.inputs, lambda out, rows: out)[0]
 
 
+def test_nothing_of_the_users_code_is_in_the_file() -> None:
+    data = exported(make_case("residual").captured)
+    assert b"stack_trace" not in data and str(Path(__file__).parent).encode() not in data
+
+
 @networks
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_engine_file_equals_simulator(network: str, scheme: str, tmp_path: Path) -> None:

@@ -45,18 +45,23 @@ def lower(model: ir.Model) -> None:
     """
     ShapeInferencePass()(model)
     model.opset_imports.setdefault(CONTRIB, 1)
+    indices: dict[Window, ir.Value] = {}
     for node in list(model.graph):
         weight = weight_of(node.inputs[1]) if node.op_type in ONNX_LAYERS else None
         if weight is not None:
-            _Layer(model.graph, node, weight).lower()
+            _Layer(model.graph, node, weight, indices).lower()
     RemoveUnusedNodesPass()(model)
 
 
 class _Layer:
-    """One layer, and what takes its place."""
+    """One layer, and what takes its place.
 
-    def __init__(self, graph: ir.Graph, node: ir.Node, weight: Weight) -> None:
-        self._graph, self._node, self._weight = graph, node, weight
+    Args:
+        indices: of the windows that layers before it gather, which this one adds to.
+    """
+
+    def __init__(self, graph: ir.Graph, node: ir.Node, weight: Weight, indices: dict[Window, ir.Value]) -> None:
+        self._graph, self._node, self._weight, self._indices = graph, node, weight, indices
 
     def lower(self) -> None:
         node, x = self._node, activation_of(self._node.inputs[0])
@@ -133,10 +138,20 @@ class _Layer:
             data = self._add("Pad", [data, self._constant("pads", pads), x.zero_point], {}, f"{name}/pad")
         flat = self._constant("flat", np.array([0, prod(window.padded), n_channels]))
         wide = self._constant("wide", np.array([0, *window.output, prod(window.kernel) * n_channels]))
-        indices = register(self._graph, f"windows/{window}", window.indices())
         data = self._add("Reshape", [data, flat], {}, f"{name}/flat")
-        data = self._add("Gather", [data, indices], {"axis": 1}, f"{name}/gather")
+        data = self._add("Gather", [data, self._indices_of(window)], {"axis": 1}, f"{name}/gather")
         return self._add("Reshape", [data, wide], {}, f"{name}/wide")
+
+    def _indices_of(self, window: Window) -> ir.Value:
+        """The runtime adds them up once, when it loads the file, where they would be larger than small weights."""
+        if window not in self._indices:
+            first, *others = (
+                register(self._graph, f"windows/{window}/{i}", one) for i, one in enumerate(window.indices())
+            )
+            for i, other in enumerate(others):
+                first = self._add("Add", [first, other], {}, f"windows/{window}/sum{i}")
+            self._indices[window] = first
+        return self._indices[window]
 
     def _product(self, x: Activation, data: ir.Value, weight: NDArray[np.int8], bias: ir.Value | None) -> ir.Value:
         inputs = [

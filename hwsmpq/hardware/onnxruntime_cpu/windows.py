@@ -39,12 +39,16 @@ class Window:
         sizes = zip(self.padded, self.kernel, self.strides, self.dilations, strict=True)
         return tuple((p - d * (k - 1) - 1) // s + 1 for p, k, s, d in sizes)
 
-    def indices(self) -> NDArray[np.int32]:
-        """Flat positions in the padded input, shape (n output positions, n kernel positions)."""
-        flat = np.arange(prod(self.padded), dtype=np.int32).reshape(self.padded)
-        corners = flat[tuple(slice(0, o * s, s) for o, s in zip(self.output, self.strides, strict=True))]
-        offsets = flat[tuple(slice(0, k * d, d) for k, d in zip(self.kernel, self.dilations, strict=True))]
-        return corners.reshape(-1, 1) + offsets.reshape(1, -1)
+    def indices(self) -> list[NDArray[np.int32]]:
+        """One a spatial dimension. Their sum, (*output, *kernel), has flat positions in the padded input."""
+        n, found = len(self.size), []
+        for axis in range(n):
+            steps = np.arange(self.output[axis])[:, None] * self.strides[axis]
+            steps = steps + np.arange(self.kernel[axis]) * self.dilations[axis]
+            shape = [1] * (2 * n)
+            shape[axis], shape[n + axis] = steps.shape
+            found.append((steps * prod(self.padded[axis + 1 :])).astype(np.int32).reshape(shape))
+        return found
 
 
 def window_of(node: ir.Node, weight_shape: Sequence[int]) -> Window | None:
