@@ -126,8 +126,15 @@ def _fields(kind: Any) -> Iterator[str]:
     yield f"{_prose(inspect.getdoc(kind) or '')}\n"
     yield "| field | type | default |\n|---|---|---|"
     for field in dataclasses.fields(kind):
-        yield f"| `{field.name}` | `{_cell(str(field.type))}` | {_shown(field.default)} |"
+        yield f"| `{field.name}` | `{_cell(str(field.type))}` | {_of(field)} |"
     yield ""
+
+
+def _of(field: Any) -> str:
+    """The default of a field; empty where it has to be given."""
+    made = field.default_factory is not dataclasses.MISSING
+    value = field.default_factory() if made else field.default
+    return _shown(value) or ("" if value is dataclasses.MISSING else f"`{value!r}`")
 
 
 def _types_inside(kind: Any) -> Iterator[type]:

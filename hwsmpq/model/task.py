@@ -71,34 +71,34 @@ class Task:
     """What the toolkit works on.
 
     Args:
-        model: a trained network whose inputs and outputs carry the batch in dimension 0, or the path of an ONNX file
+        model: a trained network whose inputs and outputs carry the batch in dimension 0. Or the path of an ONNX file
             that holds one (opset 7 or newer).
-        calibration: unlabelled input samples: a tensor or array (n, ...), or one an argument in a tuple, or in a dict,
-            whose are passed by keyword; or a ``Dataset``, a ``DataLoader`` or another iterable of batches that can be
-            started again, of which the first :data:`MOST_CALIBRATION` samples are taken. Labels in them are left out.
-        evaluation: (inputs, targets), n rows each, or a dict with ``labels``, or such data with (inputs, targets) or a
-            dict with ``labels`` a sample: it is read as it is needed, and never held as a whole. The toolkit splits it
-            itself.
-        metric: per-sample score, averaged into the metric that budgets and certificates speak of
-            (default: top-1 correctness). Or a metric over a set of samples, whose uncertainty is found by resampling
-            them: by name (``spearman``, ``f1``, ``auc``, ``miou``, ``map50``, ``perplexity``), as one of
-            :mod:`hwsmpq.model.metrics`, or an object with ``update``, ``compute`` and ``reset``.
-        higher_is_better: whether a larger metric is a better one; by default as the metric says, else True. Of an error
-            (MAE, WER), say False: it is then stated with a minus sign everywhere, so that a drop is a loss.
-        loss: per-sample loss that scores assignments (default: cross-entropy).
+        calibration: unlabelled input samples: a tensor or array (n, ...), a tuple with one an argument, or a dict of
+            them, which are passed by keyword. Or a ``Dataset``, a ``DataLoader`` or another iterable of batches that
+            can be started again. Its first 256 samples are taken, and labels are left out.
+        evaluation: (inputs, targets), n rows each, or a dict with ``labels``. Or a ``Dataset`` and the like, whose
+            samples are (inputs, target) or a dict with ``labels``. It is read as it is needed, and never held as a
+            whole. The toolkit splits the samples itself.
+        metric: per-sample score. Its mean is the metric that budgets and certificates speak of. The default is top-1
+            correctness. Or a metric over a set of samples: a name (``spearman``, ``f1``, ``auc``, ``miou``, ``map50``,
+            ``perplexity``), one of ``hwsmpq.model.metrics``, or an object with ``update``, ``compute`` and
+            ``reset``. Its uncertainty is found by resampling the samples.
+        higher_is_better: whether a larger metric is a better one. By default this is as the metric says, else True. Say
+            False of an error (MAE, WER). It has a minus sign inside the toolkit then, so that a drop is a loss.
+        loss: per-sample loss that scores assignments. The default is cross-entropy.
         name: shown in reports.
         training: (inputs, targets) to retrain quantized plans on, none of them evaluation data.
-        version: names what metric and loss compute, and what data that is read holds. What was measured with them
-            counts as long as it stays the same; by default their code, what they close over and the globals that they
-            name stand for it, and the data is read once to tell it apart.
-        classification: whether outputs are logits of classes in dimension 1, which KL divergences compare; by default
+        version: a name for what metric and loss compute, and for what data that is read holds. Measurements count as
+            long as it stays the same. By default the code of the functions stands for it, with what they close over
+            and the globals that they name, and the data is read once a command.
+        classification: whether outputs are logits of classes in dimension 1, which KL divergences compare. By default
             they are unless both metric and loss are the task's own.
-        preprocessing: what was done to the samples before they got here, in words: it is written beside the engine for
+        preprocessing: what was done to the samples before they got here, in words. It is written beside the engine for
             whoever serves it.
         constraints: what plans are held to, besides what the settings of a run say.
-        outputs: names of the outputs that ``kl`` and ``mse`` compare, with their weights if it is a dict; by default
-            all floats, by 1. Outputs have the names of keys and fields, else the number of their place, joined by dots.
-            A metric or loss of the task's own gets all outputs as the model gives them; the defaults judge the first
+        outputs: names of the outputs that ``kl`` and ``mse`` compare, or a dict of their weights. By default all floats
+            count alike. Outputs have the names of keys and fields, else the number of their place, joined by dots. A
+            metric or loss of the task's own gets all outputs as the model gives them. The default ones judge the first
             of these outputs, or ``logits`` where none are named.
 
     Attributes:
