@@ -152,7 +152,7 @@ def _types_inside(kind: Any) -> Iterator[type]:
 def _prose(text: str) -> str:
     if re.match(r"\w+\(.*\)$", text, re.DOTALL):  # what dataclass writes where there is no docstring
         return ""
-    return re.sub(r":class:`~?([\w.]+)`", r"`\1`", text.replace("``", "`"))
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text.replace("``", "`"))
 
 
 def _cell(text: str) -> str:

@@ -234,9 +234,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Round:
-    """One plan that was built and measured for some budgets: the latency that was predicted, the one that was measured
-    (stated as in the session of the cost table), the memory, and whether every budget held; else which were missed
-    (none are named where an earlier version did not say)."""
+    """One plan that was built and measured for some budgets. ``latency`` is stated as in the session of the cost table.
+    ``met`` says whether every budget held, and ``missed`` names those that did not (none where an earlier version did
+    not say)."""
 
     budgets: tuple[Budget, ...]
     assignment: Assignment
