@@ -38,7 +38,7 @@ AUDIO = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 @dataclass(frozen=True)
 class Configured:
-    """A network of transformers: its class, the kind of its inputs, and fields of its configuration."""
+    """A network of transformers: its class, the kind of its inputs, and fields of its configuration (None: its own)."""
 
     model: str
     inputs: str
@@ -54,9 +54,12 @@ TRANSFORMERS = (
     )),
     Configured("SqueezeBertForSequenceClassification", "text", TEXT, {"embedding_size": 64}),
     *(Configured(f"{name}ForMaskedLM", "text", TEXT) for name in ("Bert", "Roberta", "Electra", "ModernBert", "Esm")),
-    *(Configured(f"{name}ForTokenClassification", "text", TEXT) for name in ("Bert", "Funnel")),
-    *(Configured(f"{name}ForQuestionAnswering", "text", TEXT) for name in ("Bert", "Splinter")),
-    *(Configured(f"{name}ForCausalLM", "text", TEXT) for name in ("Llama", "Qwen2", "Gemma", "Phi", "Falcon", "Bloom")),
+    Configured("BertForTokenClassification", "text", TEXT),
+    Configured("FunnelForTokenClassification", "text", TEXT, {
+        "num_hidden_layers": None, "block_sizes": [1, 1], "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128}),
+    *(Configured(f"{name}ForQuestionAnswering", "text", TEXT, {"num_labels": 2}) for name in ("Bert", "Splinter")),
+    *(Configured(f"{name}ForCausalLM", "text", TEXT) for name in ("Llama", "Qwen2", "Gemma", "Phi", "Bloom")),
+    Configured("FalconForCausalLM", "text", TEXT, {"head_dim": None}),
     Configured("DistilBertForSequenceClassification", "text", TEXT, {
         "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128}),
     Configured("GPT2LMHeadModel", "text", TEXT, GPT),
@@ -265,8 +268,8 @@ def _make_transformers(name: str) -> Made:
 
     one = next(one for one in TRANSFORMERS if one.model == name)
     kind = getattr(transformers, name)
-    fields = one.config | one.more | {"num_labels": N_CLASSES, "use_cache": False}
-    config = kind.config_class(**fields)
+    fields = {"num_labels": N_CLASSES, "use_cache": False} | one.config | one.more
+    config = kind.config_class(**{name: value for name, value in fields.items() if value is not None})
     model = kind(config)
     ids, mask = torch.randint(3, VOCABULARY, (N_ROWS, SEQUENCE)), torch.ones(N_ROWS, SEQUENCE, dtype=torch.int64)
     ending = torch.cat((ids[:, :-1], torch.full((N_ROWS, 1), 2)), 1)
@@ -294,7 +297,7 @@ def _make_segmentation(name: str) -> Made:
     import segmentation_models_pytorch as smp
 
     encoder = {"Segformer": "mit_b0", "DPT": "tu-vit_tiny_patch16_224"}.get(name, "resnet18")
-    size = 224 if name == "DPT" else 64
+    size = {"DPT": 224, "PAN": 256}.get(name, 64)
     return Made(getattr(smp, name)(encoder_name=encoder, encoder_weights=None, classes=N_CLASSES), (_images(size),))
 
 
