@@ -71,12 +71,13 @@ TRANSFORMERS = (
     Configured("BartForSequenceClassification", "text ending", TEXT | DECODER),
     Configured("FNetForSequenceClassification", "ids", TEXT | {"tpu_short_seq_length": SEQUENCE}),
     *(Configured(f"{name}ForImageClassification", "image", IMAGE) for name in (
-        "ViT", "DeiT", "Beit", "Data2VecVision", "ViTMSN", "Dinov2", "CLIP", "Siglip", "IJepa", "Dinov2WithRegisters",
+        "ViT", "DeiT", "Beit", "Data2VecVision", "ViTMSN", "Dinov2", "IJepa", "Dinov2WithRegisters",
     )),
+    *(Configured(f"{name}ForImageClassification", "image", {"vision_config": IMAGE}) for name in ("CLIP", "Siglip")),
     *(Configured(f"{name}ForImageClassification", "image", {"image_size": 64, "depths": [1, 1, 1, 1]}, more)
       for name, more in (
-          ("Swin", {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "window_size": 4}),
-          ("Swinv2", {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "window_size": 4}),
+          ("Swin", {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "window_size": 2}),
+          ("Swinv2", {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "window_size": 2}),
           ("ConvNext", {"hidden_sizes": [16, 32, 48, 64]}), ("ConvNextV2", {"hidden_sizes": [16, 32, 48, 64]}),
           ("ResNet", {"hidden_sizes": [16, 32, 48, 64], "embedding_size": 16}), ("PoolFormer", {}), ("Segformer", {}),
           ("RegNet", {"hidden_sizes": [16, 32, 48, 64], "groups_width": 16}), ("Focalnet", {"embed_dim": 32}),
@@ -290,7 +291,11 @@ def _make_ultralytics(name: str) -> Made:
 
     kinds = {"seg": "SegmentationModel", "pose": "PoseModel", "obb": "OBBModel", "cls": "ClassificationModel"}
     kind = "RTDETRDetectionModel" if name.startswith("rtdetr") else kinds.get(name.partition("-")[2], "DetectionModel")
-    return Made(getattr(tasks, kind)(f"{name}.yaml", verbose=False), (_images(64).sigmoid(),))
+    model = getattr(tasks, kind)(f"{name}.yaml", verbose=False)
+    with torch.no_grad():
+        for parameter in (p for n, p in model.named_parameters() if "one2one" in n):
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))  # heads begin as copies, which runtimes make one
+    return Made(model, (_images(64).sigmoid(),))
 
 
 def _make_segmentation(name: str) -> Made:
