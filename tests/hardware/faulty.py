@@ -123,13 +123,13 @@ def outcomes(network: str, target: Target, folder: Path) -> Iterator[Outcome]:
     """Of the right engine of a network, and of one with each fault, planted when all before the engine is known."""
     exported: dict[tuple[str, int | None], bytes] = {}
 
-    def export_once(captured: Captured, batch: int | None) -> bytes:
+    def export_once(captured: Captured, batch: int | None = 1) -> bytes:
         key = captured.network.model_sha256, batch
         return exported.get(key) or exported.setdefault(key, export_onnx(captured, batch))
 
     with (
         mock.patch("hwsmpq.pipeline.run.get_target", lambda *_: target),
-        mock.patch("hwsmpq.engine.build.export_onnx", export_once),
+        mock.patch("hwsmpq.quantize.onnx_export.export_onnx", export_once),
     ):
         options = {"--target": target.name, "--ladder": "int8,fp32", "--bitops": "int8", "--cost": "bitops"}
         run = "run", f"{__name__}:{network}", *(word for option in options.items() for word in option)
