@@ -6,6 +6,7 @@ Every unit of work (ladder, seed) is kept in the work folder, so that an interru
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -273,25 +274,25 @@ def _local_search(chooser: Chooser) -> None:
 def _default(chooser: Chooser, run: Any, n_score: int) -> None:
     """The search of the product, from contributions to plan; evaluations count by their samples."""
     from hwsmpq.pipeline.decide.solve import search
-    from hwsmpq.pipeline.evaluate.contribute import contribute, scores
-    from hwsmpq.types import Budget
+    from hwsmpq.pipeline.prepare.survey import prepare
+    from hwsmpq.stages import MEMO_FILE
+    from hwsmpq.types import Budget, Scores
 
-    before = time.process_time()
-    contributions = contribute(run)
-    cheap = scores(run, contributions)
-    shared = time.process_time() - before
-    # The floor check evaluates every uniform network and the reference.
-    n_floor = len(run.ladder.names) + 1
-    n_shared = n_floor + contributions.n_evaluations + sum(table.n_evaluations for table in cheap.tables)
-    share = run.settings.n_score_samples / n_score
+    prepare(run)
     names = list(run.ladder.names)
     for name, problem in chooser.problems.items():
         ((kind, limit),) = problem.limits.items()
+        # Contributions depend on the budget: each pays for its own.
+        for file in (*run.folder.glob(f"{MEMO_FILE}*"), run.path(Scores)):
+            file.unlink(missing_ok=True)
         before = time.process_time()
         plan = search(run, (Budget(kind, limit),))
         spent = time.process_time() - before
         choice = np.array([names.index(plan.assignment[group]) for group in run.network.group_names])
-        chooser.results[name, "default"] = Chosen(choice, (n_shared + plan.n_evaluations) * share, shared + spent)
+        with sqlite3.connect(run.folder / MEMO_FILE) as memo:
+            (n_bytes,) = memo.execute("SELECT sum(length(samples)) FROM evaluations").fetchone()  # two float32 a sample
+        n = n_bytes / (8 * n_score) + sum(t.n_evaluations for t in run.read(Scores).tables if t.estimator == "fisher")
+        chooser.results[name, "default"] = Chosen(choice, n, spent)
 
 
 def _figures(bench: Bench, units: list[Unit]) -> None:

@@ -227,7 +227,9 @@ def show_contributions(contributions: Contributions) -> None:
     rows = table("group", *shown, title=f"Contributions to {contributions.value} (+- standard error)")
     for group, row in contributions.phi.items():
         rows.add_row(
-            escape(group), *(f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" for p in shown)
+            escape(group), *(
+                f"{row[p]:+.4g} +- {contributions.stderr[group][p]:.2g}" if p in row else "not measured" for p in shown
+            )
         )
     console.print(rows)
     console.print(

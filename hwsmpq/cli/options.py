@@ -28,7 +28,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "memory_mb": (int, "MB for intermediate tensors of the simulator, in every process."),
     "estimator": (str, "Estimator of the contributions, or another sensitivity method; see docs/search.md."),
     "base": (str, "Precision that contributions start from; by default the lowest that does not destroy the network."),
-    "n_score_samples": (int, "Samples of the search part that score contributions (256; 64 with both-ends)."),
+    "n_score_samples": (int, "Samples of the search part that score contributions; 256 by default."),
     "n_search_samples": (int, "Samples of the search part, at most; 1,024 of data that is read as it is needed."),
     "n_pairs": (int, "Antithetic pairs of permutations, at most."),
     "max_evaluations": (int, "Evaluations that contributions may take; by default as many as --n-pairs needs."),

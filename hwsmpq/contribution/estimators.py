@@ -6,6 +6,7 @@ from hwsmpq.contribution.antithetic import antithetic
 from hwsmpq.contribution.both_ends import both_ends
 from hwsmpq.contribution.estimator import Estimator
 from hwsmpq.contribution.exact import exact
+from hwsmpq.contribution.growing import growing
 from hwsmpq.contribution.one_at_a_time import one_at_a_time
 from hwsmpq.contribution.paper_like import PaperLike
 from hwsmpq.contribution.permutation import permutation
@@ -13,6 +14,7 @@ from hwsmpq.contribution.regression import regression
 from hwsmpq.contribution.sobol import sobol
 
 ESTIMATORS: dict[str, Estimator] = {
+    "growing": growing,
     "exact": exact,
     "permutation": permutation,
     "paper-like": PaperLike(fresh_batch=True, minus_deviation=True),

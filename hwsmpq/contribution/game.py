@@ -77,6 +77,15 @@ def values(game: Game, levels: NDArray[np.int64]) -> NDArray[np.float64]:
     found = np.asarray(game(levels), dtype=np.float64)
     if found.shape != (len(levels),):
         raise ValueError(f"the game returned shape {found.shape} for {len(levels)} assignments")
+    return finite(found, levels)
+
+
+def finite(found: NDArray[np.float64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``found`` (n_assignments,), which are values of ``levels``.
+
+    Raises:
+        HwsmpqError: a value is not finite.
+    """
     bad = np.flatnonzero(~np.isfinite(found))
     if bad.size:
         raise HwsmpqError(

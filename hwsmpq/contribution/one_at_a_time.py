@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hwsmpq.contribution.game import Game, options, values
+from hwsmpq.contribution.blocks import effects
+from hwsmpq.contribution.game import Game, options
 from hwsmpq.contribution.stop import Progress, Stop
-from hwsmpq.contribution.table import Table, unsampled
+from hwsmpq.contribution.table import Table, over_samples
 
 
 def one_at_a_time(game: Game, stop: Stop | None = None, seed: int = 0, progress: Progress | None = None) -> Table:
@@ -32,19 +33,8 @@ def alone(name: str, game: Game, crowds: Sequence[int], progress: Progress | Non
     Raises:
         HwsmpqError: a value is not finite.
     """
-    n, levels = game.n_players, np.sort([game.base, *options(game)])
-    ends = [game.base, int(levels[-1])]
-    rows = [np.repeat(np.array(ends)[:, None], n, axis=1)]
-    for crowd in crowds:
-        block = np.full((n, len(levels) - 1, n), crowd)
-        block[np.arange(n), :, np.arange(n)] = levels[levels != crowd]
-        rows.append(block.reshape(-1, n))
-    found = values(game, np.vstack(rows))
-    phi = np.zeros((n, game.n_levels))
-    for crowd, part in zip(crowds, np.split(found[2:], len(crowds)), strict=True):
-        reached = np.full((n, game.n_levels), found[ends.index(crowd)])
-        reached[:, levels != crowd] = part.reshape(n, -1)
-        phi += (reached - reached[:, [game.base]]) / len(crowds)
+    options(game)
+    of_ends, gains, n_evaluations = effects(game, crowds, np.ones((game.n_players, game.n_levels), dtype=bool))
     if progress is not None:
         progress(1, 1)
-    return unsampled(name, phi, (float(found[0]), float(found[1])), len(found))
+    return over_samples(name, gains.mean(axis=0), of_ends, n_evaluations)

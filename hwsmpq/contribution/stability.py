@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.contribution.table import mean_and_error
+
 POOLED_DRAWS = 4
 """Draws that what all groups together show of the spread counts for, beside those of one group."""
 TINY = 1e-300
@@ -25,12 +27,12 @@ def stability(
         solve: the choice (n_players,) of levels for contributions (n_players, n_levels).
         n_repetitions: fresh contributions that are simulated.
     """
-    choice = solve(draws.mean(axis=0))
-    same = np.array([solve(phi) == choice for phi in _repetitions(draws, n_repetitions, seed)])
+    choice = solve(mean_and_error(draws)[0])
+    same = np.array([solve(phi) == choice for phi in repetitions(draws, n_repetitions, seed)])
     return float(same.all(axis=1).mean()), same.mean(axis=0)
 
 
-def _repetitions(draws: NDArray[np.float64], n: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def repetitions(draws: NDArray[np.float64], n: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Contributions (n_players, n_levels) as fresh draws may give them.
 
     Two means differ by twice the variance of one. Resampling a few draws does not know that (two of them are their own
@@ -38,14 +40,15 @@ def _repetitions(draws: NDArray[np.float64], n: int, seed: int) -> Iterator[NDAr
     groups show, in proportion to their squared contributions, and followed with Student's t (Smyth 2004). Levels of a
     group move together as they do over all groups.
     """
-    rng, mean, n_degrees = np.random.default_rng(seed), draws.mean(axis=0), len(draws) - 1
-    variance = draws.var(axis=0, ddof=1)
-    size = (draws**2).mean(axis=(0, 2))[:, None]
+    rng, (mean, error) = np.random.default_rng(seed), mean_and_error(draws)
+    n_draws = np.isfinite(draws).sum(axis=0).max(axis=1, keepdims=True)  # (n_players, 1)
+    n_degrees, variance = n_draws - 1, np.nan_to_num(n_draws * error**2)
+    size = np.nanmean(draws**2, axis=(0, 2))[:, None]
     pooled = size * variance.sum(axis=0) / max(float(size.sum()), TINY)
     deviation = np.sqrt((n_degrees * variance + POOLED_DRAWS * pooled) / (n_degrees + POOLED_DRAWS))
-    directions = ((draws - mean) / np.maximum(deviation, TINY)).reshape(-1, deviation.shape[1])
+    directions = np.nan_to_num((draws - mean) / np.maximum(deviation, TINY)).reshape(-1, deviation.shape[1])
     directions /= np.maximum(np.sqrt((directions**2).sum(axis=0)), TINY)
     for _ in range(n):
         student = np.sqrt(rng.chisquare(n_degrees + POOLED_DRAWS, size=(len(size), 1)) / (n_degrees + POOLED_DRAWS))
         normal = rng.normal(size=(len(size), len(directions))) @ directions
-        yield mean + np.sqrt(2 / len(draws)) * deviation * normal / student
+        yield mean + np.sqrt(2 / n_draws) * deviation * normal / student

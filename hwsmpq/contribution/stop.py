@@ -6,16 +6,31 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.contribution.table import mean_and_error
 from hwsmpq.errors import HwsmpqError
 
 MIN_DRAWS = 2
 """One draw leaves no standard error."""
 DRAWS_PER_ROUND = 2
 """Draws between two looks at a criterion that depends on what was found."""
+
+
+class Aim(Protocol):
+    """The best plan, which contributions are estimated for."""
+
+    def plans(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The best plans (n, n_players) for contributions as other draws than (n_draws, n_players, n_levels) may give
+        them."""
+        ...
+
+    def may_contain(self, draws: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The levels (n_players, n_levels) that the best plan may contain."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Stop:
         seconds: wall-clock time.
         error: root-mean-square standard error over root-mean-square contribution.
         stable: says of draws (n_draws, n_players, n_levels) whether they suffice; give a ceiling beside it.
+        aim: what they are for, which ends nothing by itself.
 
     Raises:
         HwsmpqError: no criterion, or one that is out of range.
@@ -38,6 +54,7 @@ class Stop:
     seconds: float | None = None
     error: float | None = None
     stable: Callable[[NDArray[np.float64]], bool] | None = None
+    aim: Aim | None = None
 
     def __post_init__(self) -> None:
         numbers = {"n_evaluations": self.n_evaluations, "seconds": self.seconds, "error": self.error}
@@ -85,8 +102,8 @@ class Stop:
 
 def relative_error(draws: NDArray[np.float64]) -> float:
     """Root-mean-square standard error over root-mean-square contribution; 0 where no draw differs."""
-    squared_error = float(draws.var(axis=0, ddof=1).mean()) / len(draws)
-    squared_phi = float(np.mean(draws.mean(axis=0) ** 2))
+    mean, error = mean_and_error(draws)
+    squared_error, squared_phi = float(np.nanmean(error**2)), float(np.nanmean(mean**2))
     if squared_error == 0:
         return 0.0
     return sqrt(squared_error / squared_phi) if squared_phi > 0 else inf

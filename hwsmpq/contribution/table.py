@@ -18,7 +18,8 @@ class Table:
     base is 0. ``draws`` (n_draws, n_players, n_levels) are the independent samples whose mean is ``phi``; there are
     none, and ``stderr`` is 0, where nothing was sampled. ``drawn`` says what a draw is: standard errors hold the noise
     of that choice and no other. ``floor_value`` is the value with every group at the base.
-    ``n_evaluations`` counts requested values, ``n_permutations`` walks.
+    ``n_evaluations`` counts requested values, ``n_permutations`` walks. A level that was left out of a draw is
+    NaN there, and one that was never measured is so in ``phi``.
     """
 
     estimator: str
@@ -41,8 +42,29 @@ def sampled(
     Args:
         ends: values of the all-base and of the all-top assignment.
     """
-    stderr = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
-    return Table(estimator, draws.mean(axis=0), stderr, draws, *ends, n_evaluations, n_permutations, drawn)
+    return Table(estimator, *mean_and_error(draws), draws, *ends, n_evaluations, n_permutations, drawn)
+
+
+def over_samples(estimator: str, draws: NDArray[np.float64], ends: NDArray[np.float64], n_evaluations: int) -> Table:
+    """The table of what blocks of samples give, (n_blocks, n_players, n_levels); of one block, without errors.
+
+    Args:
+        ends: values (n_blocks, 2) of the all-base and of the all-top assignment.
+    """
+    base_value, top_value = map(float, ends.mean(axis=0))
+    if len(draws) < 2:
+        return unsampled(estimator, draws[0], (base_value, top_value), n_evaluations)
+    return sampled(estimator, "samples", draws, (base_value, top_value), n_evaluations)
+
+
+def mean_and_error(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (n_players, n_levels) of draws (n_draws, n_players, n_levels), and its standard error; NaN where there are
+    none."""
+    n = np.isfinite(draws).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(draws, axis=0) / n
+        variance = np.nansum((draws - mean) ** 2, axis=0) / (n - 1)
+        return mean, np.where(n > 0, np.sqrt(variance / n), np.nan)
 
 
 def unsampled(estimator: str, phi: NDArray[np.float64], ends: tuple[float, float], n_evaluations: int) -> Table:

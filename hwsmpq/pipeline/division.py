@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hwsmpq.contribution.estimators import ESTIMATORS
@@ -17,13 +17,15 @@ N_PROBED = 16
 """Samples that an evaluation is timed on."""
 WALKED = 0.55
 """Share of an evaluation that one costs which differs from the one before it in one group."""
+GROWING, TAKEN = "growing", {"both-ends": 2, "one-at-a-time": 1}
+"""Evaluations of every group at every level, where these do not hang on the draws."""
 GRADIENTS = 12.0
 """Evaluations that the gradients of a cheap score cost."""
 TO_CONTRIBUTIONS = 0.55
 """Share of the time for evaluations that goes to contributions and cheap scores, at most; the rest is the race's."""
 TO_MIXTURES, TO_TIMING = 0.15, 0.05
 """Shares of the budget that building mixtures, and timing a set of engines, may take."""
-MOST_PAIRS, LEAST_SAMPLES, LEAST_MIXTURES, LEAST_EVALUATIONS, MOST_EVALUATIONS = 8, 16, 2, 24, 4
+MOST_PAIRS, LEAST_SAMPLES, LEAST_MIXTURES, LEAST_EVALUATIONS, MOST_EVALUATIONS = 4, 16, 2, 24, 4
 """Antithetic pairs; samples; mixtures; evaluations of a race, at least, and at most as a multiple of the usual."""
 
 
@@ -41,9 +43,11 @@ class Pace:
 
     def contributions(self, settings: Settings) -> float:
         """Seconds of the contributions."""
-        n_alone = self.n_groups * (self.n_levels - 1)
-        walks = 2 * settings.n_pairs if settings.estimator in ESTIMATORS and settings.estimator not in ALONE else 2
-        return walks * n_alone * WALKED * self._evaluation(settings)
+        walks = 2 * settings.n_pairs if settings.estimator in ESTIMATORS else 2
+        walks = TAKEN.get(settings.estimator, walks)
+        if settings.estimator == GROWING:  # both ends, and some of what it may grow to
+            walks = settings.n_pairs
+        return walks * self.n_groups * (self.n_levels - 1) * WALKED * self._evaluation(settings)
 
     def scores(self, settings: Settings) -> float:
         """Seconds of the cheap scores."""
@@ -69,17 +73,12 @@ class Pace:
         return (settings.n_score_samples or 0) * self.sample_s
 
 
-ALONE = ("both-ends", "one-at-a-time")
-"""Estimators that measure every group at most twice."""
-
-
 def divide(pace: Pace, left_s: float, asked: Settings) -> Settings:
     """The settings with as much of contributions, mixtures and race as ``left_s`` seconds leave room for. What the user
     asked for otherwise than is usual stays.
 
-    Contributions take the richest of their ways that fits into their share: more pairs of permutations, then every
-    group alone at both ends, then fewer samples, which lose most (ResNet-20, w3a3 to w8a8: plans from permutations on
-    64 samples were worse than those from both ends on 256). What they leave is the race's.
+    Contributions take the richest of their ways that fits into their share: room to grow, then fewer samples, which
+    lose most (ResNet-20, w3a3 to w8a8: plans from 64 samples were worse than from 256). What they leave is the race's.
     """
     given = replace(asked.resolved(), timing_seconds=min(asked.timing_seconds, max(1.0, TO_TIMING * left_s)))
     if pace.times_engines and asked.n_mixtures == Settings.n_mixtures:
@@ -102,15 +101,11 @@ def divide(pace: Pace, left_s: float, asked: Settings) -> Settings:
 def _ways(settings: Settings, may_take_fewer: bool) -> Iterator[Settings]:
     """Settings of contributions, the richest first."""
     n = settings.n_score_samples or 0
-    is_usual = settings.estimator == Settings.estimator
-    if is_usual and settings.n_pairs == Settings.n_pairs:
-        for n_pairs in (MOST_PAIRS, MOST_PAIRS // 2):
-            yield replace(settings, n_pairs=n_pairs)
+    if settings.n_pairs == Settings.n_pairs:
+        yield replace(settings, n_pairs=MOST_PAIRS)
     yield settings
-    last = replace(settings, estimator="both-ends" if is_usual else settings.estimator)
-    yield last
     while may_take_fewer and (n := n // 2) >= LEAST_SAMPLES:
-        yield replace(last, n_score_samples=n)
+        yield replace(settings, n_score_samples=n)
 
 
 @holding
@@ -126,7 +121,7 @@ def divided(run: Run) -> Run:
     prepared = prepare(run)
 
     def make() -> Division:
-        pace = _pace(prepared)
+        pace = _pace(prepared, evaluates=True)
         chosen = divide(pace, run.seconds_left, run.asked)
         assert chosen.n_score_samples is not None and chosen.search_evaluations is not None
         return Division(
@@ -138,33 +133,53 @@ def divided(run: Run) -> Run:
     return run.with_settings(replace(run.settings, **{k: v for k, v in vars(division).items() if k != "sample_s"}))
 
 
-def foresee(run: Run, whole: bool) -> None:
+def foresee(run: Run, whole: bool, evaluates: bool = True) -> None:
     """Tell how long the search will take, where there is one to be made; what every stage takes corrects it.
 
     Args:
         whole: whether its engine is built and verified.
+        evaluates: whether contributions and a race are sure to be made, and not only if nothing simpler serves. If so,
+            an evaluation is timed.
     """
     run = divided(run)
-    if run.outlook is not None or run.artifacts.has(Plan):
+    if run.artifacts.has(Plan):
         return
     prepared, settings = prepare(run), run.settings
-    pace = _pace(prepared)
+    pace = _pace(prepared, evaluates)
     build, verify = pace.proof(settings)
     uniform, mixtures = pace.profile(settings)
-    expected: Mapping[str, float] = {
+    expected: dict[str, float] = {
         "uniform_costs": 0.0 if run.artifacts.has(CostTable) else uniform,
-        "profile": 0.0 if run.artifacts.has(CostTable) else mixtures,
-        "contribute": 0.0 if run.artifacts.has(Contributions) else pace.contributions(settings),
-        "scores": 0.0 if run.artifacts.has(Scores) or settings.additive else pace.scores(settings),
-        "search": 0.0 if settings.additive else pace.race(settings),
         "build": build if whole else 0.0,
         "verify": verify if whole else 0.0,
     }
-    run.outlook = Outlook({stage: seconds for stage, seconds in expected.items() if seconds > 0}, run.clock)
-    run.tell_outlook()
+    if evaluates:
+        expected |= {
+            "profile": 0.0 if run.artifacts.has(CostTable) else mixtures,
+            "contribute": 0.0 if run.artifacts.has(Contributions) else pace.contributions(settings),
+            "scores": 0.0 if run.artifacts.has(Scores) or settings.additive else pace.scores(settings),
+            "search": 0.0 if settings.additive else pace.race(settings),
+        }
+    run.outlook = run.outlook or Outlook(run.clock)
+    if run.outlook.expect({stage: seconds for stage, seconds in expected.items() if seconds > 0}):
+        run.tell_outlook()
 
 
-def _pace(prepared: Prepared) -> Pace:
+def _pace(prepared: Prepared, evaluates: bool) -> Pace:
+    """What was measured, once a run; without evaluations where none is timed."""
+    run, network = prepared.run, prepared.network
+    survey_s = next((one.wall_s for one in run.clock.times if one.stage == "survey"), 0.0)
+    n_levels = len(run.ladder.names)
+    if evaluates and run.sample_s is None:
+        run.sample_s = _sample_s(prepared)
+    return Pace(
+        run.sample_s or 0.0, survey_s / n_levels, len(network.group_names), n_levels, len(run.parts[1]),
+        run.measures_latency,
+    )
+
+
+def _sample_s(prepared: Prepared) -> float:
+    """Seconds of one sample of one evaluation, on all processes together."""
     run, network = prepared.run, prepared.network
     uniform = [network.uniform(name) for name in (run.ladder.names[0], run.ladder.names[-1])]
     inputs = tuple(x[:N_PROBED] for x in run.task.calibration)
@@ -173,9 +188,4 @@ def _pace(prepared: Prepared) -> Pace:
         began = time.monotonic()
         run.runner.scores(uniform, inputs, lambda outputs, rows: outputs[:, :1].flatten(1))
         seconds = time.monotonic() - began
-    survey_s = next((one.wall_s for one in run.clock.times if one.stage == "survey"), 0.0)
-    n_levels = len(run.ladder.names)
-    return Pace(
-        seconds / len(uniform) / len(inputs[0]) / run.n_workers, survey_s / n_levels, len(network.group_names),
-        n_levels, len(run.parts[1]), run.measures_latency,
-    )
+    return seconds / len(uniform) / len(inputs[0]) / run.n_workers

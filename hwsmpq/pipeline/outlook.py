@@ -8,25 +8,28 @@ from hwsmpq.pipeline.clock import Clock
 
 WHOLE = ""
 """Stage that what is said of the whole is told under."""
-NAMES = {
+STAGES = {
     "uniform_costs": "profile", "profile": "mixtures", "contribute": "contributions", "scores": "cheap scores",
-    "search": "race",
+    "search": "race", "build": "build", "verify": "verify",
 }
-"""What stages are called, by what the clock calls them."""
+"""What stages are called, by what the clock calls them, in their order."""
 MINUTE = 60.0
 
 
 class Outlook:
-    """Seconds that stages will still take.
+    """Seconds that stages will still take."""
 
-    Args:
-        expected: seconds by stage, in the order of the stages.
-    """
-
-    def __init__(self, expected: Mapping[str, float], clock: Clock) -> None:
-        self._expected, self._clock = dict(expected), clock
-        self._before = self._spent()
+    def __init__(self, clock: Clock) -> None:
+        self._expected: dict[str, float] = {}
+        self._clock, self._before = clock, {one.stage: one.wall_s for one in clock.times}
         self._finished: set[str] = set()
+
+    def expect(self, seconds: Mapping[str, float]) -> bool:
+        """Expect stages to take that long; whether any of them is new."""
+        new = {stage: one for stage, one in seconds.items() if stage not in self._expected}
+        known = {**self._expected, **new}
+        self._expected = {stage: known[stage] for stage in STAGES if stage in known}
+        return bool(new)
 
     def finish(self, stage: str) -> bool:
         """A stage is over; whether it was expected."""
@@ -51,11 +54,12 @@ class Outlook:
         """``about 6 minutes: profile 1, contributions 3, race 2``."""
         left = self.left
         total = sum(left.values())
-        unit, seconds = ("minutes", MINUTE) if total >= 2 * MINUTE else ("seconds", 1.0)
+        unit, seconds = ("minute", MINUTE) if total >= 2 * MINUTE else ("second", 1.0)
+        n = round(total / seconds)
         parts = [
-            f"{NAMES.get(stage, stage)} {one / seconds:.0f}" for stage, one in left.items() if one >= seconds / 2
+            f"{STAGES[stage]} {one / seconds:.0f}" for stage, one in left.items() if one >= seconds / 2
         ]
-        return f"about {total / seconds:.0f} {unit}" + (f": {', '.join(parts)}" if parts else "")
+        return f"about {n} {unit}{'' if n == 1 else 's'}" + (f": {', '.join(parts)}" if parts else "")
 
     def _spent(self) -> dict[str, float]:
         return {one.stage: one.wall_s for one in self._clock.times}

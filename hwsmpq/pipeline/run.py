@@ -124,6 +124,8 @@ class Run:
     ) -> None:
         self._began = time.monotonic()
         self.outlook: Outlook | None = None
+        self.sample_s: float | None = None
+        """Seconds of one sample of an evaluation, once one was timed."""
         self.within_minutes: Run | None = None
         self.folder = folder = Path(folder)
         self.artifacts = Folder(folder)

@@ -101,10 +101,13 @@ class Contributions:
     """Phi[group, precision] with standard errors, over one fixed batch.
 
     ``floor_value`` is the value with every group at ``base``, the level that backgrounds rest at, where Phi is 0:
-    the floor of the ladder, or the lowest level that leaves the network alive. ``draws`` are the independent samples
-    whose mean is Phi, (n_draws, n_groups, n_precisions) in the order of network and ladder; empty where an
-    estimator does not sample. ``drawn`` says what a draw is: standard errors hold the noise of that choice and no other
-    (of permutations: not that of the batch). It is None where nothing was drawn, or an earlier version did not say.
+    the floor of the ladder, or the lowest level that leaves the network alive. What was never measured is not in
+    ``phi``: no optimal plan can contain it. ``n_samples`` are those of the first batch.
+
+    ``draws`` are the independent samples whose mean is Phi, (n_draws, n_groups, n_precisions) in the order of network
+    and ladder; empty where an estimator does not sample, and None where a draw left a precision of a group out.
+    ``drawn`` says what a draw is: standard errors hold the noise of that choice and no other (of permutations: not that
+    of the batch). It is None where nothing was drawn, or an earlier version did not say.
     """
 
     estimator: str
@@ -120,7 +123,7 @@ class Contributions:
     n_samples: int
     seed: int
     base: str | None = None
-    draws: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    draws: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
     drawn: Drawn | None = None
 
     @property

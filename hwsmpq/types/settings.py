@@ -18,10 +18,10 @@ MOST = {
 }
 """The largest numbers that are taken for meant. What is derived from a seed must fit 64 bits."""
 
-FEW_SAMPLES, SAMPLES = 64, 256
-"""That score contributions where every group is measured alone at both ends, and where orders are drawn."""
+SAMPLES = 256
+"""That score contributions, at first."""
 EVALUATIONS, FEW_EVALUATIONS = 360, 180
-"""Of a race, on few and on many samples."""
+"""Of a race, on fewer samples than these, and on as many."""
 
 FLEXIBLE_TARGET = "onnx-qdq"
 """The target that takes every precision, and makes no latency claim."""
@@ -40,11 +40,11 @@ class Settings:
     where the target is measured, or ``bitops``, with which nothing is timed.
 
     The search part has at most ``n_search_samples``: by default 1,024 of data that is read as it is needed, and half of
-    what is given as tensors. ``n_score_samples`` of them score contributions: 256 by default, or 64 for ``both-ends``.
-    ``estimator`` takes ``n_pairs`` antithetic pairs of permutations, or as many draws of another kind. It stops earlier
-    at ``max_evaluations``, at a relative error of ``target_error``, or when fresh draws would give the same plan with a
-    chance of ``stability``. ``base`` is the level that contributions start from: by default the lowest that leaves the
-    network alive.
+    what is given as tensors. ``n_score_samples`` of them score contributions: 256 by default. ``estimator`` takes
+    ``n_pairs`` antithetic pairs of permutations, or as many draws of another kind. ``growing`` takes no more
+    evaluations than they would. An estimator stops earlier at ``max_evaluations``, at a relative error of
+    ``target_error``, or when fresh draws would give the same plan with a chance of ``stability``. ``base`` is the level
+    that contributions start from: by default the lowest that leaves the network alive.
 
     ``minutes`` is a budget of time for one command. It decides ``estimator``, ``n_pairs``, ``n_score_samples``,
     ``n_mixtures`` and ``search_evaluations`` where they are not given. The best plan so far counts at its end.
@@ -76,7 +76,7 @@ class Settings:
     minutes: float | None = None
     evaluate: Literal["simulator", "engine"] = "simulator"
     cost: Literal["latency", "bitops"] | None = None
-    estimator: str = "antithetic"
+    estimator: str = "growing"
     base: str | None = None
     n_score_samples: int | None = None
     n_search_samples: int | None = None
@@ -109,7 +109,7 @@ class Settings:
 
     def resolved(self) -> Settings:
         """The same with what follows from the other fields in place of None."""
-        n_samples = self.n_score_samples or (FEW_SAMPLES if self.estimator == "both-ends" else SAMPLES)
+        n_samples = self.n_score_samples or SAMPLES
         evaluations = FEW_EVALUATIONS if n_samples >= SAMPLES else EVALUATIONS
         given = self.search_evaluations
         return replace(

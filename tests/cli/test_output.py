@@ -20,7 +20,7 @@ VERBS = (
 SHOWN = {
     "inspect": "search space: 3^4 = 81 configurations (w4a4, int8, fp32)",
     "calibrate": "ranges of 4 layers from 16 samples",
-    "contribute": "evaluations on 16 samples; +- standard error over permutations, on these samples alone",
+    "contribute": "evaluations on 16 samples; +- standard error over samples",
     "build": "4 of 4 layers as requested",
     "verify": "every budget met",
 }

@@ -11,6 +11,7 @@ import torch
 from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS, Finished
 from tiny_task import images, network, task
 
+from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.model.task import Task
@@ -27,7 +28,8 @@ from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.problem import Problem
-from hwsmpq.types import Bound, Budget, Contributions, Cost, Plan, Settings
+from hwsmpq.stages import MEMO_FILE
+from hwsmpq.types import Bound, Budget, Contributions, Cost, Plan, Scores, Settings
 
 
 def open_run(folder: Path, settings: Settings = QDQ_SETTINGS, **changes: object) -> Run:
@@ -60,7 +62,8 @@ def test_a_budget_that_no_plan_keeps_is_refused_before_anything_is_measured_for_
 def test_every_table_has_its_plans_in_the_race(qdq_run: Finished) -> None:
     plan = qdq_run.open().read(Plan)
     sources = {source for candidate in plan.candidates for source in candidate.sources}
-    assert {"antithetic permutations", "one-at-a-time", "fisher", "uniform"} <= sources
+    tables = (qdq_run.open().read(Contributions), *qdq_run.open().read(Scores).tables)
+    assert {"uniform", *(table.estimator for table in tables)} <= sources and len(tables) >= 2
     assignments = [tuple(sorted(c.assignment.items())) for c in plan.candidates]
     assert len(assignments) == len(set(assignments))
     chosen = next(c for c in plan.candidates if c.assignment == plan.assignment)
@@ -90,11 +93,16 @@ def test_nested_batches_are_the_search_part_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(parts), values)
 
 
-def test_observations_are_what_the_contributions_were_estimated_from(tmp_path: Path) -> None:
-    run = open_run(tmp_path)
+@pytest.mark.parametrize(("estimator", "n_mixtures"), [("antithetic", 0), ("growing", 4)])
+def test_observations_are_what_the_contributions_were_estimated_from(
+    tmp_path: Path, estimator: str, n_mixtures: int
+) -> None:
+    run = open_run(tmp_path, estimator=estimator)
     contributions = contribute(run)
+    n_known = Memo(tmp_path / MEMO_FILE).count()
     levels, values = observed(prepare(run), contributions)
-    assert len(levels) == len(values) == contributions.n_evaluations
+    assert len(levels) == len(values) == contributions.n_evaluations - n_mixtures
+    assert Memo(tmp_path / MEMO_FILE).count() == n_known
     by_row = {tuple(row): value for row, value in zip(levels.tolist(), values, strict=True)}
     assert by_row[(0,) * 4] == pytest.approx(contributions.floor_value)
     assert by_row[(2,) * 4] == pytest.approx(contributions.top_value)
@@ -162,7 +170,7 @@ def test_stability_of_the_plan_is_that_of_its_draws_within_the_budget(qdq_run: F
     run = qdq_run.open()
     plan, contributions = run.read(Plan), run.read(Contributions)
     assert plan.stability is not None
-    draws = np.array(contributions.draws)
+    draws = np.array(contributions.draws, dtype=np.float64)
     names, groups = run.ladder.names, run.network.group_names
     mean = np.array([[contributions.phi[g][p] for p in names] for g in groups])
     np.testing.assert_allclose(draws.mean(0), mean, atol=1e-12)
@@ -177,10 +185,10 @@ def test_stability_of_the_plan_is_that_of_its_draws_within_the_budget(qdq_run: F
 
 def test_sampling_goes_on_until_the_plan_is_stable(tmp_path: Path) -> None:
     budgets = resolve_budgets(open_run(tmp_path / "a"), bitops="w4a4")
-    easy = open_run(tmp_path / "a", n_pairs=8, stability=0.9)
+    easy = open_run(tmp_path / "a", n_pairs=8, stability=0.9, estimator="antithetic")
     search(easy, budgets)
     assert easy.read(Contributions).n_permutations == 4  # one plan only keeps the budget: two pairs suffice
-    hard = open_run(tmp_path / "b", n_pairs=4, stability=1.0)
+    hard = open_run(tmp_path / "b", n_pairs=4, stability=1.0, estimator="antithetic")
     plan = search(hard, resolve_budgets(hard, bitops=str(budgets[0].limit * 4)))
     assert plan.stability is not None
     assert hard.read(Contributions).n_permutations == 8 or plan.stability.share == 1.0

@@ -9,19 +9,19 @@ import pytest
 from conftest import TASK_FILE
 from tiny_task import task
 
-from hwsmpq.pipeline.evaluate.contribute import N_BLOCKS, contribute, observed
+from hwsmpq.contribution.blocks import N_BLOCKS
+from hwsmpq.pipeline.evaluate.contribute import contribute, observed
 from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
 from hwsmpq.types import Settings
 
 
-def test_a_search_from_both_ends_starts_small() -> None:
-    few = Settings(estimator="both-ends").resolved()
+def test_a_race_on_few_samples_takes_more_evaluations() -> None:
+    few, plain = Settings(n_score_samples=64).resolved(), Settings().resolved()
     assert (few.n_score_samples, few.search_evaluations) == (64, 360)
-    plain = Settings().resolved()
-    assert (plain.estimator, plain.n_score_samples, plain.search_evaluations) == ("antithetic", 256, 180)
-    given = Settings(estimator="both-ends", n_score_samples=32, search_evaluations=0).resolved()
+    assert (plain.estimator, plain.n_score_samples, plain.search_evaluations) == ("growing", 256, 180)
+    given = Settings(n_score_samples=32, search_evaluations=0).resolved()
     assert (given.n_score_samples, given.search_evaluations) == (32, 0)
     assert plain.resolved() == plain and few.resolved() == few
 

@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsmpq.pipeline.decide.aim import valued
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, surrogate
 from hwsmpq.pipeline.decide.choices import problem_of
 from hwsmpq.pipeline.decide.costs import assignment_of, choices_of
 from hwsmpq.pipeline.decide.solve import value_tables
-from hwsmpq.pipeline.evaluate.contribute import observed
+from hwsmpq.pipeline.evaluate.contribute import observed, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.front import front_of
@@ -50,7 +51,8 @@ def find_front(
     run = prepared.run
     kind: CostKind = "latency_ms" if "latency_ms" in costs else "bitops"
     tables = value_tables(prepared, contributions)
-    problem = problem_of(prepared, costs, {}, tables[contributions.estimator])
+    unvalued, table = problem_of(prepared, costs, {}), table_of(prepared, contributions)
+    problem = valued(unvalued, table, contributions.floor_value)
     limited = [replace(problem, limits={**problem.limits, kind: limit}) for limit in _limits(problem, kind, n_points)]
     batches, walks = NestedBatches(prepared), observed(prepared, contributions)
 

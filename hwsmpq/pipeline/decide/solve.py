@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import CostModel
+from hwsmpq.pipeline.decide.aim import N_REPETITIONS, purpose, repeated, valued
 from hwsmpq.pipeline.decide.candidates import (
     LargestDrop,
     Measured,
@@ -26,8 +25,8 @@ from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
-from hwsmpq.pipeline.division import divided
-from hwsmpq.pipeline.evaluate.contribute import Enough, contribute, observed, scores
+from hwsmpq.pipeline.division import divided, foresee
+from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import cost_model, rounds
@@ -50,7 +49,6 @@ from hwsmpq.types import (
     with_slack,
 )
 
-N_REPETITIONS = 50
 RACING = 0.8
 """Share of what is left of a budget of time after which a race measures nothing more: the engine is still to be built
 and verified."""
@@ -111,7 +109,9 @@ def search(
         if cheapest or not searched.minimises_latency:
             break
     ahead = _ahead(searched, model, budgets)
-    contributions = None if cheapest else contribute(run, enough(prepared, costs, limits))
+    if not cheapest:
+        foresee(run, whole=False)
+    contributions = None if cheapest else contribute(run, purpose(prepared, costs, limits))
 
     def make() -> Plan:
         if contributions and ahead:
@@ -130,22 +130,6 @@ def search(
         budgets=sorted((b.kind, b.limit, *filter(None, [b.speedup])) for b in budgets),
         margin=(n_margins, fastest), met=met,
     )
-
-
-def enough(prepared: Prepared, costs: dict[str, Cost], limits: Mapping[str, float]) -> Enough | None:
-    """The draws suffice when the wanted share of as many fresh draws would give the same plan within the limits."""
-    run = prepared.run
-    least = run.settings.stability
-    solved = {kind: limit for kind, limit in limits.items() if kind != "max_drop"}
-    if least is None or not solved:
-        return None
-
-    def suffice(draws: NDArray[np.float64]) -> bool:
-        problem = problem_of(prepared, costs, solved, Cost(draws.mean(0)))
-        return _repeated(problem, draws, run.settings.seed)[0] >= least
-
-    asked: list[object] = [least, sorted(solved.items())]
-    return Enough(suffice, [*asked, run.constraints] if run.constraints else asked)
 
 
 def _ahead(searched: _Search, model: CostModel | None, budgets: Sequence[Budget]) -> _Search | None:
@@ -232,10 +216,10 @@ class _Search:
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""
-        value = _table(self._prepared, contributions)
-        problem = replace(self._problem, value=value)
+        table = table_of(self._prepared, contributions)
+        problem = valued(self._problem, table, contributions.floor_value)
         measured, n_evaluations = self._measured(problem, contributions)
-        plan = self.plan(measured, n_evaluations, value)
+        plan = self.plan(measured, n_evaluations, problem.value)
         return plan if self._cheapest else replace(plan, stability=_stability(self._prepared, problem, contributions))
 
     def plan(self, measured: Sequence[Measured], n_evaluations: float, value: Cost | None = None) -> Plan:
@@ -274,7 +258,7 @@ class _Search:
     def _measured(self, problem: Problem, contributions: Contributions) -> tuple[list[Measured], float]:
         """Candidates in order of preference, and the evaluations of the race."""
         run = self._run
-        met = [("measured", unsolved(problem, choice)) for choice in self._met]
+        met = [("measured", unsolved(problem, c)) for c in self._met if problem.permitted.permits(c)]
         if run.settings.additive and not self._cheapest:
             proposals = merge([(contributions.estimator, solve(problem)), *met])
             best_first = sorted(proposals, key=lambda p: -problem.value(p.solution.choice))
@@ -327,31 +311,21 @@ class _Search:
 
 def _stability(prepared: Prepared, problem: Problem, contributions: Contributions) -> Stability | None:
     """How often as many fresh draws would give the same additive plan; None where nothing was drawn."""
-    draws = np.array(contributions.draws)
+    draws = np.array(contributions.draws, dtype=np.float64)  # None becomes NaN
     if len(draws) < 2:
         return None
-    share, by_group = _repeated(problem, draws, contributions.seed)
+    share, by_group = repeated(problem, draws, contributions.seed)
     certainty = dict(zip(prepared.network.group_names, map(float, by_group), strict=True))
     return Stability(share, certainty, N_REPETITIONS, contributions.drawn)
 
 
-def _repeated(problem: Problem, draws: NDArray[np.float64], seed: int) -> tuple[float, NDArray[np.float64]]:
-    return stability(draws, lambda phi: solve(replace(problem, value=Cost(phi))).choice, N_REPETITIONS, seed)
-
-
 def value_tables(prepared: Prepared, contributions: Contributions) -> dict[str, Cost]:
     """What the solver may take for the value, by the name of the method: the contributions first, then the cheap
-    scores."""
+    scores. Problems that they are given leave out what no contribution was measured of (see :func:`valued`)."""
     tables = (contributions, *scores(prepared.run, contributions).tables)
-    return {one.estimator: _table(prepared, one) for one in tables}
-
-
-def _table(prepared: Prepared, contributions: Contributions) -> Cost:
-    """Phi in the order of network and ladder, on top of the value where it is 0."""
-    run = prepared.run
-    phi, names = contributions.phi, run.ladder.names
-    unary = np.array([[phi[group][name] for name in names] for group in prepared.network.group_names])
-    return Cost(unary, constant=contributions.floor_value)
+    return {
+        one.estimator: Cost(np.nan_to_num(table_of(prepared, one)), constant=one.floor_value) for one in tables
+    }
 
 
 def _within_memory(problem: Problem, prepared: Prepared) -> Problem:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from hwsmpq.contribution.estimators import ESTIMATORS
 from hwsmpq.contribution.game import ends
+from hwsmpq.contribution.growing import ADDS_UP, BOTH_ENDS, again
 from hwsmpq.contribution.memoized import MemoizedGame
-from hwsmpq.contribution.stop import MIN_DRAWS, Stop
+from hwsmpq.contribution.stop import MIN_DRAWS, Aim, Stop
 from hwsmpq.contribution.table import Table
 from hwsmpq.errors import HwsmpqError, MachineError
 from hwsmpq.model.parts import Samples
@@ -27,33 +28,35 @@ from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.sensitivity.request import Request
 from hwsmpq.types import Contributions, Scores
 
-CHEAP = ("one-at-a-time", "fisher")
+SINGLE = "one-at-a-time"
+CHEAP = (SINGLE, "fisher")
 """Sensitivity methods whose plans are raced beside those of the contributions."""
 DRAWS_PER_PAIR = {"permutation": 2, "paper-like": 2, "regression": 4}
 """Draws that take the place of one antithetic pair, where a draw is a single walk, or one coalition of every size."""
 
 CONTRIBUTING = 0.7
 """Share of what is left of a budget of time after which no further draws are begun."""
-N_BLOCKS = 8
-"""Parts of the batch, whose contributions say what those of all owe to its samples where nothing else is drawn."""
-ALONE = ("both-ends", "one-at-a-time")
-"""Estimators whose evaluations are the same whatever is drawn."""
+MOST_BATCHES = 4
+"""Batches that contributions may grow to."""
 
 
 @dataclass(frozen=True)
-class Enough:
-    """When draws suffice: ``suffice`` says so of (n_draws, n_groups, n_precisions); ``budgets`` is what it rests on."""
+class Purpose:
+    """The plan that contributions are for; ``suffice`` says of draws (n_draws, n_groups, n_precisions) whether they do,
+    and ``budgets`` is what both rest on."""
 
-    suffice: Callable[[NDArray[np.float64]], bool]
+    aim: Aim
+    suffice: Callable[[NDArray[np.float64]], bool] | None
     budgets: object
 
 
 @holding
-def contribute(run: Run, enough: Enough | None = None) -> Contributions:
+def contribute(run: Run, purpose: Purpose | None = None) -> Contributions:
     """Contributions of every (group, precision) on a fixed batch of the search part; resumes from the memo.
 
     Args:
-        enough: also ends the sampling.
+        purpose: what is measured may depend on it, and when the sampling ends. Without one, contributions that were
+            made for a plan are taken as they are.
     """
     run = divided(run)
     settings = run.settings
@@ -66,23 +69,30 @@ def contribute(run: Run, enough: Enough | None = None) -> Contributions:
             n_evaluations=settings.max_evaluations,
             seconds=None if settings.minutes is None else max(run.seconds_left * CONTRIBUTING, 1e-3),
             error=settings.target_error,
-            stable=enough.suffice if enough else None,
+            stable=purpose.suffice if purpose else None,
+            aim=purpose.aim if purpose else None,
         )
         base = live_base(prepared, batch, _game(prepared, batch, "floor check"))
         return _by_name(prepared, batch, _estimate(prepared, batch, settings.estimator, base, stop), base)
 
-    return run.stage(Contributions, make, until=enough.budgets if enough else None)
+    inputs = run.inputs(Contributions, until=purpose.budgets if purpose else None)
+    made_from = run.artifacts.made_from(Contributions)
+    if purpose is None and made_from and all(made_from.get(name) == inputs[name] for name in inputs if name != "until"):
+        return run.read(Contributions)
+    return run.stage(Contributions, make, until=purpose.budgets if purpose else None)
 
 
 @holding
 def scores(run: Run, contributions: Contributions) -> Scores:
-    """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions."""
+    """Tables of the cheap sensitivity methods, on the batch and from the base of the contributions, but for what these
+    are by themselves."""
     prepared = prepare(run)
     batch, base = run.score_batch, _base_of(run, contributions)
+    methods = [name for name in CHEAP if (name, contributions.estimator) != (SINGLE, ADDS_UP)]
 
     def make() -> Scores:
         tables, skipped = [], {}
-        for name in CHEAP:
+        for name in methods:
             try:
                 table = _estimate(prepared, batch, name, base, Stop(MIN_DRAWS))
             except MachineError:  # no answer: it is tried again
@@ -94,7 +104,7 @@ def scores(run: Run, contributions: Contributions) -> Scores:
                 tables.append(replace(_by_name(prepared, batch, table, base), draws=()))
         return Scores(tuple(tables), skipped)
 
-    return run.stage(Scores, make, base=base, methods=CHEAP)
+    return run.stage(Scores, make, base=base, methods=methods)
 
 
 def observed(prepared: Prepared, contributions: Contributions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -106,7 +116,10 @@ def observed(prepared: Prepared, contributions: Contributions) -> tuple[NDArray[
     run = prepared.run
     game = _value_game(prepared, run.score_batch, run.settings.estimator, _base_of(run, contributions))
     n_draws = len(contributions.draws)
-    if n_draws and run.settings.estimator in ESTIMATORS:
+    if contributions.estimator in (ADDS_UP, BOTH_ENDS):
+        table = table_of(prepared, contributions)
+        again(game, None if contributions.estimator == ADDS_UP else np.isfinite(table))
+    elif n_draws and run.settings.estimator in ESTIMATORS:
         ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
     return np.array(game.levels).reshape(-1, game.n_players), np.array(game.values)
 
@@ -115,30 +128,31 @@ class ValueGame:
     """The game of the mean value; the metric, which is stored beside it, is left aside.
 
     Args:
-        fresh: gives the game on the n-th other batch.
-        part: samples of the batch that are played on.
+        fresh: gives the game on the n-th batch that is drawn by chance.
+        more: give it on the batches that follow.
     """
 
     def __init__(
         self, game: MemoizedGame, base: int, fresh: Callable[[int], MemoizedGame] | None = None,
-        part: slice = slice(None),
+        more: Sequence[Callable[[], MemoizedGame]] = (),
     ) -> None:
-        self._game, self.base, self._fresh, self._part = game, base, fresh, part
-        self.n_players, self.n_levels = game.n_players, game.n_levels
+        self._games, self.base, self._fresh = [lambda: game, *map(cache, more)], base, fresh
+        self.n_players, self.n_levels, self.n_batches = game.n_players, game.n_levels, len(self._games)
         self.levels: list[NDArray[np.int64]] = []
         self.values: list[float] = []
         """Everything that was requested on this batch, in order."""
 
     def __call__(self, levels: NDArray[np.int64]) -> NDArray[np.float64]:
-        samples = self._game.samples(levels)
-        found = samples[:, : samples.shape[1] // 2][:, self._part].mean(1, dtype=np.float64)
-        self.levels += list(levels)
-        self.values += found.tolist()
-        return found
+        return np.asarray(self.samples(levels, 0).mean(1))
 
-    def on(self, part: slice) -> ValueGame:
-        """The game on some samples of the batch."""
-        return ValueGame(self._game, self.base, part=part)
+    def samples(self, levels: NDArray[np.int64], batch: int) -> NDArray[np.float64]:
+        """As :class:`~hwsmpq.contribution.blocks.Sampled` has it."""
+        rows = self._games[batch]().samples(levels).astype(np.float64)
+        found = rows[:, : rows.shape[1] // 2]
+        if batch == 0:
+            self.levels += list(levels)
+            self.values += found.mean(1).tolist()
+        return found
 
     def redraw(self, index: int) -> ValueGame:
         """The game on a fresh batch, as :class:`~hwsmpq.contribution.game.Redrawable` has it."""
@@ -154,7 +168,12 @@ def _value_game(prepared: Prepared, batch: Samples, name: str, base: int) -> Val
         generator = torch.Generator().manual_seed((run.settings.seed << 32) + index)
         return _game(prepared, part.take(torch.randperm(len(part), generator=generator)[: len(batch)]), name)
 
-    return ValueGame(_game(prepared, batch, name), base, fresh)
+    n = len(batch)
+    more = [
+        partial(_game, prepared, part.take(slice(start, start + n)), name)
+        for start in range(n, min(len(part) - n, n * (MOST_BATCHES - 1)) + 1, n)
+    ]
+    return ValueGame(_game(prepared, batch, name), base, fresh, more)
 
 
 def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: Stop) -> Table:
@@ -163,8 +182,7 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     settings = run.settings
     game = _value_game(prepared, batch, name, base)
     if name in ESTIMATORS:
-        table = ESTIMATORS[name](game, stop, settings.seed)
-        return _over_samples(table, name, game, len(batch)) if name in ALONE else table
+        return ESTIMATORS[name](game, stop, settings.seed)
     request = Request(
         prepared.captured, prepared.ranges, run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
         settings.memory_mb,
@@ -174,12 +192,10 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     return replace(table, phi=table.phi - table.phi[:, [base]], floor_value=base_value, top_value=top_value)
 
 
-def _over_samples(table: Table, name: str, game: ValueGame, n_samples: int) -> Table:
-    """The table with those of parts of its batch for draws: what was evaluated tells them too."""
-    bounds = [n_samples * i // N_BLOCKS for i in range(N_BLOCKS + 1)]
-    parts = [game.on(slice(a, b)) for a, b in pairwise(bounds) if b > a]
-    draws = np.stack([ESTIMATORS[name](part, Stop(MIN_DRAWS), 0).phi for part in parts])
-    return replace(table, draws=draws, stderr=draws.std(axis=0, ddof=1) / np.sqrt(len(draws)), drawn="samples")
+def table_of(prepared: Prepared, contributions: Contributions) -> NDArray[np.float64]:
+    """Phi (n_groups, n_precisions) in the order of network and ladder, NaN where it was not measured."""
+    phi, names = contributions.phi, prepared.run.ladder.names
+    return np.array([[phi[group].get(name, np.nan) for name in names] for group in prepared.network.group_names])
 
 
 def _base_of(run: Run, contributions: Contributions) -> int:
@@ -196,7 +212,10 @@ def _by_name(prepared: Prepared, batch: Samples, table: Table, base: int) -> Con
     names, groups = run.ladder.names, prepared.network.group_names
 
     def named(array: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-        return {g: dict(zip(names, map(float, row), strict=True)) for g, row in zip(groups, array, strict=True)}
+        return {
+            group: {name: float(one) for name, one in zip(names, row, strict=True) if np.isfinite(one)}
+            for group, row in zip(groups, array, strict=True)
+        }
 
     return Contributions(
         estimator=table.estimator,
@@ -212,6 +231,9 @@ def _by_name(prepared: Prepared, batch: Samples, table: Table, base: int) -> Con
         n_samples=len(batch),
         seed=run.settings.seed,
         base=names[base],
-        draws=tuple(tuple(tuple(map(float, row)) for row in draw) for draw in table.draws),
+        draws=tuple(
+            tuple(tuple(float(one) if np.isfinite(one) else None for one in row) for row in draw)
+            for draw in table.draws
+        ),
         drawn=table.drawn,
     )

@@ -12,7 +12,6 @@ from hwsmpq.pipeline.decide.candidates import Measured, as_candidate
 from hwsmpq.pipeline.decide.choices import problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.front import find_front
-from hwsmpq.pipeline.decide.solve import enough
 from hwsmpq.pipeline.division import divided
 from hwsmpq.pipeline.evaluate.contribute import contribute
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
@@ -62,9 +61,7 @@ def pareto(run: Run, n_points: int = N_POINTS, n_built: int = 0) -> Front:
     model = cost_model(prepared, of_mixtures=True)
     costs = costs_of(prepared.network, run.ladder, model)
     plan = run.read(Plan) if run.artifacts.has(Plan) else None
-    # Contributions that were sampled until a plan was stable are taken as they are.
-    budgets = {b.kind: b.limit for b in plan.budgets if b.kind in costs} if plan else {}
-    contributions = contribute(run, enough(prepared, costs, budgets))
+    contributions = contribute(run)
     unused = {CostTable: model is None, Rounds: not run.measures_latency, Plan: plan is None}
     inputs = run.inputs(Front, [kind for kind, is_unused in unused.items() if is_unused], points=n_points)
     stored = run.read(Front) if run.artifacts.has(Front) else None
