@@ -434,6 +434,19 @@ def test_missed_latency_is_solved_again_with_what_was_measured(
     assert certificate.rounds[-1].predicted_ms == pytest.approx(fastest)
 
 
+def test_where_mixtures_only_seem_fast_one_precision_everywhere_is_the_end(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every mixture takes three times as long as predicted; the last plan is the fastest of all that was measured."""
+    run, _ = run_on_a_machine(
+        openvino_run, tmp_path / "run", monkeypatch, lambda ms: 3 * ms, fp32_ms=(4.0, 6.0, 7.0, 2.0)
+    )
+    certificate = refine(run, resolve_budgets(run, max_drop=100.0))
+    assert certificate.latency_ms is not None and certificate.latency_ms.measured == 10.0
+    assert set(certificate.rounds[0].assignment.values()) == {"int8", "fp32"}
+    assert run.read(Plan).assignment == run.network.uniform("int8")
+
+
 def test_a_missed_plan_that_cannot_change_ends(
     openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,15 +468,16 @@ def test_a_missed_plan_that_cannot_change_ends(
 
 
 def run_on_a_machine(
-    finished: Finished, folder: Path, monkeypatch: pytest.MonkeyPatch, true_ms: Callable[[float], float]
+    finished: Finished, folder: Path, monkeypatch: pytest.MonkeyPatch, true_ms: Callable[[float], float],
+    fp32_ms: tuple[float, ...] = (4.0, 6.0, 7.0, 12.0),
 ) -> tuple[Run, Callable[[Assignment], float]]:
     """A run with a cost table that was made up, on a machine where an engine takes ``true_ms`` of what this predicts;
     and what any assignment takes there."""
     shutil.copytree(finished.folder, folder)
     run = finished.open(folder)
     known = run.read(CostTable)
-    uniform = {"int8": Measurement(10.0, 0.01, 7), "fp32": Measurement(29.0, 0.01, 7)}
-    times = zip(run.network.group_names, (1.0, 2.0, 3.0, 4.0), (4.0, 6.0, 7.0, 12.0), strict=True)
+    uniform = {"int8": Measurement(10.0, 0.01, 7), "fp32": Measurement(sum(fp32_ms), 0.01, 7)}
+    times = zip(run.network.group_names, (1.0, 2.0, 3.0, 4.0), fp32_ms, strict=True)
     group_ms = {group: {"int8": int8, "fp32": fp32} for group, int8, fp32 in times}
     table = replace(known, group_ms=group_ms, uniform_ms=uniform, engines=())
     model = fit(table, run.network)

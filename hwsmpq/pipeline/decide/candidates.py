@@ -108,9 +108,9 @@ def cheapest_of_all(
     problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches, resolution: float = 0.0,
     knows_switches: bool = True, of: Sequence[Solution] = (),
 ) -> tuple[list[Measured], float] | None:
-    """The cheapest assignment of those within the limits, or ``of`` some, and the evaluations spent, in first batches;
-    None where it does not keep the largest drop, or is a mixture that may only seem cheapest since switches cost
-    nothing.
+    """The cheapest assignment within the limits, or the first ``of`` some that keeps the largest drop, and the
+    evaluations spent, in first batches; None where it does not keep it, or is a mixture that may only seem cheapest
+    since switches cost nothing.
 
     No value is needed for it, nor any other assignment where it keeps the drop. Switches only add to a cost: where one
     precision everywhere is the cheapest without them, it is so with them.
@@ -119,9 +119,7 @@ def cheapest_of_all(
         resolution: costs that differ by less are the same; then one precision everywhere is taken.
         knows_switches: whether ``problem`` counts them.
     """
-    if of:
-        solution = min(of, key=lambda s: s.costs[cheapest])
-    else:
+    if not of:
         solution = solve(replace(problem, minimise=cheapest))
         uniform = [unsolved(problem, choice) for choice in uniform_choices(problem) if problem.keeps_limits(choice)]
         simplest = min(uniform, key=lambda one: one.costs[cheapest], default=solution)
@@ -129,9 +127,14 @@ def cheapest_of_all(
             solution = solution if np.array_equal(simplest.choice, solution.choice) else simplest
         elif not knows_switches:
             return None
-    proposal = Proposal(solution, ("cheapest",))
-    n_samples, n_evaluations, kept = _screen([proposal], largest, batches)
-    return ([Measured(proposal, n_samples[proposal])], n_evaluations) if kept else None
+        of = [solution]
+    n_evaluations = 0.0
+    for proposal in (Proposal(solution, ("cheapest",)) for solution in of):
+        n_samples, n_spent, kept = _screen([proposal], largest, batches)
+        n_evaluations += n_spent
+        if kept:
+            return [Measured(proposal, n_samples[proposal])], n_evaluations
+    return None
 
 
 def screen_for_cost(

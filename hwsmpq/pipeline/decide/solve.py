@@ -34,8 +34,8 @@ from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
-from hwsmpq.search.pool import merge, unsolved
-from hwsmpq.search.problem import Problem, identity
+from hwsmpq.search.pool import merge, uniform_choices, unsolved
+from hwsmpq.search.problem import Problem, Solution, identity
 from hwsmpq.types import (
     Assignment,
     Budget,
@@ -204,15 +204,28 @@ class _Search:
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations. The
-        last time it is the cheapest of those that were built and measured to keep the budgets, if any did."""
+        last time it is one of those that were measured, if any was measured to keep the budgets."""
         if self._cheapest is None or self._largest is None:
             return None
-        built = [unsolved(self._problem, choice) for choice in self._met] if self._is_last else []
+        built = self._as_measured() if self._is_last and self._met else []
         model = self._model if self.minimises_latency else None
         resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
         return cheapest_of_all(
             self._problem, self._cheapest, self._largest, self._batches, resolution, knows, built
         )
+
+    def _as_measured(self) -> list[Solution]:
+        """What was measured to keep the budgets, and one precision everywhere: the cheapest first, by latencies as they
+        were measured last."""
+        uniform = [choice for choice in uniform_choices(self._problem) if self._problem.keeps_limits(choice)]
+        known = {identity(choice): unsolved(self._problem, choice) for choice in (*self._met, *uniform)}
+        ms = dict[tuple[int, ...], float]()
+        for assignment, found in self._model.measured_ms() if self._model and self.minimises_latency else ():
+            ms |= {identity(c): found for c in choices_of(self._prepared.network, self._run.ladder, [assignment])
+                   if c is not None}
+        assert self._cheapest is not None
+        costs = {key: ms.get(key, solution.costs[self._cheapest]) for key, solution in known.items()}
+        return [known[key] for key in sorted(known, key=lambda key: costs[key])]
 
     def best(self, contributions: Contributions) -> Plan:
         """The plan that contributions lead to."""

@@ -31,8 +31,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     later round replaces an engine only by a plan of higher value on the search part. What was measured above a latency
     budget is not chosen again. The last of the rounds takes the fastest assignment that keeps the other budgets, or the
     best that was measured to keep all: its certificate either meets the latency budget or shows that what is reachable
-    does not. Where the fastest is sought it is the fastest of those measured. No round begins after a budget of time.
-    The last certificate is returned whether or not it meets every budget.
+    does not. Where the fastest is sought it is the fastest of those measured, uniform engines among them. No round
+    begins after a budget of time. The last certificate is returned whether or not it meets every budget.
     """
     n_corrections, run = 0, divided(run)
     foresee(run, whole=True)
@@ -58,8 +58,9 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
             return certify(run, lambda: run.read(Certificate))
         certificate = verify(run)
         last = certificate.rounds[-1]
-        # After a budget that is met one round is kept, to come back to it.
-        if len(certificate.rounds) >= MAX_ROUNDS - last.met or not worth_another(certificate, plan):
+        # After a budget that is met one round is kept, to come back to it; the fastest measured needs none.
+        comes_back = last.met and not (plan.objective == "latency" and _is_behind(certificate, plan))
+        if len(certificate.rounds) >= MAX_ROUNDS - comes_back or not worth_another(certificate, plan):
             return certificate
         if run.seconds_left <= 0:
             run.notify("the time (--minutes) is over: the best plan so far stands")
