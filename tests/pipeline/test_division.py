@@ -13,7 +13,8 @@ from tiny_task import task
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline import division
 from hwsmpq.pipeline.clock import Clock
-from hwsmpq.pipeline.division import Pace, divide, divided
+from hwsmpq.pipeline.decide.budgets import resolve_budgets
+from hwsmpq.pipeline.division import Pace, divide, divided, foresee
 from hwsmpq.pipeline.outlook import WHOLE, Outlook
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
@@ -81,6 +82,26 @@ def test_a_run_that_has_no_time_left_ends_with_a_plan(tmp_path: Path) -> None:
     certificate = refine(run, (Budget("bitops", limit / 2),))
     assert run.read(Plan).bitops <= limit / 2 and certificate.budgets[0].met
     assert any(stage == WHOLE and "about" in text for stage, text in told)
+
+
+def test_what_may_not_be_needed_is_not_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cheapest plan keeps the drop, nothing is said of contributions, and no evaluation is timed."""
+    monkeypatch.setattr(division, "_sample_s", lambda prepared: pytest.fail("timed"))
+    told: list[tuple[str, str]] = []
+    run = Run(tmp_path, QDQ_SETTINGS, task(), status=lambda stage, text: told.append((stage, text)))
+    refine(run, resolve_budgets(run, max_drop=100.0, whole=True))
+    said = [text for stage, text in told if stage == WHOLE]
+    assert said and not any("contributions" in text or "race" in text for text in said)
+
+
+def test_an_evaluation_is_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    measure = division._sample_s
+    monkeypatch.setattr(division, "_sample_s", lambda prepared: calls.append(1) or measure(prepared))
+    run = Run(tmp_path, replace(QDQ_SETTINGS, minutes=5.0, n_score_samples=None), task())
+    foresee(divided(run), whole=True)
+    foresee(run, whole=True)
+    assert len(calls) == 1
 
 
 class At(Clock):

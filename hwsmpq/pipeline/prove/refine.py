@@ -35,7 +35,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     begins after a budget of time. The last certificate is returned whether or not it meets every budget.
     """
     n_corrections, run = 0, divided(run)
-    foresee(run, whole=True)
+    kinds = {budget.kind for budget in budgets}
+    foresee(run, whole=True, evaluates="latency_ms" in kinds or "max_drop" not in kinds)
     while True:
         measured = rounds(run)
         earlier = measured.of(budgets)
