@@ -43,6 +43,9 @@ def architecture_digest(network: types.Network) -> str:
     layers = [{**layer, "input_tensor": place[layer["input_tensor"]]} for layer in payload["layers"]]
     for layer in layers:
         del layer["n_kept"]  # of files, which latency does not depend on
+        operand, shape = layer.pop("operand_tensor"), layer.pop("operand_shape")
+        if operand:
+            layer |= {"operand_tensor": place[operand], "operand_shape": shape}
     reads = [{**read, "tensor": place[read["tensor"]]} for read in payload["reads"]]
     return digest({"layers": layers, "groups": payload["groups"], "reads": reads})
 

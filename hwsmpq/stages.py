@@ -64,8 +64,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
 groups; what the target has no kernel for, and what the user excludes; what plans are held to; the calibration samples;
-the precisions that ranges are for; the parts of the evaluation data; the task's functions, and whether it is
-classification; what scores assignments and what they are run on; scheme, target, machine."""
+the precisions and products that ranges are for; the parts of the evaluation data; the task's functions, and whether it
+is classification; what scores assignments and what they are run on; scheme, target, machine."""
 
 UNCOUNTED = {
     "task": "what it gives counts: model, data and functions",

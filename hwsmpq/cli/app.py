@@ -124,8 +124,8 @@ def inspect(values: dict[str, Any]) -> None:
         from hwsmpq.model.capture import capture
         from hwsmpq.model.load import torchvision_architecture
 
-        captured = capture(*torchvision_architecture(task.partition(":")[2]))
         target = get_target(values["target"] or Settings(task).target, values["device"] or "")
+        captured = capture(*torchvision_architecture(task.partition(":")[2]), kinds=target.kinds)
         network = captured.with_ties(target.ties(captured)).network
         names = Ladder.parse(ladder).names if ladder else target.default_ladder
         display.show_json(network) if values["json"] else display.show_network(network, names)

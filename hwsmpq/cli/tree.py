@@ -49,8 +49,11 @@ def _grow(tree: Tree, module: _Module, network: Network, total: int) -> None:
 
 def _described(layer: Layer, network: Network) -> str:
     kernel = "x".join(map(str, layer.weight_shape[2:]))
-    shape = f"{'x'.join(map(str, layer.input_shape))} to {'x'.join(map(str, layer.output_shape))}"
-    text = f"{layer.kind}{f' {kernel}' if kernel else ''}, {shape}, {layer.n_macs:,} MACs, {layer.n_weights:,} weights"
+    read = " by ".join("x".join(map(str, shape)) for shape in (layer.input_shape, layer.operand_shape) if shape)
+    shape = f"{read} to {'x'.join(map(str, layer.output_shape))}"
+    text = f"{layer.kind}{f' {kernel}' if kernel else ''}, {shape}, {layer.n_macs:,} MACs"
+    if layer.has_weight:
+        text += f", {layer.n_weights:,} weights"
     group = network.group_of(layer.name)
     shared = len(network.layers_of(group)) > 1
     return escape(text + (f", in the group of {group}" if shared else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import tempfile
 import time
@@ -16,17 +17,26 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from hwsmpq.device import cpu, memory
-from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, operations, store_in_bf16
+from hwsmpq.device.openvino_bf16 import (
+    ATTENTION,
+    keep_in_fp32,
+    kept_in_fp32,
+    operations,
+    separate_attention,
+    store_in_bf16,
+)
 from hwsmpq.device.runtime import NOT_AUDITED, UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COMPUTE_OPS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+COMPUTE_OPS = {
+    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul", ATTENTION,
+}
 PASS_THROUGH_OPS = {"Add", "Convert", "Divide", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"}
 SUBGRAPH, FULLY_CONNECTED = "Subgraph", "FullyConnected"
-COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul"}
+COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul", ATTENTION}
 INTEGERS = {"i8", "u8"}
 PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
@@ -41,6 +51,8 @@ GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 HINT = "INFERENCE_PRECISION_HINT"
 COMPUTES_IN = ["hwsmpq", HINT.lower()]
 """Where a file says which hint its engine is compiled with: bf16 if any of its layers is, else f32."""
+PRODUCTS = ["hwsmpq", "products"]
+"""Where it says, by product of activations, which layer's operation computes it: the first of its attention's."""
 BF16 = "BF16"
 """The capability of a processor that computes in it."""
 FILE = "model.xml"
@@ -63,9 +75,9 @@ class OpenvinoRuntime(Runtime):
     """OpenVINO's CPU plugin.
 
     Options of a build: ``layers``: of every layer the tensors of the ONNX file that it and what follows it with
-    constants alone write, and its stored weight; ``bf16``: the layers that run in it. Or ``untouched``: true for a file
-    as it comes, with nothing said in it. Of a load: ``n_threads`` of an inference, ``n_streams``: inferences side by
-    side; ``plain``: true without any other setting.
+    constants alone write, and its stored weight, empty for a product of activations; ``bf16``: the layers that run in
+    it. Or ``untouched``: true for a file as it comes, with nothing said in it. Of a load: ``n_threads`` of an
+    inference, ``n_streams``: inferences side by side; ``plain``: true without any other setting.
     """
 
     def unavailable(self) -> str | None:
@@ -184,7 +196,9 @@ class OpenvinoEngine(Engine):
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
         kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
         return {
-            layer: _precision(kernels[layer], layer, self.hint) if layer in kernels else NOT_AUDITED for layer in layers
+            layer: _precision(kernels[layer], layer, self.hint, layer in self._products)
+            if layer in kernels else NOT_AUDITED
+            for layer in layers
         }
 
     def layer_ms(
@@ -215,6 +229,8 @@ class OpenvinoEngine(Engine):
             core = openvino.Core()
             model = core.read_model(self._path)
             self.hint = str(model.get_rt_info(COMPUTES_IN).value) if model.has_rt_info(COMPUTES_IN) else "f32"
+            said = str(model.get_rt_info(PRODUCTS).value) if model.has_rt_info(PRODUCTS) else "{}"
+            self._products: dict[str, str] = json.loads(said)
             settings = {} if self._plain else {HINT: self.hint}
             execution = {
                 "PERFORMANCE_HINT": "LATENCY" if self._n_streams == 1 else "THROUGHPUT",
@@ -263,7 +279,10 @@ class OpenvinoEngine(Engine):
 
     def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
         """Computing node -> the layers it computes, of those that the file has: the plugin may rename some."""
-        wanted = {layer + suffix: layer for layer in layers for suffix in SUFFIXES}
+        computed_by: dict[str, list[str]] = defaultdict(list)
+        for layer in layers:
+            computed_by[self._products.get(layer) or layer].append(layer)
+        wanted = {owner + suffix: names for owner, names in computed_by.items() for suffix in SUFFIXES}
         owners: dict[str, list[str]] = {}
         # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
         for kinds in (COMPUTE_KERNELS, {SUBGRAPH}):
@@ -272,13 +291,15 @@ class OpenvinoEngine(Engine):
                 # Its own name too: a cast that was removed before it leaves it the origins of what the cast read.
                 origins = [node, *info["originalLayersNames"].split(","), *(name for name, _ in info["constants"])]
                 origins = origins if info["layerType"] in kinds else []
-                names = {wanted[origin] for origin in origins if origin in wanted} - done
+                names = {name for origin in origins for name in wanted.get(origin, ())} - done
                 if names:
                     owners[node] = sorted(names)
-        missing = set(layers).difference(*owners.values())
+        missing = {x for x in set(layers).difference(*owners.values()) if self._products.get(x) != ""}
         if missing:
             file = self._path.read_text(encoding="utf-8")
-            missing = {layer for layer in missing if f'"{escape(layer)}{LAYER}"' not in file}
+            missing = {
+                layer for layer in missing if f'"{escape(self._products.get(layer, layer))}{LAYER}"' not in file
+            }
         if missing:
             raise HwsmpqError(
                 f"layer {min(missing)!r} is not in the engine {self._path}",
@@ -292,13 +313,16 @@ def _prepared(model: Any, options: Mapping[str, Any]) -> set[str]:
     """Put into a model what its engine is to compute; names of the operations that are to stay in fp32."""
     import openvino
 
-    _name_layers(model, options["layers"])
+    products = _name_layers(model, options["layers"])
+    model.set_rt_info(json.dumps(products), PRODUCTS)
     # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
     # every inference, as they do by default where the processor has dot products of integers.
     model.set_rt_info(0, ["runtime_options", GROUP_SIZE])
     reduced = {f"{layer}{LAYER}" for layer in options["bf16"]}
     model.set_rt_info("bf16" if reduced else "f32", COMPUTES_IN)
-    store_in_bf16(openvino, model, reduced)
+    if reduced:
+        separate_attention(openvino, model, reduced)
+        store_in_bf16(openvino, model, reduced)
     return kept_in_fp32(openvino, model, {f"{layer}{LAYER}" for layer in options["layers"]}, reduced)
 
 
@@ -318,11 +342,13 @@ def _computes_in_bf16() -> bool:
     return BF16 in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _precision(kernel: Mapping[str, Any], layer: str, hint: str) -> str:
+def _precision(kernel: Mapping[str, Any], layer: str, hint: str, is_product: bool) -> str:
     """What a kernel computes a layer in, in an engine that is compiled with ``hint``."""
     own: str = kernel["runtimePrecision"]
     constants: list[tuple[str, str]] = kernel["constants"]
-    if kernel["layerType"] == SUBGRAPH:
+    if is_product:
+        own = kernel["data"]  # a kernel of an attention may call its precision that of the mask
+    elif kernel["layerType"] == SUBGRAPH:
         # One kernel for a chain of products says what it starts with; each product computes as its weight, or if that
         # is no integer, by the hint, whatever its attributes and the kernel's name say.
         weight = next((precision for name, precision in constants if name.startswith(layer + WEIGHT)), own)
@@ -350,8 +376,11 @@ def _converted(onnx: Path) -> Any:
     return model
 
 
-def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) -> None:
+def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, str]:
     """Give every computing operation the name of its layer, and what follows it with constants alone too.
+
+    Returns: of products of activations, the layer that the operation is named by: one may compute two. Empty where the
+        operation was not found.
 
     OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and its
     place in the graph, and a factor or a batch norm that it multiplies into a weight takes the place of the operation.
@@ -366,21 +395,31 @@ def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) ->
         if op.get_type_name() in COMPUTE_OPS:
             by_weight[_origin(op, 1).get_friendly_name()].append(op)
     n_readers = Counter(weight for _, weight in layers.values())
+    named: dict[str, str] = {}
+    products: dict[str, str] = {}
     for layer, (tensors, weight) in layers.items():
-        found = by_weight[weight] if n_readers[weight] == 1 else []
+        is_own = bool(weight) and n_readers[weight] == 1
+        found = by_weight[weight] if is_own else []
         op = found[0] if len(found) == 1 else next((by_tensor[name] for name in tensors if name in by_tensor), None)
         while op is not None and op.get_type_name() in PASS_THROUGH_OPS:
             op = op.input_value(0).get_node()
         if op is None or op.get_type_name() not in COMPUTE_OPS:
+            products |= {} if weight else {layer: ""}
             continue
+        if not weight:
+            products[layer] = named.setdefault(op.get_friendly_name(), layer)
+            if products[layer] != layer:
+                continue
+            named[f"{layer}{LAYER}"] = layer
         op.set_friendly_name(f"{layer}{LAYER}")
-        if n_readers[weight] == 1:
+        if is_own:
             _origin(op, 1).set_friendly_name(layer + WEIGHT)
         for step in range(FUSED_STEPS):
             op = _only_reader(op)
             if op is None:
                 break
             op.set_friendly_name(f"{layer}{LAYER}{step}")
+    return products
 
 
 def _origin(op: Any, index: int) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 KEEP = {"name": "precise", "version": "0"}
 CONSTANT, FP32, BF16 = "constant", "fp32", "bf16"
 QUANTIZE = "FakeQuantize"
+ATTENTION = "ScaledDotProductAttention"
 REPLACED = {"Squeeze", "Unsqueeze"}
 MOVES = {"Gather", "Reshape", "Slice", "SoftMax", "Split", "StridedSlice", "Transpose", "VariadicSplit", *REPLACED}
 """Operations whose kernels take in no quantizer behind them."""
@@ -38,6 +39,27 @@ def store_in_bf16(openvino: Any, model: Any, reduced: Collection[str]) -> None:
                     stored[name] = operations(openvino).convert(narrow, "f32")
                     stored[name].set_friendly_name(f"{name}.wide")
                 op.input(1).replace_source_output(stored[name].output(0))
+
+
+def separate_attention(openvino: Any, model: Any, reduced: Collection[str]) -> None:
+    """Write attention as the products that it is, where these stay in fp32: the plugin does so too, without the
+    attribute. Between them is what the first one's name tells from those of others."""
+    make = operations(openvino)
+    for op in model.get_ordered_ops():
+        name = op.get_friendly_name()
+        if op.get_type_name() != ATTENTION or name in reduced or op.get_attributes().get("causal"):
+            continue
+        query, key, value, *rest = op.input_values()
+        scale = rest[1] if len(rest) > 1 else np.float32(key.get_partial_shape()[-1].get_length() ** -0.5)
+        scores = make.matmul(make.multiply(query, scale), key, False, True)
+        scores.set_friendly_name(f"{name}.scores")
+        if rest and not (rest[0].get_node().get_type_name() == "Constant" and not rest[0].get_node().data.any()):
+            scores = make.add(scores, rest[0])
+        result = make.matmul(make.softmax(scores, -1), value, False, False)
+        result.output(0).set_names(op.output(0).get_names())
+        for reader in op.output(0).get_target_inputs():
+            reader.replace_source_output(result.output(0))
+        result.set_friendly_name(name)
 
 
 def kept_in_fp32(openvino: Any, model: Any, layers: Collection[str], reduced: Collection[str]) -> set[str]:

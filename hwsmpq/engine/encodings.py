@@ -19,6 +19,7 @@ from hwsmpq.engine.handout import check_empty
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.stored import along
+from hwsmpq.quantize.qdq import READS
 from hwsmpq.types import PRECISIONS, Manifest, Network, Precision
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT = "1.0.0"
 MODEL_FILE, ENCODINGS_FILE = "model.onnx", "model.encodings"
-READS = ".in"
-"""Behind the name of a layer or weight: the tensor that is on a grid, where others read it in floats."""
+OWN = ".in"
+"""Behind the name of a weight: the tensor that is on a grid, where others read it in floats."""
 
 
 def export_encodings(run_folder: Path, to: Path) -> tuple[Path, ...]:
@@ -54,7 +55,7 @@ def export_encodings(run_folder: Path, to: Path) -> tuple[Path, ...]:
         raise HwsmpqError(
             f"{floating} is in fp8", "AIMET's encodings hold integers", "search again with a ladder without fp8"
         )
-    weights = {layer.name: layer.weight_name for layer in network.layers}
+    weights = {layer.name: layer.weight_name for layer in network.weighted}
     return write_encodings(run.path(Manifest).parent / ONNX_FILE, precisions, weights, to)
 
 
@@ -65,7 +66,7 @@ def write_encodings(
 
     Args:
         precisions: of every layer, by name.
-        weights: the name of every layer's weight.
+        weights: the name of the weight of every layer that has one.
     """
     import onnx
 
@@ -73,8 +74,12 @@ def write_encodings(
     rewriter = _Rewriter(model.graph)
     found = {
         "version": FORMAT, "excluded_layers": [],
-        "activation_encodings": [one for name, p in precisions.items() for one in rewriter.activation(name, p)],
-        "param_encodings": [one for name, p in precisions.items() for one in rewriter.weight(weights[name], p)],
+        "activation_encodings": [
+            one for name, p in precisions.items() for read in READS for one in rewriter.activation(name + read, p)
+        ],
+        "param_encodings": [
+            one for name, weight in weights.items() for one in rewriter.weight(weight, precisions[name])
+        ],
     }
     rewriter.drop_unused()
     write_bytes(to / MODEL_FILE, model.SerializeToString())
@@ -90,21 +95,21 @@ class _Rewriter:
         self._nodes = {node.name: node for node in graph.node}
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def activation(self, layer: str, precision: Precision) -> Iterator[dict[str, Any]]:
+    def activation(self, read: str, precision: Precision) -> Iterator[dict[str, Any]]:
         """The encoding of what a layer reads in integers, where it is the first that does."""
         from onnx import helper
 
-        quantize = self._nodes.get(f"{layer}.in.quantize")
+        quantize = self._nodes.get(f"{read}.quantize")
         if quantize is None:
             return
         scale, zero_point = (self._value(name) for name in quantize.input[1:3])
         back = next(node for node in self._graph.node if list(node.input[:1]) == list(quantize.output))
-        clip = self._nodes.get(f"{layer}.in.clip")
+        clip = self._nodes.get(f"{read}.clip")
         first = quantize if clip is None else clip
         source = first.input[0]
         gone = [node for node in (clip, quantize, back) if node is not None]
         if len(self._readers(source)) > 1:
-            source = f"{layer}{READS}"
+            source = read
             self._graph.node.insert(
                 list(self._graph.node).index(first), helper.make_node("Identity", [first.input[0]], [source], source)
             )
@@ -131,7 +136,7 @@ class _Rewriter:
         values = self._value((back if quantize is None else quantize).input[0])
         scales = along(scale, values, axis, block)
         real = values.astype(scales.dtype) * scales if quantize is None else (values / scales).round() * scales
-        own = f"{name}{READS}" if name in self._tensors else name
+        own = f"{name}{OWN}" if name in self._tensors else name
         self._graph.initializer.append(numpy_helper.from_array(real.astype(np.float32), own))
         self._replace(back.output[0], own)
         for node in (quantize, back):

@@ -39,17 +39,22 @@ def differences(
             continue
         precision = PRECISIONS[assignment[network.group_of(layer.name)]]
         quantized = QuantizedLayer.of(layer, precision, ranges, scheme)
-        said = list(_Difference(captured, quantized, one).said())
+        said = list(
+            _other_grids(quantized, one) if one.weight is None
+            else _Difference(captured, quantized, one, one.weight).said()
+        )
         if said:
             found[layer.name] = " and ".join(said)
     return found
 
 
 class _Difference:
-    """A layer against what a file holds of it."""
+    """A layer with a weight against what a file holds of it."""
 
-    def __init__(self, captured: Captured, quantized: QuantizedLayer, stored: Stored) -> None:
-        self._quantized, self._stored = quantized, stored
+    def __init__(
+        self, captured: Captured, quantized: QuantizedLayer, stored: Stored, weight: NDArray[np.float32]
+    ) -> None:
+        self._quantized, self._stored, self._stored_weight = quantized, stored, weight
         self._axis, self._node = quantized.layer.channel_axis, captured.layer_nodes[quantized.layer.name]
         self._weight = _array(quantized.weight(captured.weight_of(quantized.layer)))
         bias = captured.bias_of(quantized.layer)
@@ -62,18 +67,13 @@ class _Difference:
             yield "another weight"
         elif self._has_another_bias(factor):
             yield "another bias"
-        if stored.input_scale is None or quantized.input_scale is None:
-            return  # which precision it runs in is the audit's
-        if abs(stored.input_scale / quantized.input_scale - 1) > TOLERANCE:
-            yield f"{stored.input_scale / quantized.input_scale:.3g} times the scale of its input"
-        elif quantized.grid is not None and stored.zero_point != quantized.grid.zero_point:
-            yield "another zero point"
-        if self._is_smoothed_otherwise():
+        yield from _other_grids(quantized, stored)
+        if stored.input_scale is not None and quantized.input_scale is not None and self._is_smoothed_otherwise():
             yield "other smoothing factors"
 
     def _factor(self) -> NDArray[np.float32] | None:
         """What the file multiplies the layer's channels by; None where it holds another weight."""
-        one, stored = np.ones(1, np.float32), self._stored.weight
+        one, stored = np.ones(1, np.float32), self._stored_weight
         if _equal(self._weight, stored, self._axis):
             return one
         # Runtimes multiply factors and batch norms behind a layer into its weight, or those before a float layer.
@@ -89,7 +89,7 @@ class _Difference:
         if not self._biases or found is None or {found.size, factor.size} - sizes or _is_followed_by(ADDS, self._node):
             return False
         # Sums of integers take it in steps of theirs: half of one is as near as it gets.
-        weight = np.nan_to_num(self._stored.weight)
+        weight = np.nan_to_num(self._stored_weight)
         least = np.where(weight == 0, np.inf, np.abs(weight)).min(_others(weight, self._axis))
         step = (self._stored.input_scale or 0) * least[np.isfinite(least)].max(initial=0)  # a channel may be all 0
         return not any(
@@ -103,6 +103,19 @@ class _Difference:
         if found is None or {found.size, expected.size} - {1, max(found.size, expected.size)}:
             return False
         return bool((np.abs(found / expected - 1) > N_STEPS * TOLERANCE).any()) and not _follows_constants(self._node)
+
+
+def _other_grids(quantized: QuantizedLayer, stored: Stored) -> Iterator[str]:
+    """What a layer reads on another grid; which precision it runs in is the audit's."""
+    grids = ((stored.input_scale, stored.zero_point, "input"),
+             (stored.second_scale, stored.second_zero_point, "second operand"))
+    for operand, (scale, zero_point, what) in zip(quantized.operands, grids, strict=False):
+        if scale is None or operand.input_scale is None:
+            continue
+        if abs(scale / operand.input_scale - 1) > TOLERANCE:
+            yield f"{scale / operand.input_scale:.3g} times the scale of its {what}"
+        elif operand.grid is not None and zero_point != operand.grid.zero_point:
+            yield "another zero point"
 
 
 def _is_followed_by(operations: set[object], node: fx.Node, n_steps: int = N_STEPS) -> bool:

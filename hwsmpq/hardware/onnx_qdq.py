@@ -17,7 +17,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.stored import Stored, stored_in_onnx
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import MAX_BITS, MIN_BITS, PRECISIONS, Layer, Precision
+from hwsmpq.types import MAX_BITS, MIN_BITS, PRECISIONS, WITH_WEIGHTS, Layer, Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +51,7 @@ class OnnxQdqTarget(Target):
     native = (*(p.name for p in PRECISIONS.values() if p.has_integer_operands), "fp32")
     has_latency = False
     least_weight_bits = 8
+    kinds = WITH_WEIGHTS | {"product"}
     claim = "simulated accuracy of a Q/DQ model; no latency claim"
 
     def __init__(self, scheme: str = "") -> None:
@@ -124,6 +125,8 @@ class OnnxQdqEngine(Engine):
         types = self._type(node.input[0]), self._type(node.input[1])
         if types == ("INT", "INT"):
             assert activation is not None and weight is not None
+            if weight.input[0] not in self._initializers:  # another activation
+                return Precision.integer(self._activation_bits(weight), self._activation_bits(activation)).name
             fewest, most = self._weight_bits(weight)
             stated = self._stated(node)
             weight_bits = min(max(stated.weight_bits, fewest), most) if stated else fewest

@@ -13,13 +13,17 @@ from hwsmpq.hardware.openvino_ir import stored_in_ir
 from hwsmpq.hardware.processor import claim_of, scheme_of
 from hwsmpq.hardware.stored import Stored
 from hwsmpq.hardware.target import Target
-from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, REFERENCE, Layer, OnnxForm
+from hwsmpq.types import ONNX_LAYERS, PRECISION_KEY, REFERENCE, WITH_WEIGHTS, Kind, Layer, OnnxForm
 
 if TYPE_CHECKING:
     import onnx
 
+    from hwsmpq.model.capture import Captured
+
 FUSED_OPS = {"Add", "BatchNormalization", "Cast", "Div", "Mul", "Reshape", "Sub"}
 """What OpenVINO may make a part of the layer before it, where all else that it reads are constants."""
+IN_ATTENTION = {"Add", "Div", "Mul", "Softmax", "Where"}
+"""What lies between both products of an attention, which OpenVINO makes one operation of where none is quantized."""
 WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
@@ -68,6 +72,11 @@ class OpenvinoCpuTarget(Target):
         return ("w4a16", "int8", "w8a16", *(["bf16"] if self._runtime.capabilities()["bf16"] else []), "fp32")
 
     @property
+    def kinds(self) -> frozenset[Kind]:  # type: ignore[override]
+        """Products of activations where kernels of integers are exact: those without dot products saturate."""
+        return WITH_WEIGHTS if self._runtime.capabilities()["int8_saturates"] else WITH_WEIGHTS | {"product"}
+
+    @property
     def claim(self) -> str:  # type: ignore[override]
         return claim_of(self.machine()["architecture"])
 
@@ -94,13 +103,20 @@ class OpenvinoCpuTarget(Target):
         return self._runtime.conditions()
 
     def runs(self, layer: Layer, precision: str) -> bool:
-        """Weight-only are matrix products, in 4 bits those whose inputs divide into blocks."""
+        """Weight-only are linear layers, in 4 bits those whose inputs divide into blocks."""
         if precision not in WEIGHT_ONLY:
             return precision in self.native
         if layer.kind != "linear" or (precision == "w4a16" and layer.block_size is None):
             return False
         n_outputs, n_inputs = layer.weight_shape
         return n_outputs >= FEWEST_OUTPUTS and n_inputs >= FEWEST_INPUTS
+
+    def ties(self, captured: Captured) -> tuple[tuple[str, ...], ...]:
+        """The products of one attention, which one kernel computes with the softmax between them."""
+        network = captured.network
+        writers = {read.tensor: read.writer for read in network.reads}
+        pairs = [(writers[layer.input_tensor], layer.name) for layer in network.layers if not layer.has_weight]
+        return tuple((first, second) for first, second in pairs if first in network.products)
 
     def rewrite(self, onnx: bytes) -> bytes:
         from hwsmpq.hardware.openvino_rewrites import rewrite
@@ -147,10 +163,14 @@ def _read(path: Path) -> onnx.GraphProto:
 
 def _layers(graph: onnx.GraphProto) -> dict[str, tuple[list[str], str]]:
     """Of every layer of an ONNX file: the tensors that it and what follows it with constants alone write, and the
-    initializer that its weight is made from."""
+    initializer that its weight is made from. A product of activations has none, and the result of the attention that it
+    begins is a tensor of its too."""
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    fixed = set(constants)
+    for node in graph.node:
+        fixed.update(node.output if fixed.issuperset(filter(None, node.input)) else ())
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -165,7 +185,15 @@ def _layers(graph: onnx.GraphProto) -> dict[str, tuple[list[str], str]]:
             return [tensor]
         return [tensor, *following(reader.output[0])]
 
-    return {
-        node.name: (following(node.output[0]), stored(node.input[1]))
-        for node in graph.node if node.op_type in ONNX_LAYERS
-    }
+    def attention(tensor: str) -> list[str]:
+        (reader, *others) = readers.get(tensor, [None])
+        if reader is None or others or reader.op_type not in (*IN_ATTENTION, "MatMul"):
+            return []
+        return [reader.output[0]] if reader.op_type == "MatMul" else attention(reader.output[0])
+
+    found = {}
+    for node in graph.node:
+        if node.op_type in ONNX_LAYERS:
+            weight = stored(node.input[1]) if node.input[1] in fixed else ""
+            found[node.name] = following(node.output[0]) + ([] if weight else attention(node.output[0])), weight
+    return found

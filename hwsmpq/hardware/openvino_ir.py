@@ -42,6 +42,11 @@ class _Ir:
         node = self._by_name.get(f"{layer.name}{LAYER}")
         if node is None or node.attrib["type"] not in COMPUTE_OPS:
             return None
+        if not layer.has_weight:
+            if node.attrib["type"] != "MatMul":
+                return None
+            (scale, zero_point), (second, second_zero) = (self._grid(self._input(node, port)) for port in (0, 1))
+            return Stored(None, scale, zero_point, second_scale=second, second_zero_point=second_zero)
         weight = self._value(self._input(node, 1))
         if weight is None:
             return None
@@ -62,6 +67,18 @@ class _Ir:
         # A factor before a quantizer may have become a part of it.
         inverse = (largest - least) / (high - low) * self._factor(self._input(x, 0))
         return Stored(real, scale, round(-least.item() / scale), inverse, bias)
+
+    def _grid(self, x: ElementTree.Element) -> tuple[float | None, int | None]:
+        """Scale and zero point of a tensor that a product of activations reads, signed where it may be negative."""
+        while x.attrib["type"] in PASS_THROUGH_OPS:
+            x = self._input(x, 0)
+        ends = [self._value(self._input(x, port)) for port in (3, 4)] if x.attrib["type"] == "FakeQuantize" else []
+        if len(ends) < 2 or any(end is None or end.size != 1 for end in ends):
+            return None, None
+        least, largest = (float(end.item()) for end in ends if end is not None)
+        levels = int(_data(x)["levels"])
+        scale = (largest - least) / (levels - 1)
+        return scale, round(-least / scale) - (levels // 2 if least < 0 else 0)
 
     def _factor(self, node: ElementTree.Element) -> NDArray[Any]:
         """What a tensor was multiplied by last, by one constant a last entry; additions aside."""

@@ -23,19 +23,22 @@ class Stored:
 
     Attributes:
         weight: that its product reads, dequantized, float32 in the layer's ``weight_shape``; NaN in channels that are
-            not as they were prepared, for a reason.
+            not as they were prepared, for a reason. None in a product of two activations.
         input_scale: of the integers or fp8 numbers of its input; None where it reads floats.
         zero_point: of its input; None where it reads floats.
         inverse: what its input is multiplied by before it is quantized, (n_channels,) or one number; None where it
             reads floats.
         bias: of the layer, (n_channels,); None where none is found.
+        second_scale, second_zero_point: of the second operand of a product of two activations.
     """
 
-    weight: NDArray[np.float32]
+    weight: NDArray[np.float32] | None
     input_scale: float | None = None
     zero_point: int | None = None
     inverse: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
+    second_scale: float | None = None
+    second_zero_point: int | None = None
 
 
 def in_shape(weight: NDArray[Any], layer: Layer, is_transposed: bool = False) -> NDArray[np.float32] | None:
@@ -73,6 +76,9 @@ class StoredGraph:
 
     def stored(self, layer: Layer) -> Stored | None:
         node = self.nodes.get(layer.name)
+        if node is not None and not layer.has_weight:
+            (scale, zero_point), (second, second_zero) = (self.grid(name) for name in node.input)
+            return Stored(None, scale, zero_point, second_scale=second, second_zero_point=second_zero)
         weight = None if node is None else self.value(node.input[1])
         if node is None or weight is None:
             return None
@@ -83,14 +89,20 @@ class StoredGraph:
         if any(entry.key == PRECISION_KEY and entry.value == "fp16" for entry in node.metadata_props):
             real = real.astype(np.float16).astype(np.float32)  # where the file does not, the builder rounds it
         bias = self.bias(node)
-        dequantize = self._producers.get(node.input[0])
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        scale, zero_point = self.grid(node.input[0])
+        if scale is None:
             return Stored(real, bias=bias)
+        return Stored(real, scale, zero_point, self.inverse(node.input[0]), bias)
+
+    def grid(self, tensor: str) -> tuple[float | None, int | None]:
+        """Scale and zero point of the integers or fp8 numbers of a tensor; None where it is none of them."""
+        dequantize = self._producers.get(tensor)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return None, None
         scale, *zero_points = (self.value(name) for name in dequantize.input[1:3])
         if scale is None or scale.size != 1:
-            return Stored(real, bias=bias)
-        zero_point = int(zero_points[0]) if zero_points and zero_points[0] is not None else 0
-        return Stored(real, float(scale), zero_point, self.inverse(node.input[0]), bias)
+            return None, None
+        return float(scale), int(zero_points[0]) if zero_points and zero_points[0] is not None else 0
 
     def bias(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         """The third input of a layer, or what is all that is added to a matrix product."""

@@ -11,7 +11,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.device import HERE, Device
 from hwsmpq.hardware.stored import Stored
-from hwsmpq.types import REFERENCE, Ladder, Layer, Network, OnnxForm
+from hwsmpq.types import PRECISIONS, REFERENCE, WITH_WEIGHTS, Kind, Ladder, Layer, Network, OnnxForm
 
 if TYPE_CHECKING:
     from hwsmpq.model.capture import Captured
@@ -22,7 +22,8 @@ class Target(ABC):
     ``name`` is what the user calls it: the kind, and behind a colon what one of several devices or options it is.
     ``native`` are the precisions that it has kernels for, ``scheme_name`` the quantization scheme that its
     engines compute, ``has_latency`` whether its engines can be timed, ``claim`` what a certificate for it rests on.
-    Its files hold quantized weights in ``least_weight_bits`` or more.
+    Its files hold quantized weights in ``least_weight_bits`` or more. Operations of ``kinds`` are layers: those that it
+    has kernels for in more than one precision.
     ``device`` is the machine that builds and runs its engines; ``anywhere`` tells whether that may be another one.
     """
 
@@ -31,6 +32,7 @@ class Target(ABC):
     has_latency: bool
     claim: str
     least_weight_bits: int = 0
+    kinds: frozenset[Kind] = WITH_WEIGHTS
     device: Device = HERE
     anywhere: ClassVar[bool] = False
 
@@ -158,7 +160,8 @@ class Target(ABC):
 
 def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, dict[str, str]]:
     """What groups run instead of precisions that the target has no kernels for: of the ladder's precisions that all
-    layers of the group run, the next above, or else the next below; without any, the reference.
+    layers of the group run, the next above, or else the next below (not for products of activations); without any, the
+    reference.
 
     Raises:
         HwsmpqError: no group runs in a precision of the ladder.
@@ -166,11 +169,16 @@ def substitutes(target: Target, network: Network, ladder: Ladder) -> dict[str, d
     found: dict[str, dict[str, str]] = {}
     for group in network.groups:
         layers = network.layers_of(group.name)
-        runs = [name for name in ladder.names if all(target.runs(layer, name) for layer in layers)]
+        runs = [
+            name for name in ladder.names
+            if all(layer.takes(PRECISIONS[name]) and target.runs(layer, name) for layer in layers)
+        ]
         missing = {}
+        has_products = not all(layer.has_weight for layer in layers)
         for i, name in enumerate(ladder.names):
             if name not in runs:
-                nearest = [n for n in (*ladder.names[i:], *ladder.names[i::-1]) if n in runs]
+                below = () if has_products else ladder.names[i::-1]
+                nearest = [n for n in (*ladder.names[i:], *below) if n in runs]
                 missing[name] = nearest[0] if nearest else REFERENCE
         if missing:
             found[group.name] = missing

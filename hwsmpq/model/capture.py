@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +26,7 @@ from hwsmpq.model.refusals import check_module
 from hwsmpq.model.runner import GraphRunner
 from hwsmpq.model.state import evaluating
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.types import Layer, Network
+from hwsmpq.types import WITH_WEIGHTS, Kind, Layer, Network
 
 LAYOUT_FREE = {
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
@@ -114,7 +114,8 @@ class Captured:
 
 
 def capture(
-    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = (), ports: Ports = ((), ())
+    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...] = (), ports: Ports = ((), ()),
+    kinds: Collection[Kind] = WITH_WEIGHTS,
 ) -> Captured:
     """Capture a model. One that runs on a single sample and not on two, as exporters write them, is captured for one.
 
@@ -123,6 +124,8 @@ def capture(
         example: input tensors with at least one row; the graph is compared with the model on the first of them.
         names: of the arguments that they are; positional where there are none.
         ports: see :class:`Captured`.
+        kinds: of operations that are layers: those that the target has kernels for. With products among them, attention
+            is written as the products that it is.
 
     Raises:
         HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
@@ -145,7 +148,8 @@ def capture(
         write_as_linear(graph)
         sources = fold_constants(graph)
         fold_batch_norm(graph)
-        model_sha256 = _hash(graph)
+        model_sha256 = _hash(graph)  # of the model alone, whatever is a layer
+        write_as_products(graph, everywhere="product" in kinds)
         _keep_samples(graph)
         _take_layout_free(graph)
         form = take_flat_outputs(graph, outputs)
@@ -156,7 +160,7 @@ def capture(
     values = ValueShapes()
     with torch.no_grad():
         GraphRunner(graph, values.see).run(*rows)
-    nodes = layer_nodes(graph, values)
+    nodes = layer_nodes(graph, values, kinds)
     if not nodes:
         raise HwsmpqError(
             f"{type(model).__name__} has no convolution or linear layer to quantize",
@@ -168,9 +172,9 @@ def capture(
         model_sha256=model_sha256,
         layers=layers,
         groups=groups_of(layers, ()),
-        reads=reads_of(graph, nodes, values, n_rows),
+        reads=reads_of(graph, layers, nodes, values, n_rows),
         n_other_params=sum(p.numel() for n, p in graph.state_dict().items() if n not in stored),
-        coverage=parameters.coverage([layer.weight_name for layer in layers], sources),
+        coverage=parameters.coverage([layer.weight_name for layer in layers if layer.has_weight], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
     return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, n_rows == 1, ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor, fx
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.tensors import get_tensor
-from hwsmpq.types import OPERATORS, READ_SIZES, Group, Layer, Read
+from hwsmpq.types import OPERATORS, PRODUCTS, READ_SIZES, Group, Kind, Layer, Read
+
+PRODUCT = "product"
+"""Ends the name of a product, behind the module that multiplies."""
 
 
 class ValueShapes:
@@ -30,25 +34,35 @@ class ValueShapes:
                 self.n_bytes += result.numel() * result.element_size()
 
 
-def layer_nodes(graph: fx.GraphModule, values: ValueShapes) -> dict[str, fx.Node]:
-    """Operations that multiply what depends on the inputs (on more than how many samples they are) by a stored weight.
-    Runtimes compute others when they load the network."""
+def layer_nodes(graph: fx.GraphModule, values: ValueShapes, kinds: Collection[Kind]) -> dict[str, fx.Node]:
+    """Operations that multiply what depends on the inputs (on more than how many samples they are) by a stored weight,
+    or by what depends on them too. Runtimes compute others when they load the network."""
     nodes: dict[str, fx.Node] = {}
     varying: set[fx.Node] = set()
     for node in graph.graph.nodes:
         reads_data = node in values.data and str(node.target) not in READ_SIZES
         if node.op == "placeholder" or (reads_data and not varying.isdisjoint(node.all_input_nodes)):
             varying.add(node)
-        if str(node.target) not in OPERATORS or node.args[0] not in varying:
+        is_product = "product" in kinds and str(node.target) in PRODUCTS
+        if not (is_product or str(node.target) in OPERATORS) or node.args[0] not in varying:
             continue
-        if isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
-            owner = str(node.args[1].target).rpartition(".")[0] or str(node.args[1].target)
+        second = node.args[1]
+        assert isinstance(second, fx.Node)
+        if second in varying if is_product else second.op == "get_attr":
+            target = f"{_module_of(node)}.{PRODUCT}.".lstrip(".") if is_product else str(second.target)
+            owner = target.rpartition(".")[0] or target
             name, copy = owner, 1
             while name in nodes:
                 copy += 1
                 name = f"{owner}#{copy}"
             nodes[name] = node
     return nodes
+
+
+def _module_of(node: fx.Node) -> str:
+    """The path of the module that an operation is of; empty for the whole network."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
 
 
 def layer_of_node(
@@ -59,6 +73,8 @@ def layer_of_node(
     weights or biases again."""
     source, weight_node = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
+    if str(node.target) in PRODUCTS:
+        return _product(name, node, source, weight_node, shapes, n_rows)
     weight = get_tensor(graph, str(weight_node.target))
     operator = OPERATORS[str(node.target)]
     output_shape = shapes[node]
@@ -94,6 +110,26 @@ def layer_of_node(
     )
 
 
+def _product(
+    name: str, node: fx.Node, first: fx.Node, second: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], n_rows: int
+) -> Layer:
+    return Layer(
+        name=name,
+        kind="product",
+        weight_name="",
+        weight_shape=(),
+        channel_axis=0,
+        input_tensor=first.name,
+        input_shape=shapes[first][1:],
+        output_shape=shapes[node][1:],
+        n_macs=int(torch.Size(shapes[node]).numel()) * shapes[first][-1] // n_rows,
+        n_weights=0,
+        n_biases=0,
+        operand_tensor=second.name,
+        operand_shape=shapes[second][1:],
+    )
+
+
 def groups_of(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> tuple[Group, ...]:
     """Union of layers that read one tensor, share one weight, or were tied; named by the first layer."""
     known = {layer.name for layer in layers}
@@ -101,7 +137,9 @@ def groups_of(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> t
         for name in tie:
             if name not in known:
                 raise HwsmpqError(f"tied layer {name!r} does not exist", fix="`hwsmpq inspect` lists the layers")
-    keys = {layer.name: {layer.input_tensor, f"weight {layer.weight_name}"} for layer in layers}
+    keys = {
+        layer.name: {*layer.tensors, *([f"weight {layer.weight_name}"] if layer.has_weight else [])} for layer in layers
+    }
     for i, tie in enumerate(ties):
         for name in tie:
             keys[name].add(f"tie {i}")
@@ -119,7 +157,7 @@ def groups_of(layers: tuple[Layer, ...], ties: tuple[tuple[str, ...], ...]) -> t
 
 
 def reads_of(
-    graph: fx.GraphModule, nodes: dict[str, fx.Node], values: ValueShapes, n_rows: int
+    graph: fx.GraphModule, layers: tuple[Layer, ...], nodes: dict[str, fx.Node], values: ValueShapes, n_rows: int
 ) -> tuple[Read, ...]:
     """The tensors that layers read, in order of their first reader; see :class:`hwsmpq.types.Read`."""
     names = list(nodes)
@@ -135,10 +173,11 @@ def reads_of(
             writers[node] = layer_of.get(node, -1)
         elif operands and node in values.data:
             writers[node] = max((n_elements(n), writers[n]) for n in operands)[1]
+    tensors = {node.name: node for node in graph.graph.nodes}
     found: dict[str, Read] = {}
-    for node in nodes.values():
-        tensor = node.args[0]
-        assert isinstance(tensor, fx.Node)
-        place = writers.get(tensor, -1)
-        found.setdefault(tensor.name, Read(tensor.name, names[place] if place >= 0 else None, n_elements(tensor)))
+    for layer in layers:
+        for name in layer.tensors:
+            tensor = tensors[name]
+            place = writers.get(tensor, -1)
+            found.setdefault(name, Read(name, names[place] if place >= 0 else None, n_elements(tensor)))
     return tuple(found.values())

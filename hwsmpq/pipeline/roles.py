@@ -59,11 +59,13 @@ def _runner(run: Run) -> list[Any]:
 
 _CONTENT: dict[str, Callable[[Run], Any]] = {
     "model": lambda run: run.network.model_sha256,
-    "network": lambda run: [run.network.model_sha256, run.network.ties],
+    "network": lambda run: [run.network.model_sha256, run.network.ties, *run.network.products],
     "runs": lambda run: [run.substitutes, run.network.excluded] if run.network.excluded else run.substitutes,
     "constraints": lambda run: replace(run.constraints, exclude=()),
     "calibration": lambda run: run.calibration_sha256,
-    "quantized": lambda run: [run.integer_bits, [p.name for p in run.smoothed], [p.name for p in run.corrected]],
+    "quantized": lambda run: [
+        run.integer_bits, [p.name for p in run.smoothed], [p.name for p in run.corrected], *run.network.products
+    ],
     "search": lambda run: run.parts[0].sha256(),
     "score": lambda run: run.score_batch.sha256(),
     "report": lambda run: run.parts[1].sha256(),

@@ -220,7 +220,7 @@ class Run:
 
     def _capture(self, task: Task) -> Captured:
         lock = hold(self.folder)
-        captured = capture(task.model, task.calibration, task.input_names, task.ports)
+        captured = capture(task.model, task.calibration, task.input_names, task.ports, self.target.kinds)
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None

@@ -97,7 +97,7 @@ class _Shifts:
     def see_input(self, x: Tensor) -> None:
         args = (x, *self._stored, *self._node.args[3:])
         for precision, layer in self._layers.items():
-            result = layer.result(self._node.target, layer.input(x), args, self._node.kwargs)  # type: ignore[arg-type]
+            result = layer.result(self._node.target, [layer.input(x)], args, self._node.kwargs)  # type: ignore[arg-type]
             self._quantized[precision].append(self._means(result))
 
     def see_output(self, y: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hwsmpq.model.agreement import CHANGE
-from hwsmpq.quantize.layer import QuantizedLayer
+from hwsmpq.quantize.layer import Operand
 from hwsmpq.types import Format
 
 STEP = 1e-2
@@ -47,7 +47,7 @@ class Disturbance:
         self._step, self._halves, self._starts = step, halves, random.Random(seed)
         self._numbers = torch.rand(N_NUMBERS, generator=torch.Generator().manual_seed(seed)).mul_(2).sub_(1).repeat(2)
 
-    def input(self, x: Tensor, layer: QuantizedLayer) -> Tensor:
+    def input(self, x: Tensor, layer: Operand) -> Tensor:
         """The input of a layer (n, ...), changed."""
         noise = self._noise(x)
         if layer.grid is None:
@@ -72,12 +72,11 @@ class Disturbance:
             return numbers.view(n_rows, height, width, n_channels).permute(0, 3, 1, 2)
         return numbers.view(x.shape)
 
-    def _relative(self, layer: QuantizedLayer) -> float:
+    def _relative(self, layer: Operand) -> float:
         known = RELATIVE[layer.precision.activation_format]
         if not self._halves:
             return known
         if layer.precision.activation_format != "fp16":
             return max(known, HALF)
-        shape = layer.layer.weight_shape
-        n_sums = math.prod(shape) / shape[layer.layer.channel_axis] / N_AT_ONCE
+        n_sums = layer.layer.n_terms / N_AT_ONCE
         return HALF * math.sqrt(1 + n_sums / 4)

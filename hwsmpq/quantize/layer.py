@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -15,56 +15,32 @@ from hwsmpq.types import Format, Layer, Precision, Ranges, TensorRange
 HALF_TYPES: dict[Format, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class QuantizedLayer:
-    """One layer at one precision: whatever quantizes it, scores that or writes it asks here.
-
-    The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
-    them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
-    and the result are rounded to the type; where the scheme carries bf16, bias and result are as
-    :mod:`hwsmpq.quantize.carry` says.
+class Operand:
+    """How a layer reads an activation at one precision.
 
     Args:
-        observed: the range of the input, with the factors that smooth it.
-        shift: of every output channel; None shifts nothing.
-        weight_scales: learned scales of an integer weight; None takes them from the weight.
+        observed: the range of the tensor, with the factors that smooth it.
+        grid: of its integers; None where it has none.
 
     Attributes:
-        grid: of the integers of the input; None if it has none.
-        input_scale: of the input in integers or fp8; None in other formats.
-        inverse: what the input is multiplied by to be smooth, (n_channels,); None where it is left as it is.
+        input_scale: of the tensor in integers or fp8; None in other formats.
+        inverse: what the tensor is multiplied by to be smooth, (n_channels,); None where it is left as it is.
     """
 
     def __init__(
-        self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme,
-        shift: tuple[float, ...] | None = None, weight_scales: tuple[float, ...] | None = None,
+        self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme, grid: Grid | None
     ) -> None:
-        self.layer, self.precision, self._scheme = layer, precision, scheme
-        self._shift, self._weight_scales = shift, weight_scales
-        self.carries_bf16 = scheme.carries_bf16 and precision.activation_format == "bf16"
+        self.layer, self.precision, self.grid, self._scheme = layer, precision, grid, scheme
         self.smooth = observed.smooth if precision.quantizes_activations else ()
         self.inverse = inverse_of(self.smooth) if self.smooth else None
-        self.grid: Grid | None = None
         self.input_scale: float | None = None
-        if precision.activation_format == "int":
-            bits = precision.activation_bits
-            self.grid = scheme.activation_grid(observed.clip[bits], bits)
-            self.input_scale = self.grid.scale
+        if grid is not None:
+            self.input_scale = grid.scale
         elif precision.quantizes_activations:
             self.input_scale = fp8_scale(observed.minimum, observed.maximum)
 
-    @classmethod
-    def of(cls, layer: Layer, precision: Precision, ranges: Ranges, scheme: Scheme) -> Self:
-        """As calibrated: with the range, the shift and the learned scales that ``ranges`` has for it."""
-        scales = ranges.weight_scales.get(precision.weight_bits, {}) if precision.has_integer_operands else {}
-        shift = ranges.shifts.get(precision.name, {}).get(layer.name)
-        return cls(layer, precision, ranges.of(layer, precision), scheme, shift, scales.get(layer.weight_name))
-
-    @property
-    def shifts_bias(self) -> bool:
-        return self._shift is not None
-
     def input(self, x: Tensor) -> Tensor:
-        """The input as the layer reads it: ``x`` itself in fp32, else a new tensor."""
+        """The tensor as the layer reads it: ``x`` itself in fp32, else a new one."""
         if not self.precision.quantizes_activations:
             return self._rounded(x)
         if self.inverse is None:
@@ -73,6 +49,75 @@ class QuantizedLayer:
             self.inverse = self.inverse.to(x.device)
         x = x * self.inverse
         return self._quantized_input(x, x)
+
+    def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Quantized and dequantized, into ``out`` or a new tensor."""
+        if self.grid is not None:
+            return self._scheme.quantize_activation(x, self.grid, out)
+        assert self.input_scale is not None
+        return quantize_fp8(x, self.input_scale, out)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """What is left of ``x`` where the layer computes in 16 bits; ``x`` itself elsewhere."""
+        dtype = HALF_TYPES.get(self.precision.activation_format)
+        return x if dtype is None else x.to(dtype).float()
+
+
+class QuantizedLayer(Operand):
+    """One layer at one precision: whatever quantizes it, scores that or writes it asks here.
+
+    The input is divided by the smoothing factors of its channels, rounded and dequantized; the weight is multiplied by
+    them, rounded and dequantized; the bias is lower by what that adds to the mean of outputs; in 16 bits all of them
+    and the result are rounded to the type; where the scheme carries bf16, bias and result are as
+    :mod:`hwsmpq.quantize.carry` says. A product of two activations reads two operands, and has no weight and no bias.
+
+    Args:
+        observed: the range of the input, with the factors that smooth it.
+        second: the range of the second operand of a product.
+        shift: of every output channel; None shifts nothing.
+        weight_scales: learned scales of an integer weight; None takes them from the weight.
+
+    Attributes:
+        operands: the activations that it reads: itself, and the second operand of a product.
+    """
+
+    def __init__(
+        self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme,
+        shift: tuple[float, ...] | None = None, weight_scales: tuple[float, ...] | None = None,
+        second: TensorRange | None = None,
+    ) -> None:
+        def grid(of: TensorRange) -> Grid | None:
+            bits = precision.activation_bits
+            if precision.activation_format != "int":
+                return None
+            if second is None:
+                return scheme.activation_grid(of.clip[bits], bits)
+            return scheme.product_grid(of.clip[bits], bits, of is second)
+
+        super().__init__(layer, precision, observed, scheme, grid(observed))
+        self._shift, self._weight_scales = shift, weight_scales
+        self.carries_bf16 = scheme.carries_bf16 and precision.activation_format == "bf16"
+        self.operands: tuple[Operand, ...] = (self,)
+        if second is not None:
+            self.operands = (self, Operand(layer, precision, second, scheme, grid(second)))
+
+    @classmethod
+    def of(cls, layer: Layer, precision: Precision, ranges: Ranges, scheme: Scheme) -> Self:
+        """As calibrated: with the range, the shift and the learned scales that ``ranges`` has for it."""
+        scales = ranges.weight_scales.get(precision.weight_bits, {}) if precision.has_integer_operands else {}
+        shift = ranges.shifts.get(precision.name, {}).get(layer.name)
+        return cls(
+            layer, precision, ranges.of(layer, precision), scheme, shift, scales.get(layer.weight_name),
+            None if layer.has_weight else ranges.operands[layer.name],
+        )
+
+    @property
+    def shifts_bias(self) -> bool:
+        return self._shift is not None
+
+    def inputs(self, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The activations as the layer reads them, of the arguments of its operation in full precision."""
+        return tuple(operand.input(x) for operand, x in zip(self.operands, args, strict=False))
 
     def weight(self, weight: Tensor) -> Tensor:
         """The weight as the layer multiplies by it, in channels_last; ``weight`` itself in fp32."""
@@ -107,16 +152,18 @@ class QuantizedLayer:
         return bias if shift is None else bias - torch.tensor(shift, device=bias.device)
 
     def result(
-        self, operation: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, operation: Callable[..., Any], inputs: Sequence[Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Tensor:
         """The result of the layer.
 
         Args:
-            x: the input as the layer reads it.
-            args: of its operation in full precision: input, weight, perhaps a bias, and what is no tensor.
+            inputs: the activations as the layer reads them.
+            args: of its operation in full precision: input, weight or second operand, perhaps a bias, and what is no
+                tensor.
         """
+        weights = [self.weight(weight) for weight in args[len(inputs) : 2]]
         others = [self.bias(a) if isinstance(a, Tensor) else a for a in args[2:]]
-        result = operation(x, self.weight(args[1]), *others, **kwargs)
+        result = operation(*inputs, *weights, *others, **kwargs)
         return result if self.carries_bf16 else self._rounded(result)
 
     def _stored(self, smoothed: Tensor) -> StoredWeight:
@@ -129,18 +176,6 @@ class QuantizedLayer:
 
     def _quantized_weight(self, smoothed: Tensor) -> Tensor:
         return self._stored(smoothed).dequantize()
-
-    def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Quantized and dequantized, into ``out`` or a new tensor."""
-        if self.grid is not None:
-            return self._scheme.quantize_activation(x, self.grid, out)
-        assert self.input_scale is not None
-        return quantize_fp8(x, self.input_scale, out)
-
-    def _rounded(self, x: Tensor) -> Tensor:
-        """What is left of ``x`` where the layer computes in 16 bits; ``x`` itself elsewhere."""
-        dtype = HALF_TYPES.get(self.precision.activation_format)
-        return x if dtype is None else x.to(dtype).float()
 
 
 class QuantizedLayers:

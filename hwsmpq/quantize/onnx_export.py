@@ -20,12 +20,14 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.export import EXPORT_BATCH
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
-from hwsmpq.types import ONNX_LAYERS, READ_SIZES
+from hwsmpq.types import ONNX_LAYERS, PRODUCTS, READ_SIZES
 
 OPSET = 22
 """The first in which every operation takes bfloat16; blocks of four-bit weights need 21."""
 LARGEST_MESSAGE = 2**31 - 2**24
 """Bytes of weights in an ONNX file; more lie in a file beside it, since protobuf ends at 2 GB."""
+FX_NODE = "pkg.torch.onnx.fx_node"
+"""Where the exporter says which operation of the captured graph a node was made from."""
 IN_THE_GRAPH = "captured"
 """Where a float file of that size says that its weights are: they stay in the captured graph."""
 
@@ -118,16 +120,21 @@ def _stored(captured: Captured, name: str) -> Tensor | None:
 
 
 def _name_layers(model: ir.Model, captured: Captured) -> None:
-    """Find each layer by its weight initializer (module metadata does not survive folding) and name its node.
+    """Find each layer by its weight initializer (module metadata does not survive folding), a product by its place, and
+    name its node.
 
     As at capture, what reads no data of the inputs is no layer: the first step of an unrolled recurrent network reads
     a state of zeros by the weight that layers read.
     """
-    unnamed = {layer.name: layer for layer in captured.network.layers}
+    unnamed, products = {layer.name: layer for layer in captured.network.layers}, _products(model, captured)
     varying = set(model.graph.inputs)
     for index, node in enumerate(model.graph):
         if node.op_type not in READ_SIZES and not varying.isdisjoint(node.inputs):
             varying.update(node.outputs)
+        if node in products:
+            node.name = products[node]
+            del unnamed[node.name]
+            continue
         if node.op_type in ONNX_LAYERS and node.inputs[0] in varying:
             weight = _initializer_behind(node.inputs[1])
             match = next((n for n, la in unnamed.items() if weight is not None and la.weight_name == weight.name), None)
@@ -139,9 +146,23 @@ def _name_layers(model: ir.Model, captured: Captured) -> None:
     if unnamed:
         raise HwsmpqError(
             f"layer {next(iter(unnamed))!r} was not found in the exported ONNX",
-            "its weight is not read by a Conv, ConvTranspose, Gemm or MatMul",
+            "no Conv, ConvTranspose, Gemm or MatMul reads its weight or its operands",
             "report the model: this layer type is not supported yet",
         )
+
+
+def _products(model: ir.Model, captured: Captured) -> dict[ir.Node, str]:
+    """The layers that are products, by node. Both graphs hold the operations in one order."""
+    kinds = [f"target=torch.ops.{name}]" for name in PRODUCTS]
+    written = [
+        node for node in model.graph
+        if node.op_type == "MatMul" and any(kind in node.metadata_props.get(FX_NODE, "") for kind in kinds)
+    ]
+    captured_ones = [node for node in captured.graph.graph.nodes if str(node.target) in PRODUCTS]
+    names = {captured.layer_nodes[name]: name for name in captured.network.products}
+    if len(written) != len(captured_ones):
+        return {}
+    return {one: names[other] for one, other in zip(written, captured_ones, strict=True) if other in names}
 
 
 def _initializer_behind(value: ir.Value | None) -> ir.Value | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hwsmpq.model.capture import Captured
-from hwsmpq.quantize.layer import HALF_TYPES, QuantizedLayer
+from hwsmpq.quantize.layer import HALF_TYPES, Operand, QuantizedLayer
 from hwsmpq.quantize.lowering import lower
 from hwsmpq.quantize.onnx_export import put_weights_back, save_onnx
 from hwsmpq.quantize.residual import residuals
@@ -19,6 +19,8 @@ from hwsmpq.quantize.saturation import without_upper_end
 from hwsmpq.quantize.scheme import FP8, Grid, Scheme
 from hwsmpq.types import PRECISION_KEY, PRECISIONS, SMOOTH, Assignment, Layer, OnnxForm, Ranges
 
+READS = (".in", ".in2")
+"""Behind the name of a layer: what it reads, and the second operand of a product."""
 FLOATS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
@@ -65,32 +67,38 @@ class _Writer:
         for layer in captured.network.layers:
             precision = PRECISIONS[assignment[captured.network.group_of(layer.name)]]
             self._layers[layer.name] = QuantizedLayer.of(layer, precision, ranges, scheme)
-        self._activations: dict[tuple[str, str], ir.Value] = {}
+        self._activations: dict[tuple[str, str, Grid | None], ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
 
     def write(self) -> None:
         # Before layers get other inputs and results: additions are found by them.
         additions = self._quantized_additions() if self._scheme.quantizes_residuals else []
         for name, quantized in self._layers.items():
-            precision, node, weight = quantized.precision, self._nodes[name], quantized.layer.weight_name
+            precision, node, layer = quantized.precision, self._nodes[name], quantized.layer
             node.metadata_props[PRECISION_KEY] = precision.name
             if precision.name == "fp32" or (precision.is_float and not self._form.strongly_typed):
                 continue
-            if weight not in self._weights:
-                self._weights[weight] = self._weight(quantized)
-            _replace_weight(node, self._weights[weight])
+            if layer.has_weight:
+                if layer.weight_name not in self._weights:
+                    self._weights[layer.weight_name] = self._weight(quantized)
+                _replace_weight(node, self._weights[layer.weight_name])
             if precision.is_float and not self._form.casts:
                 continue
-            source = node.inputs[0]
-            assert source is not None
-            node.replace_input_with(0, self._activation(quantized, source, before=node))
+            for index, (operand, tensor) in enumerate(zip(quantized.operands, layer.tensors, strict=True)):
+                source = node.inputs[index]
+                assert source is not None
+                name = f"{layer.name}{READS[index]}"
+                node.replace_input_with(index, self._activation(operand, tensor, source, name, before=node))
             self._correct_bias(quantized, node)
             if precision.activation_format in FLOATS:
-                self._compute_in(node, FLOATS[precision.activation_format])
+                self._compute_in(node, FLOATS[precision.activation_format], layer.has_weight)
         for addition, argument, reader in additions:
             source = addition.inputs[argument]
             assert source is not None
-            addition.replace_input_with(argument, self._activation(self._layers[reader.name], source, before=addition))
+            x = self._activation(
+                self._layers[reader.name], reader.input_tensor, source, f"{reader.name}{READS[0]}", before=addition
+            )
+            addition.replace_input_with(argument, x)
         _drop_unused(self._graph)
 
     def _quantized_additions(self) -> list[tuple[ir.Node, int, Layer]]:
@@ -110,24 +118,23 @@ class _Writer:
             ]
         return found
 
-    def _activation(self, quantized: QuantizedLayer, x: ir.Value, before: ir.Node) -> ir.Value:
-        """What a layer reads for ``x``; made once a tensor and precision, before its first reader.
+    def _activation(self, operand: Operand, tensor: str, x: ir.Value, name: str, before: ir.Node) -> ir.Value:
+        """What a layer reads for ``x``; made once a tensor, precision and grid, before its first reader.
 
         ``x`` may be two tensors of the captured network: a convolution that pads by itself reads a padded one.
         """
-        layer, precision = quantized.layer, quantized.precision
-        key = (layer.input_tensor, precision.name)
+        precision = operand.precision
+        key = (tensor, precision.name, operand.grid)
         if key not in self._activations:
-            name = f"{layer.name}.in"
             if precision.activation_format in FLOATS:
                 new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
             else:
-                new = self._quantized(x, quantized, name)
+                new = self._quantized(x, operand, name)
             self._graph.insert_before(before, new)
             self._activations[key] = new[-1].outputs[0]
         return self._activations[key]
 
-    def _quantized(self, x: ir.Value, quantized: QuantizedLayer, name: str) -> list[ir.Node]:
+    def _quantized(self, x: ir.Value, quantized: Operand, name: str) -> list[ir.Node]:
         new, grid = [], quantized.grid
         if quantized.inverse is not None:
             inverse = self._constant(f"{name}.inverse", quantized.inverse)
@@ -136,7 +143,7 @@ class _Writer:
         if grid is None:
             zero_point = torch.zeros((), dtype=FP8)
         else:
-            zero_point = torch.tensor(grid.zero_point, dtype=self._scheme.activation_type)
+            zero_point = torch.tensor(grid.zero_point, dtype=grid.type)
             relu = None if self._form.strongly_typed else without_upper_end(x, grid, f"{name}.relu")
             if relu is not None:
                 new, x = [relu], relu.outputs[0]
@@ -206,9 +213,9 @@ class _Writer:
         corrected = self._constant(f"{node.name}.bias.{quantized.precision.name}", quantized.bias(bias))
         place[0].replace_input_with(place[1], corrected)
 
-    def _compute_in(self, node: ir.Node, dtype: ir.DataType) -> None:
-        """Give a layer a bias and a result of 16 bits, and cast the result back for the rest of the network."""
-        last, index = _bias_of(node) or (node, None)
+    def _compute_in(self, node: ir.Node, dtype: ir.DataType, has_bias: bool) -> None:
+        """Give a layer a bias, if it may have one, and a result of 16 bits, and cast the result back for the rest."""
+        last, index = (_bias_of(node) if has_bias else None) or (node, None)
         if index is not None:
             value = last.inputs[index]
             bias = ir.tensor(value.const_value.numpy().astype(dtype.numpy()), name=f"{value.name}.{node.name}")

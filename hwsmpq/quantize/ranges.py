@@ -88,7 +88,7 @@ def calibrate(
     def run_through(see: Mapping[str, Sequence[See]], n_before: int = 0) -> None:
         watch(captured, inputs, batch_size, see, lambda done: progress(n_before + done, total) if progress else None)
 
-    plain = {layer.input_tensor: _Observer(layer.input_tensor, counts) for layer in layers}
+    plain = {tensor: _Observer(tensor, counts) for layer in layers for tensor in layer.tensors}
     run_through({t: [one.see, *(smoother.see(t) if smoother else ())] for t, one in plain.items()})
     smoothing = smoother.find(smooth) if smoother else {}
     smoothed = {
@@ -118,6 +118,10 @@ def calibrate(
                 for tensor, factors in found.items()
             }
             for name, found in smoothing.items()
+        },
+        operands={
+            layer.name: plain[layer.operand_tensor].range(bits, scheme, observer)
+            for layer in layers if not layer.has_weight
         },
     )
     if not correct:

@@ -40,7 +40,7 @@ class Step:
         residual: set if it is an addition that may read an operand in quantized form.
         function: what to call; an in-place operation where the operand is needed nowhere else.
         dead: nodes whose tensors nobody needs after this step, neither in this evaluation nor in a later one.
-        is_last_reader: a layer after which no other one reads its input tensor.
+        last_read: tensors that no layer reads after it.
         carry: what decides where bf16 is rounded.
     """
 
@@ -51,7 +51,7 @@ class Step:
     layer: Layer | None
     residual: Residual | None
     dead: tuple[fx.Node, ...]
-    is_last_reader: bool
+    last_read: tuple[fx.Node, ...]
     carry: Carry
 
 
@@ -76,6 +76,10 @@ def schedule(
         groups[node] = frozenset(own).union(*(groups[n] for n in node.all_input_nodes))
     position = {node: i for i, node in enumerate(nodes)}
 
+    def read_by(node: fx.Node) -> list[fx.Node]:
+        """The activations that a node reads as a layer."""
+        return node.all_input_nodes[: len(layer_of[node].tensors)] if node in layer_of else []
+
     def is_transient(node: fx.Node) -> bool:
         if node not in position or not node.users:
             return False
@@ -87,9 +91,7 @@ def schedule(
         if is_transient(node):
             dead[max(node.users, key=position.__getitem__)].append(node)
         if node in layer_of:
-            last_readers[node.args[0]] = node
-
-    final_readers = set(last_readers.values())
+            last_readers |= dict.fromkeys(read_by(node), node)
 
     def function_of(node: fx.Node) -> Callable[..., Any]:
         operand = node.args[0] if node.args else None
@@ -108,7 +110,7 @@ def schedule(
             layer=layer_of.get(node),
             residual=residual_of.get(node),
             dead=tuple(dead[node]),
-            is_last_reader=node in final_readers,
+            last_read=tuple(tensor for tensor in read_by(node) if last_readers[tensor] is node),
             carry=carry_of.get(node, Carry()),
         )
         for node in nodes
@@ -147,8 +149,9 @@ def sample_bytes(steps: tuple[Step, ...], captured: Captured) -> int:
     for step in steps:
         operands: frozenset[int] = frozenset()
         if step.layer is not None or step.residual is not None:
-            argument = step.residual.argument if step.residual is not None else 0
-            operands = shapes.of.get(step.node.args[argument], frozenset())
+            first = step.residual.argument if step.residual is not None else 0
+            read = step.node.args[first : first + (1 if step.layer is None else len(step.layer.tensors))]
+            operands = frozenset().union(*(shapes.of.get(node, frozenset()) for node in read))
         live |= storage[step.node]
         copies = sum(shapes.n_bytes[key] for key in operands)
         replaced = sum(shapes.n_bytes[key] for key in storage[step.node] & kept)

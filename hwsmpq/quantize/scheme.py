@@ -31,6 +31,11 @@ class Grid:
     low: int
     high: int
 
+    @property
+    def type(self) -> torch.dtype:
+        """What its integers are stored as."""
+        return torch.int8 if self.low < 0 else torch.uint8
+
 
 @dataclass(frozen=True, eq=False)
 class StoredWeight:
@@ -85,11 +90,6 @@ class Scheme:
     carries_bf16: bool = False
     power_of_two_scales: bool = False
 
-    @property
-    def activation_type(self) -> torch.dtype:
-        """What integer activations are stored as."""
-        return torch.int8 if self.signed_activations else torch.uint8
-
     def activation_grid(self, clip: tuple[float, float], bits: int) -> Grid:
         """Grid that covers ``clip`` (which is widened to hold 0, so that zero padding is exact)."""
         low, high = min(clip[0], 0.0), max(clip[1], 0.0)
@@ -100,6 +100,19 @@ class Scheme:
         levels = 2**bits - 1
         scale = self._scale((high - low) / levels)
         return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
+
+    def product_grid(self, clip: tuple[float, float], bits: int, is_second: bool) -> Grid:
+        """Grid of an operand of a product of two activations, without a zero point, since no kernel takes one there.
+
+        The second operand stands where a weight does, and has the levels of one: signed, and no more than kernels add
+        up exactly. So has the first, unless it is never negative and activations are unsigned.
+        """
+        if not is_second and clip[0] >= 0:
+            return self.activation_grid(clip, bits)
+        levels = self.weight_levels(bits) if is_second else 2 ** (bits - 1) - 1
+        scale = self._scale(max(clip[1], -clip[0]) / levels)
+        # No value is on the level below, which leaves the range whole, so that no clip to it is needed.
+        return Grid(scale, 0, -levels - (levels == 2 ** (bits - 1) - 1), levels)
 
     def _scale(self, least: float) -> float:
         """The scale of activations of which one step covers ``least``; 1 where nothing is to be covered."""

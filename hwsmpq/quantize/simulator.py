@@ -19,14 +19,17 @@ from hwsmpq.model.outputs import pack
 from hwsmpq.quantize.carry import IN_BF16, MULTIPLIES
 from hwsmpq.quantize.disturb import SUMS, Disturbance
 from hwsmpq.quantize.heap import keep_freed_memory
-from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers, channels_last, rounded
+from hwsmpq.quantize.layer import Operand, QuantizedLayer, QuantizedLayers, channels_last, rounded
 from hwsmpq.quantize.residual import Residual
 from hwsmpq.quantize.schedule import Step, sample_bytes, schedule
-from hwsmpq.quantize.scheme import Scheme
+from hwsmpq.quantize.scheme import Grid, Scheme
 from hwsmpq.types import PRECISIONS, Assignment, Layer, Ranges
 
 ALLOCATOR_OVERHEAD = 1.4
 """Resident memory over the bytes of the tensors in it: 1.2 to 1.34 measured."""
+
+_Quantized = dict[Any, dict[tuple[str, Grid | None], Tensor]]
+"""What layers read of a tensor that later ones read too, by its node and by precision and grid."""
 
 
 class Simulator:
@@ -75,7 +78,7 @@ class Simulator:
         """Quantize the weights that assignments need, which are kept; processes that are forked then share them."""
         asked = {(group, name) for assignment in assignments for group, name in assignment.items()}
         for step in self._steps:
-            if step.layer is None:
+            if step.layer is None or not step.layer.has_weight:
                 continue
             group = self._group_of[step.layer.name]
             for name in sorted({name for of, name in asked if of == group}):
@@ -134,7 +137,7 @@ class Simulator:
     def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> None:
         """Bring every tensor of ``env`` that later steps or evaluations need up to date with ``assignment``."""
         changed = {g for g in self._network.group_names if previous is None or assignment[g] != previous[g]}
-        quantized: dict[tuple[Any, str], Tensor] = {}
+        quantized: _Quantized = {}
         for step in self._steps:
             if previous is not None and step.groups.isdisjoint(changed):
                 continue
@@ -142,10 +145,15 @@ class Simulator:
             kwargs = _resolve(step.kwargs, env)
             if step.layer is not None:
                 quantizes = self._layer(step.layer, assignment)
-                x = self._input_of(step, quantizes, args[0], quantized, assignment)
+                inputs = [
+                    self._read(operand, node, x, quantized, assignment)
+                    for operand, node, x in zip(quantizes.operands, step.node.args, args, strict=False)
+                ]
+                for node in step.last_read:
+                    quantized.pop(node, None)
                 if step.carry.rounds_bias and quantizes.carries_bf16:
                     args = args[:2] + tuple(rounded(one, torch.bfloat16) for one in args[2:])
-                env[step.node] = quantizes.result(step.function, x, args, kwargs)
+                env[step.node] = quantizes.result(step.function, inputs, args, kwargs)
             else:
                 if step.residual is not None:
                     args = self._with_residual(step, step.residual, assignment, args, quantized)
@@ -190,35 +198,32 @@ class Simulator:
         """Whether the target may multiply results in bf16: its kernels of attention do where any layer is in it."""
         return self._carries_bf16 and "bf16" in assignment.values()
 
-    def _input_of(
-        self, step: Step, layer: QuantizedLayer, x: Tensor, quantized: dict[tuple[Any, str], Tensor],
-        assignment: Assignment,
+    def _read(
+        self, operand: Operand, node: Any, x: Tensor, quantized: _Quantized, assignment: Assignment
     ) -> Tensor:
-        """The input as a layer reads it; one that several layers read is quantized once."""
-        key = (step.node.args[0], layer.precision.name)
-        if key in quantized:
-            x = quantized[key]
-        else:
-            if not layer.precision.quantizes_activations and self._is_in_bf16(step.node.args[0], assignment):
+        """A tensor as a layer reads it; what several layers read alike is quantized once."""
+        known, key = quantized.setdefault(node, {}), (operand.precision.name, operand.grid)
+        if key not in known:
+            if not operand.precision.quantizes_activations and self._is_in_bf16(node, assignment):
                 x = rounded(x, torch.bfloat16)
-            x = layer.input(x if self._disturbance is None else self._disturbance.input(x, layer))
-        if step.is_last_reader:
-            quantized.pop(key, None)
-        else:
-            quantized[key] = x
-        return x
+            if self._disturbance is not None:
+                if not operand.layer.has_weight and self._may_use_bf16(assignment):
+                    x = self._disturbance.result_in_bf16(x)
+                x = self._disturbance.input(x, operand)
+            known[key] = operand.input(x)
+        return known[key]
 
     def _with_residual(
         self, step: Step, residual: Residual, assignment: Assignment, args: tuple[Any, ...],
-        quantized: dict[tuple[Any, str], Tensor],
+        quantized: _Quantized,
     ) -> tuple[Any, ...]:
         """Operands of an addition that reads a tensor as the quantized layers beside it do."""
         reader, partner = (self._layer(layer, assignment) for layer in (residual.reader, residual.partner))
         if not residual.is_quantized(reader.precision, partner.precision):
             return args
         index = residual.argument
-        key = (step.node.args[index], reader.precision.name)
-        x = quantized[key] if key in quantized else reader.input(args[index])
+        known = quantized.get(step.node.args[index], {}).get((reader.precision.name, reader.grid))
+        x = reader.input(args[index]) if known is None else known
         return (*args[:index], x, *args[index + 1 :])
 
     def _place(self, x: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def smoothable(captured: Captured) -> dict[str, list[Layer]]:
     readers: dict[str, list[Layer]] = {}
     inputs_of: dict[str, set[str]] = {}
     for layer in captured.network.layers:
-        readers.setdefault(layer.input_tensor, []).append(layer)
+        for tensor in layer.tensors:
+            readers.setdefault(tensor, []).append(layer)
         inputs_of.setdefault(layer.weight_name, set()).add(layer.input_tensor)
     added = {str(node.args[residual.argument]) for node, residual in residuals(captured).items()}
     return {

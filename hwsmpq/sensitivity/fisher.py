@@ -86,7 +86,7 @@ def _squared_derivatives(
             if precision.name == REFERENCE:
                 continue
             quantized = layers.at(layer, precision)
-            change = quantized.result(node.target, quantized.input(args[0]), args, node.kwargs) - y  # type: ignore[arg-type]
+            change = quantized.result(node.target, quantized.inputs(args), args, node.kwargs) - y  # type: ignore[arg-type]
             # A network may put several rows a sample through a layer.
             derivative[:, group, level] += (gradient * change).reshape(n, -1).sum(1, dtype=torch.float64)
     return derivative.square().numpy()

@@ -27,7 +27,7 @@ def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
 
     The Hessian is that of the mean loss in the weights of one layer. Traces come from Hutchinson's estimator with
     Rademacher vectors drawn for all layers together; standard errors are over them. Activations play no part, so that
-    precisions of equal weight bits tie.
+    precisions of equal weight bits tie, as do all of products of activations.
 
     Cost in evaluations: one forward and one backward pass, two passes a product, and both ends of the ladder.
 
@@ -40,7 +40,7 @@ def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
     traces = traces_of_layers(request, n_products)
     scores = np.zeros((n_products, len(network.groups), len(request.ladder.names)))
     for name, samples in traces.items():
-        layer = next(layer for layer in network.layers if layer.weight_name == name)
+        layer = next(layer for layer in network.weighted if layer.weight_name == name)
         group = network.group_names.index(network.group_of(layer.name))
         average = samples / get_tensor(request.captured.graph, name).numel()
         scores[:, group] += average[:, None] * _squared_errors(request, layer)
@@ -49,7 +49,7 @@ def hessian(request: Request, n_products: int = N_PRODUCTS) -> Table:
 
 def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.float64]]:
     """Samples (n_products,) of the trace of each weight's Hessian block, by name of the weight."""
-    names = list(dict.fromkeys(layer.weight_name for layer in request.captured.network.layers))
+    names = list(dict.fromkeys(layer.weight_name for layer in request.captured.network.weighted))
     loss, n = request.loss(), len(request.samples)
     totals = np.zeros((n_products, len(names)))
     for rows in request.batches():

@@ -22,7 +22,7 @@ class Learned:
     def __init__(self, network: QuantizedNetwork, block: Block) -> None:
         self._network = network
         layers = network.quantized_layers(block)
-        names = [layer.weight_name for layer in network.network.layers]
+        names = [layer.weight_name for layer in network.network.weighted]
         self._layers = [one for one in layers.values() if names.count(one.layer.weight_name) == 1]
         inputs = dict.fromkeys(key_of(one.layer.input_tensor) for one in layers.values())
         self._quantizers: dict[str, Quantizer] = {key: network.input_quantizers[key] for key in inputs}  # type: ignore[misc]

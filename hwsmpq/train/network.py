@@ -61,7 +61,7 @@ class QuantizedNetwork(nn.Module):
 
     def _add_quantizers(self, layer: Layer) -> None:
         precisions = self.precisions_of(layer)
-        if not precisions[0].has_integer_operands:
+        if not (layer.has_weight and precisions[0].has_integer_operands):
             return
 
         def calibrated(precisions: list[Precision]) -> list[QuantizedLayer]:
@@ -116,9 +116,9 @@ class QuantizedNetwork(nn.Module):
         return block.run(self.graph, env, _Pass(self).compute)
 
     def quantized_layers(self, block: Block) -> dict[fx.Node, QuantizedLayer]:
-        """Layers of a block with integer operands, by node."""
+        """Layers of a block with a weight and integer operands, by node."""
         found = {node: self._layers[node.name] for node in block.nodes if node.name in self._layers}
-        return {node: one for node, one in found.items() if one.precision.has_integer_operands}
+        return {n: one for n, one in found.items() if one.layer.has_weight and one.precision.has_integer_operands}
 
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
@@ -141,7 +141,7 @@ class QuantizedNetwork(nn.Module):
         """The ranges, and scales of weights, that give the learned steps."""
         layers, smoothed = dict(self._initial.layers), {k: dict(v) for k, v in self._initial.smoothed.items()}
         scales: dict[int, dict[str, tuple[float, ...]]] = {}
-        for layer in self.network.layers:
+        for layer in self.network.weighted:
             precisions = self.precisions_of(layer)
             if not precisions[0].has_integer_operands:
                 continue
@@ -166,12 +166,17 @@ class QuantizedNetwork(nn.Module):
 
 
 class _TrainedLayer(QuantizedLayer):
-    """Rounds to the learned steps of ``net``; other formats pass gradients straight through.
+    """Rounds to the learned steps of ``net``; other formats, and products of activations, pass gradients straight
+    through.
 
     What the bias is lower by stays as calibrated.
     """
 
     net: QuantizedNetwork
+
+    def read(self, index: int, x: Tensor) -> Tensor:
+        """One of the activations as the layer reads it."""
+        return self.input(x) if index == 0 else straight_through(x, self.operands[index].input(x.detach()))
 
     def _quantized_weight(self, smoothed: Tensor) -> Tensor:
         if not self.precision.has_integer_operands:
@@ -180,7 +185,7 @@ class _TrainedLayer(QuantizedLayer):
         return quantized
 
     def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        if self.grid is None:
+        if self.grid is None or not self.layer.has_weight:
             return straight_through(x, super()._quantized_input(x.detach()))
         quantized: Tensor = self.net.input_quantizers[key_of(self.layer.input_tensor)](x, self._shares[1])
         return quantized
@@ -196,7 +201,7 @@ class _Pass:
     def __init__(self, net: QuantizedNetwork) -> None:
         self._net = net
         self._of = {trained.layer.name: trained for trained in net._layers.values()}
-        self._quantized: dict[str, Tensor] = {}
+        self._quantized: dict[tuple[str, Grid | None], Tensor] = {}
 
     def compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result, net = self._result(n, args, kwargs), self._net
@@ -207,7 +212,8 @@ class _Pass:
         if layer is not None:
             if layer.carries_bf16 and self._net._carry[n.name].rounds_bias:
                 args = args[:2] + tuple(_in_bf16(one) for one in args[2:])
-            return layer.result(n.target, self._input(n, layer, args, 0), args, kwargs)  # type: ignore[arg-type]
+            inputs = [self._input(n, layer, args, index, index) for index in range(len(layer.operands))]
+            return layer.result(n.target, inputs, args, kwargs)  # type: ignore[arg-type]
         args = tuple(self._from_memory(n, node, x) for node, x in zip(n.args, args, strict=True))
         if residual is not None:
             reader, partner = (self._of[layer.name] for layer in (residual.reader, residual.partner))
@@ -220,13 +226,14 @@ class _Pass:
             kwargs = {**kwargs, "device": next(self._net.parameters()).device}
         return as_captured(n, args, kwargs)
 
-    def _input(self, n: fx.Node, layer: QuantizedLayer, args: tuple[Any, ...], index: int) -> Tensor:
-        source = str(n.args[index])
+    def _input(self, n: fx.Node, layer: _TrainedLayer, args: tuple[Any, ...], index: int, operand: int = 0) -> Tensor:
+        """An argument of an operation as a layer reads that operand."""
+        source = str(n.args[index]), layer.operands[operand].grid
         if source not in self._quantized:
             x = args[index]
             if not layer.precision.quantizes_activations:
                 x = self._from_memory(n, n.args[index], x)
-            self._quantized[source] = layer.input(x)
+            self._quantized[source] = layer.read(operand, x)
         return self._quantized[source]
 
     def _from_memory(self, reader: fx.Node, node: Any, x: Any) -> Any:

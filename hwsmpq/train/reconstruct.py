@@ -61,7 +61,8 @@ def reconstruct(
         HwsmpqError: the device is not there, or the checkpoint cannot be read.
     """
     check_device(device)
-    blocks = blocks_of(network.graph, {node.name for node in captured.layer_nodes.values()})
+    layers = {captured.layer_nodes[layer.name].name: layer for layer in captured.network.weighted}
+    blocks = blocks_of(network.graph, set(layers))
     network.to(device).requires_grad_(False)
     outcomes: list[BlockOutcome] = []
 
@@ -71,7 +72,6 @@ def reconstruct(
 
     go_on(checkpoint, identity, restore)
     samples = Propagation(network, captured, tuple(x[:MOST_SAMPLES] for x in inputs), SHARE_HELD_OUT, device)
-    layers = {captured.layer_nodes[layer.name].name: layer for layer in captured.network.layers}
     of_block = [[layers[name] for name in block.layers] for block in blocks]
     work = [sum(layer.n_macs for layer in some) for some in of_block]
     began, spent = time.monotonic(), sum(one.seconds for one in outcomes)

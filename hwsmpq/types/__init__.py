@@ -41,7 +41,7 @@ from hwsmpq.types.measured import (
 )
 from hwsmpq.types.network import Edge, Group, Layer, Network, Read
 from hwsmpq.types.onnx_form import PRECISION_KEY, SMOOTH, OnnxForm
-from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, READ_SIZES, Operator
+from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, PRODUCTS, READ_SIZES, WITH_WEIGHTS, Kind, Operator
 from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
 from hwsmpq.types.precision import (
     HALF_FORMATS,
@@ -71,10 +71,12 @@ __all__ = [
     "OPERATORS",
     "PRECISIONS",
     "PRECISION_KEY",
+    "PRODUCTS",
     "READ_SIZES",
     "REFERENCE",
     "SMOOTH",
     "USUAL_CONFIDENCE",
+    "WITH_WEIGHTS",
     "AccuracyOutcome",
     "Agreement",
     "Assignment",
@@ -103,6 +105,7 @@ __all__ = [
     "Group",
     "Held",
     "Interactions",
+    "Kind",
     "Ladder",
     "LatencyOutcome",
     "Layer",

@@ -132,7 +132,7 @@ def _fits(layer: Layer, pattern: str) -> bool:
 def _types(layer: Layer) -> Iterator[str]:
     kind = layer.kind.replace("_", "")
     yield kind
-    if kind != "linear":
+    if kind.startswith("conv"):
         yield f"{kind}{len(layer.weight_shape) - 2}d"
     if layer.is_depthwise:
         yield "depthwise"

@@ -29,7 +29,7 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Calibrated activation ranges, one a layer.
+    """Calibrated activation ranges, one a layer; ``operands`` holds those of the second operands of products.
 
     ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed: by precision and name of
     the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output channel, by bits and name
@@ -46,6 +46,7 @@ class Ranges:
     smoothed: dict[str, dict[str, TensorRange]] = field(default_factory=dict)
     weight_scales: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     shifts: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    operands: dict[str, TensorRange] = field(default_factory=dict)
 
     def of(self, layer: Layer, precision: Precision) -> TensorRange:
         """The range of a layer's input as it is read in one precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from hwsmpq.types.coverage import Coverage
 from hwsmpq.types.operators import Kind
@@ -16,7 +17,11 @@ BLOCK_SIZES = (128, 64)
 @dataclass(frozen=True)
 class Layer:
     """One quantizable operation, named by the module that owns its weight. ``n_kept`` are those of its weights that
-    something else than layers reads as well, which keeps them in float32 beside what the layer reads."""
+    something else than layers reads as well, which keeps them in float32 beside what the layer reads.
+
+    A product of two activations has no weight, and is named by the module that multiplies. Its second operand is
+    another tensor, ``operand_tensor``, of ``operand_shape``.
+    """
 
     name: str
     kind: Kind
@@ -30,6 +35,32 @@ class Layer:
     n_weights: int
     n_biases: int
     n_kept: int = 0
+    operand_tensor: str = ""
+    operand_shape: tuple[int, ...] = ()
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether the second operand is stored; else it is another tensor."""
+        return not self.operand_tensor
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors that it reads."""
+        return (self.input_tensor,) if self.has_weight else (self.input_tensor, self.operand_tensor)
+
+    @property
+    def n_channels(self) -> int:
+        """Output channels of the weight, which have scales, shifts and factors of their own; 0 without one."""
+        return self.weight_shape[self.channel_axis] if self.has_weight else 0
+
+    @property
+    def n_terms(self) -> int:
+        """Products that are added up for one number of the result."""
+        return prod(self.weight_shape) // self.n_channels if self.has_weight else self.input_shape[-1]
+
+    def takes(self, precision: Precision) -> bool:
+        """Whether there is a meaning to the layer in a precision: products have 8 bits on both sides, or floats."""
+        return self.has_weight or precision.is_float or (precision.quantizes_activations and precision.bits == (8, 8))
 
     @property
     def is_depthwise(self) -> bool:
@@ -54,7 +85,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Read:
-    """A tensor that layers read, and the layer that wrote it: ``Layer.input_tensor`` names it.
+    """A tensor that layers read, and the layer that wrote it: ``Layer.tensors`` name it.
 
     What other operations make of a layer's result is written by that layer too. Where several results meet (addition,
     attention, concatenation), it is the writer of the largest of them, of equal ones the last: runtimes fuse the
@@ -102,10 +133,20 @@ class Network:
         return tuple(g.name for g in self.groups)
 
     @property
+    def weighted(self) -> tuple[Layer, ...]:
+        """The layers that have a weight."""
+        return tuple(layer for layer in self.layers if layer.has_weight)
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Names of the layers that have none."""
+        return tuple(layer.name for layer in self.layers if not layer.has_weight)
+
+    @property
     def edges(self) -> tuple[Edge, ...]:
         """Tensors that pass from group to group. All layers that read one tensor are in one group."""
         group_of = {layer: group.name for group in self.groups for layer in group.layers}
-        readers = {layer.input_tensor: group_of[layer.name] for layer in self.layers}
+        readers = {tensor: group_of[layer.name] for layer in self.layers for tensor in layer.tensors}
         ends = [(group_of[r.writer], readers[r.tensor], r.n_elements) for r in self.reads if r.writer is not None]
         return tuple(Edge(*end) for end in ends if end[0] != end[1])
 
@@ -153,7 +194,7 @@ class Network:
         total, per_value = 0.0, 2 if precision.activation_format in HALF_FORMATS else 4
         bits = max(precision.weight_bits, self.least_weight_bits)
         for layer in self.layers_of(group):
-            n_scales = 0 if precision.is_float else layer.weight_shape[layer.channel_axis]
+            n_scales = 0 if precision.is_float else layer.n_channels
             if precision.is_blockwise and layer.block_size:
                 n_scales *= layer.weight_shape[1] // layer.block_size
             n_kept = 0 if precision.name == REFERENCE else layer.n_kept

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["conv", "conv_transpose", "linear"]
+Kind = Literal["conv", "conv_transpose", "linear", "product"]
+"""A product is one of two activations: a layer without a stored weight."""
+WITH_WEIGHTS: frozenset[Kind] = frozenset({"conv", "conv_transpose", "linear"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ OPERATORS = {
     "aten.linear.default": _LINEAR,
 }
 """By the name of the operation in a captured graph."""
+PRODUCTS = frozenset({"aten.matmul.default", "aten.bmm.default"})
+"""Operations that are products where none of their operands is stored; MatMul in ONNX."""
 ONNX_LAYERS = frozenset(name for operator in OPERATORS.values() for name in operator.onnx)
 """The operations of ONNX that may be layers."""
 READ_SIZES = frozenset((

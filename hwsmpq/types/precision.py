@@ -41,6 +41,11 @@ class Precision:
         return self.activation_format in ("int", "fp8")
 
     @property
+    def bits(self) -> tuple[int, int]:
+        """Of weights and of activations."""
+        return self.weight_bits, self.activation_bits
+
+    @property
     def activations(self) -> tuple[Format, int]:
         """Format and bits that a tensor is converted to for a layer to read it."""
         return self.activation_format, self.activation_bits

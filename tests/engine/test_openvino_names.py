@@ -46,7 +46,7 @@ def test_a_product_that_lost_its_name_is_found_by_its_weight(tmp_path: Path) -> 
     """As in ConViT, where the zero point of one input of int8 came to be the middle of the range."""
     kernel = {"runtimePrecision": "i8", "layerType": "FullyConnected", "data": "i8", "originalLayersNames": ""}
     engine, lost = object.__new__(OpenvinoEngine), "Multiply_9"
-    engine._path, engine.hint = tmp_path / "model.xml", "f32"
+    engine._path, engine.hint, engine._products = tmp_path / "model.xml", "f32", {}
     engine._path.write_text("<net/>")
     engine.__dict__["_kernels"] = {
         "a.proj/layer": {**kernel, "originalLayersNames": "a.proj/layer", "constants": [("a.proj/weight", "i8")]},

@@ -6,12 +6,14 @@ is large) where heads and tokens are equally many. With one more axis of size 1 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
 N_DIMENSIONS = 4
-SCALES = {"Mul", "Div", "Add"}
-"""What may lie between the first product and the softmax: scale and mask."""
+BETWEEN = {"Mul": 0, "Div": 0, "Add": 0, "Where": 2}
+"""What may lie between the first product and the softmax, scale and mask, and which input of it is the product."""
 
 
 def separate_attention(graph: ir.Graph) -> None:
@@ -22,9 +24,9 @@ def separate_attention(graph: ir.Graph) -> None:
         if softmax is None or not _is_square(softmax.outputs[0]):
             continue
         chain = [softmax]
-        while (before := _producer(chain[-1].inputs[0], SCALES)) is not None:
+        while (before := _producer(_scores(chain[-1]), BETWEEN)) is not None:
             chain.append(before)
-        first = _producer(chain[-1].inputs[0], {"MatMul"})
+        first = _producer(_scores(chain[-1]), {"MatMul"})
         nodes = [first, *reversed(chain), last]
         if first is None or any(len(n.outputs[0].uses()) != 1 for n in nodes[:-1] if n is not None):
             continue
@@ -54,7 +56,11 @@ def separate_attention(graph: ir.Graph) -> None:
             node.outputs[0].shape = None
 
 
-def _producer(value: ir.Value | None, kinds: set[str]) -> ir.Node | None:
+def _scores(node: ir.Node) -> ir.Value | None:
+    return node.inputs[BETWEEN.get(node.op_type, 0)]
+
+
+def _producer(value: ir.Value | None, kinds: Collection[str]) -> ir.Node | None:
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in kinds else None
 

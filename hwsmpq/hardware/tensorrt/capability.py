@@ -16,8 +16,8 @@ Kinds = Mapping[str, frozenset[str]]
 """Kind of layer -> precisions."""
 
 
-def _kinds(conv: str, conv_transpose: str, linear: str) -> Kinds:
-    named = {"conv": conv, "conv_transpose": conv_transpose, "linear": linear}
+def _kinds(conv: str, conv_transpose: str, linear: str, product: str = "") -> Kinds:
+    named = {"conv": conv, "conv_transpose": conv_transpose, "linear": linear, "product": product}
     return {kind: frozenset(names.split()) for kind, names in named.items()}
 
 

@@ -39,8 +39,9 @@ class Job:
         settings = self.settings
         weights = Path(settings.weights) if settings.weights else None
         task = self.task or load_task(settings.task, settings.data, weights)
-        captured = capture(task.model, task.calibration, task.input_names, task.ports)
         network = self.network
+        kinds = {layer.kind for layer in network.layers}
+        captured = capture(task.model, task.calibration, task.input_names, task.ports, kinds)
         if captured.network.model_sha256 != network.model_sha256:
             raise HwsmpqError(
                 f"a worker loads another model from {settings.task}",

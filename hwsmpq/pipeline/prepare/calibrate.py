@@ -15,6 +15,8 @@ def mismatch(run: Run, ranges: Ranges) -> str | None:
         return "they are of another network, or of other weights"
     if ranges.scheme != run.scheme.name:
         return f"they are for the scheme {ranges.scheme}, target {run.target.name} has {run.scheme.name}"
+    if others := set(run.network.products) - ranges.operands.keys():
+        return f"they lack products of activations, such as {min(others)}"
     missing = sorted({bits for one in ranges.layers.values() for bits in set(run.integer_bits) - one.clip.keys()})
     return f"they lack {', '.join(map(str, missing))} bits" if missing else None
 

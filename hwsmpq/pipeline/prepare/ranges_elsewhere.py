@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from hwsmpq import artifacts
@@ -50,19 +51,23 @@ def import_cache(run: Run, file: Path) -> Ranges:
             "take a TensorRT target and activations of 8 bits, or calibrate from samples",
         )
     magnitudes, names = read_cache(file.read_text(encoding="utf-8", errors="replace")), tensor_names(run)
-    missing = sorted({name for name in names.values() if name not in magnitudes})
+    wanted = {*chain(*names.values())}
+    missing = sorted(wanted - magnitudes.keys())
     if missing:
         raise HwsmpqError(
-            f"{file} lacks {len(missing)} of {len(set(names.values()))} tensors, such as {', '.join(missing[:3])}",
+            f"{file} lacks {len(missing)} of {len(wanted)} tensors, such as {', '.join(missing[:3])}",
             f"it has {len(magnitudes)}, such as {', '.join(list(magnitudes)[:3])}",
             "give the cache of this ONNX file: its tensors are matched by name",
         )
-    ranges = {
-        layer: TensorRange(-magnitudes[name], magnitudes[name], {CACHE_BITS: (-magnitudes[name], magnitudes[name])})
-        for layer, name in names.items()
-    }
+    def symmetric(size: float) -> TensorRange:
+        return TensorRange(-size, size, {CACHE_BITS: (-size, size)})
+
+    layers, operands = (
+        {layer: symmetric(magnitudes[read[index]]) for layer, read in names.items() if len(read) > index}
+        for index in (0, 1)
+    )
     digest = artifacts.file_digest(file)
-    found = Ranges(run.network.model_sha256, digest, run.scheme.name, OBSERVER, 0, ranges)
+    found = Ranges(run.network.model_sha256, digest, run.scheme.name, OBSERVER, 0, layers, operands=operands)
     run.artifacts.write(found, {artifacts.IMPORTED: digest})
     return found
 
@@ -81,14 +86,17 @@ def export_cache(run: Run, file: Path) -> Ranges:
             "no precision of the ladder has activations of 8 bits", "a calibration cache holds nothing else",
             "add int8 to --ladder",
         )
-    clips = {layer: ranges.layers[layer].clip[CACHE_BITS] for layer in ranges.layers}
-    names = tensor_names(run)
-    write_bytes(file, write_cache({names[layer]: max(map(abs, clip)) for layer, clip in clips.items()}).encode())
+    found = {
+        name: max(map(abs, of[layer].clip[CACHE_BITS]))
+        for layer, read in tensor_names(run).items()
+        for name, of in zip(read, (ranges.layers, ranges.operands), strict=False)
+    }
+    write_bytes(file, write_cache(found).encode())
     return ranges
 
 
-def tensor_names(run: Run) -> dict[str, str]:
-    """Layer -> name of its input in the task's ONNX file, or in the one that is written for a network in torch."""
+def tensor_names(run: Run) -> dict[str, tuple[str, ...]]:
+    """Layer -> names of what it reads in the task's ONNX file, or in the one that is written for a network in torch."""
     import onnx
 
     from hwsmpq.model.onnx_import import OnnxModule
@@ -97,6 +105,6 @@ def tensor_names(run: Run) -> dict[str, str]:
     if isinstance(run.task.model, OnnxModule):
         read = run.task.model.inputs_by_weight
         if all(layer.weight_name in read for layer in run.network.layers):
-            return {layer.name: read[layer.weight_name] for layer in run.network.layers}
+            return {layer.name: (read[layer.weight_name],) for layer in run.network.layers}
     nodes = {node.name: node for node in onnx.load_model_from_string(export_onnx(run.captured)).graph.node}
-    return {layer.name: nodes[layer.name].input[0] for layer in run.network.layers}
+    return {layer.name: tuple(nodes[layer.name].input[: len(layer.tensors)]) for layer in run.network.layers}
