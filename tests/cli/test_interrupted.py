@@ -106,7 +106,7 @@ def test_full_disk(cli: Cli, qdq_copy: Path, monkeypatch: pytest.MonkeyPatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         result = cli("search", "--bitops", "w4a4", "-o", qdq_copy)
-    result.assert_one_message("cannot write", "plan.json", "No space left on device", "free space")
+    result.assert_one_message("cannot write", "contributions.json", "No space left on device", "free space")
     assert stored(qdq_copy) == before
     assert cli("search", "--bitops", "w4a4", "-o", qdq_copy).code == 0
 
