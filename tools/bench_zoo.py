@@ -29,7 +29,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from hwsmpq.model.onnx_import import read_onnx
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Ladder
+from hwsmpq.types import REFERENCE, WITH_WEIGHTS, Ladder
 
 TARGETS = ("openvino-cpu", "onnxruntime-cpu", "onnx-qdq", "tensorrt-rtx:sm89")
 LADDER = Ladder.parse("int8,fp32")
@@ -166,13 +166,15 @@ def measure(name: str, targets: list[str], options: argparse.Namespace, path: Pa
 
     try:
         if name.startswith("onnx:"):
-            inputs, captured = _read(options.onnx / name.partition(":")[2], row)
+            inputs, captured_with = _read(options.onnx / name.partition(":")[2], row)
         else:
             made = make(name, options.seed)
             row["captured"] = False
             kept()
             inputs = tensors_in(made.inputs)
-            captured = capture(made.model, tuple(x[:N_CALIBRATION] for x in inputs), names_in(made.inputs))
+            example, keys = tuple(x[:N_CALIBRATION] for x in inputs), names_in(made.inputs)
+            captured_with = functools.cache(lambda kinds: capture(made.model, example, keys, kinds=kinds))
+        captured = captured_with(WITH_WEIGHTS)
         row["captured"] = True
     except Exception as error:
         row["failures"]["captured" if "captured" in row else "read" if "read" in row else "made"] = said(error)
@@ -189,7 +191,7 @@ def measure(name: str, targets: list[str], options: argparse.Namespace, path: Pa
         kept()
         row[f"{target}.built"] = False
         try:
-            for key, value in on_target(captured, inputs, target):
+            for key, value in on_target(captured_with(get_target(target).kinds), inputs, target):
                 row[f"{target}.{key}"] = value
                 kept()
         except Exception as error:
@@ -197,7 +199,7 @@ def measure(name: str, targets: list[str], options: argparse.Namespace, path: Pa
     kept()
 
 
-def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Captured]:
+def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Callable[[Any], Captured]]:
     inputs = onnx_inputs(file)
     row["read"] = False
     module = read_onnx(file).eval()
@@ -206,7 +208,8 @@ def _read(file: Path, row: dict[str, Any]) -> tuple[tuple[Tensor, ...], Captured
     if reason:
         raise RuntimeError(reason)
     row["read"], row["captured"] = True, False
-    return inputs, capture(module, tuple(x[:N_CALIBRATION] for x in inputs))
+    example = tuple(x[:N_CALIBRATION] for x in inputs)
+    return inputs, functools.cache(lambda kinds: capture(module, example, kinds=kinds))
 
 
 def said(error: Exception) -> str:
