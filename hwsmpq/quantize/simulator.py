@@ -208,7 +208,7 @@ class Simulator:
                 x = rounded(x, torch.bfloat16)
             if self._disturbance is not None:
                 if not operand.layer.has_weight and self._may_use_bf16(assignment):
-                    x = self._disturbance.result_in_bf16(x)
+                    x = self._disturbance.result_in("bf16", x)
                 x = self._disturbance.input(x, operand)
             known[key] = operand.input(x)
         return known[key]
