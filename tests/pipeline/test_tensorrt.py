@@ -86,7 +86,7 @@ def test_a_run_ends_with_an_engine_its_audit_and_a_plain_word_on_latency(tmp_pat
     assert certificate.latency_ms is None and "latency not measured" in certificate.claim
     assert certificate.accuracy.source == "simulator"
     page = render(run.folder).read_text()
-    assert "latency not measured" in page and "runs stem in fp32 where fp8 is asked for" in page
+    assert "latency not measured" in page and "runs stem in fp32, not in fp8" in page
 
 
 @needs_rtx
