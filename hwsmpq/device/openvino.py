@@ -404,7 +404,8 @@ def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) ->
         while op is not None and op.get_type_name() in PASS_THROUGH_OPS:
             op = op.input_value(0).get_node()
         if op is None or op.get_type_name() not in COMPUTE_OPS:
-            products |= {} if weight else {layer: ""}
+            if not weight:
+                products[layer] = ""
             continue
         if not weight:
             products[layer] = named.setdefault(op.get_friendly_name(), layer)
