@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def put_behind(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
     """Let all that reads a node's result read the new node's."""
@@ -31,8 +33,9 @@ def constant(graph: ir.Graph, name: str, data: NDArray[Any]) -> ir.Value:
     return value
 
 
-def put_bound_behind(graph: ir.Graph, node: ir.Node) -> None:
-    """Compare a result with the least float, which leaves it as it is and nothing fuses with."""
+def put_bound_behind(graph: ir.Graph, node: ir.Node, operation: str = "Max", bound: float = -LARGEST) -> None:
+    """Compare a result with the least float, or by ``Min`` with the largest, which leaves it as it is and nothing fuses
+    with."""
     name = f"{node.name}.bounded"
-    limit = constant(graph, f"{name}.limit", np.asarray(np.finfo(np.float32).min, np.float32))
-    put_behind(graph, node, ir.node("Max", [node.outputs[0], limit], name=name))
+    limit = constant(graph, f"{name}.limit", np.asarray(bound, np.float32))
+    put_behind(graph, node, ir.node(operation, [node.outputs[0], limit], name=name))

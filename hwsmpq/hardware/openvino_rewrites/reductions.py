@@ -13,9 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import get_const_tensor
 
-from hwsmpq.hardware.openvino_rewrites.edit import constant, put_behind
+from hwsmpq.hardware.openvino_rewrites.edit import LARGEST, constant, put_behind, put_bound_behind
 
-LARGEST = float(np.finfo(np.float32).max)
 EXTREMES = {"ReduceMax": ("Max", -LARGEST), "ReduceMin": ("Min", LARGEST)}
 
 
@@ -39,10 +38,7 @@ def bound_extremes(graph: ir.Graph) -> None:
     """Compare extremes with the largest float, so that something other than a quantizer reads them."""
     for node in list(graph):
         if node.op_type in EXTREMES and node.outputs[0].dtype == ir.DataType.FLOAT:
-            operation, bound = EXTREMES[node.op_type]
-            name = f"{node.name}.bounded"
-            limit = constant(graph, f"{name}.limit", np.asarray(bound, np.float32))
-            put_behind(graph, node, ir.node(operation, [node.outputs[0], limit], name=name))
+            put_bound_behind(graph, node, *EXTREMES[node.op_type])
 
 
 def _axes(node: ir.Node) -> list[int] | None:
