@@ -109,7 +109,7 @@ def _learned(
             n_iterations=20 if options.quick else Reconstruction.n_iterations, minutes=options.minutes,
             seed=options.seed,
         )
-        blocks = reconstruct(network, prepared.captured, task.calibration, recipe)
+        blocks = reconstruct(network, prepared.captured, task.calibration, recipe, clock=time.process_time)
         iterations = sum(one.n_iterations for one in blocks) // len(blocks)
         said = {"iterations": iterations, "kept": sum(one.is_kept for one in blocks)}
     else:

@@ -28,7 +28,7 @@ class Quantizer(nn.Module):
         self.floor: Tensor
         self.bounds = tuple(bounds)
         # Where nothing is positive, the levels lie below zero.
-        self._gradient_scales = tuple(1 / math.sqrt(n_entries * (high or -low)) for low, high in bounds)
+        self.gradient_scales = tuple(1 / math.sqrt(n_entries * (high or -low)) for low, high in bounds)
 
     def forward(self, x: Tensor, shares: Tensor) -> Tensor:
         """sum_i shares[i] * clamp(round(x / step_i)) * step_i, in the shape of ``x``.
@@ -36,7 +36,7 @@ class Quantizer(nn.Module):
         Args:
             shares: (n_bit_widths,); a bit-width whose share is 0 is left out.
         """
-        result: Tensor = _Quantize.apply(x, self.steps, shares, self.bounds, self._gradient_scales)
+        result: Tensor = _Quantize.apply(x, self.steps, shares, self.bounds, self.gradient_scales)
         return result
 
     @torch.no_grad()

@@ -78,7 +78,8 @@ class Propagation:
         return self._collected(block, self._quantized, rows, lambda env: self._network.run(block, env))
 
     def _env(self, block: Block, rows: slice | Tensor, source: Tensor | None) -> dict[str, Any]:
-        env = {name: self._placed(x[rows]) for name, x in zip(self._names, self._inputs, strict=True)}
+        read = {node.name for one in block.nodes for node in one.all_input_nodes}
+        env = {n: self._placed(x[rows]) for n, x in zip(self._names, self._inputs, strict=True) if n in read}
         if block.source is not None:
             assert source is not None
             env[block.source.name] = self._placed(source[rows])
