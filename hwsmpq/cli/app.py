@@ -368,21 +368,26 @@ def targets(values: dict[str, Any]) -> None:
 
     from hwsmpq.hardware.targets import targets as known
 
-    rows = {
-        name: {"unavailable": t.unavailable(), "precisions": list(t.native), "latency": t.has_latency,
-               "machine": {} if t.unavailable() else t.machine()}
-        for name, t in known(values["device"] or "").items()
-    }
+    rows = {}
+    for name, target in known(values["device"] or "").items():
+        reason = target.unavailable()
+        rows[name] = {
+            "unavailable": reason, "precisions": [] if reason else list(target.native),
+            "latency": target.has_latency, "machine": {} if reason else target.machine(),
+        }
     if values["json"]:
         display.show_json(rows)
         return
     for name, row in rows.items():
+        if row["unavailable"]:
+            display.console.print(f"[bold]{name}[/]: {escape(row['unavailable'])}", highlight=False, soft_wrap=True)
+            continue
         precisions = row["precisions"]
         shown = ", ".join(precisions)
         if len(precisions) > 8:
             shown = f"any of {len(precisions)} from {precisions[0]} to {precisions[-1]}"
         display.console.print(
-            f"[bold]{name}[/]: {escape(row['unavailable'] or 'ready')}; {shown};"
+            f"[bold]{name}[/]: ready; {shown};"
             f" {'measures latency' if row['latency'] else 'no latency claim'}",
             highlight=False, soft_wrap=True,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 import shutil
 from pathlib import Path
 
@@ -115,6 +117,14 @@ def test_targets(cli: Cli) -> None:
     rows = json.loads(cli("targets", "--json").out)
     assert rows["openvino-cpu"]["latency"] and not rows["onnx-qdq"]["latency"]
     assert "w3a5" in rows["onnx-qdq"]["precisions"]
+
+
+def test_targets_of_a_device_with_a_broken_runtime(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "openvino.py").write_text("import os; os.abort()")
+    device = f"env PYTHONPATH={shlex.quote(str(tmp_path))} {shlex.quote(sys.executable)}"
+    result = cli("targets", "--device", device)
+    assert result.code == 0 and "openvino-cpu: openvino cannot be loaded there" in result.out
+    assert "onnxruntime-cpu: ready" in result.out
 
 
 def test_a_folder_remembers_its_task_and_settings(cli: Cli, qdq_copy: Path) -> None:

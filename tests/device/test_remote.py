@@ -147,6 +147,17 @@ def test_a_build_that_is_killed_says_so(connect, tiny, tmp_path):
     assert "memory" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("text", "words"), [("import os; os.abort()", "status -6"), ("raise ImportError('no libgomp')", "no libgomp")]
+)
+def test_a_runtime_that_cannot_be_loaded_is_named_and_others_are_used(connect, tiny, tmp_path, text, words):
+    (tmp_path / "onnxruntime.py").write_text(text)
+    device = connect(f"env PYTHONPATH={shlex.quote(str(tmp_path))} {PYTHON}")
+    reason = device.runtime("onnxruntime").unavailable()
+    assert reason.startswith("onnxruntime cannot be loaded there (") and words in reason
+    assert device.runtime(tiny).unavailable() is None
+
+
 def test_an_engine_that_hangs_is_waited_for_so_long(connect, engine):
     device = connect(step=1.0)
     one = engine(device, hang=60.0)

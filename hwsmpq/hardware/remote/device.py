@@ -70,10 +70,18 @@ class RemoteDevice(Device):
         Raises:
             HwsmpqError: the operation's own, or the device cannot be reached, fell silent or ended.
         """
+        dropped, self.dropped[:] = list(self.dropped), []
+        return self.open().request(doing, {**header, "drop": dropped}, body, progress)
+
+    def open(self) -> Line:
+        """The conversation with the device, which is started where there is none.
+
+        Raises:
+            HwsmpqError: the device cannot be reached.
+        """
         if self._line is None or not self._line.is_open:
             self._line = Line(self.command, self._patience)
-        dropped, self.dropped[:] = list(self.dropped), []
-        return self._line.request(doing, {**header, "drop": dropped}, body, progress)
+        return self._line
 
     def close(self) -> None:
         """End what the command started."""
@@ -90,7 +98,14 @@ class RemoteRuntime(Runtime):
         self.kept = get_runtime(name).kept
 
     def unavailable(self) -> str | None:
-        reason = self._ask("unavailable")
+        """Why the runtime cannot be used there. It is loaded to see: a broken one may end the Python that tries."""
+        self._device.open()
+        try:
+            reason = self._ask("unavailable")
+            if reason is None:
+                self._ask("describe")
+        except HwsmpqError as error:
+            return f"{self._name} cannot be loaded there ({error.why})"
         return None if reason is None else str(reason)
 
     def describe(self) -> dict[str, str]:
