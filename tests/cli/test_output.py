@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
