@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hwsmpq.report.formats import bounded
+from hwsmpq.report.formats import bounded, milliseconds, significant
 from hwsmpq.types import CHOSEN, Certificate, EngineResult, Plan
 
 COARSE_POINTS = 0.5
@@ -16,9 +16,18 @@ LEAST_GAIN = 0.02
 def advise(plan: Plan, certificate: Certificate) -> tuple[str, ...]:
     """Whole sentences, from measurements alone; none where there is nothing to say."""
     return (
-        *_uniform(plan, certificate), *_more_accurate(plan, certificate), *_bound(certificate),
+        *_forgone(plan), *_uniform(plan, certificate), *_more_accurate(plan, certificate), *_bound(certificate),
         *_few_samples(certificate),
     )
+
+
+def _forgone(plan: Plan) -> Iterator[str]:
+    if plan.forgone:
+        slower, more = milliseconds(plan.forgone.latency_ms), significant(plan.forgone.value)
+        yield (
+            f"A plan predicted at {slower} was worth {more} ± {significant(plan.forgone.stderr)} more on the search"
+            " part, which is not told from nothing: of plans worth the same, the fastest is taken."
+        )
 
 
 def _uniform(plan: Plan, certificate: Certificate) -> Iterator[str]:

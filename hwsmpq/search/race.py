@@ -26,6 +26,8 @@ MAX_CHANCE = 0.05
 KEPT = 3
 """Each batch is measured for at most one in this many of the candidates before it."""
 LEAST_KEPT = 4
+N_TOGETHER = 4
+"""Choices that are measured together against a standing, which shares work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,23 @@ class Race:
                 break
             standings = self._on_batch([s.choice for s in alive[:n]], batch)
         return standings
+
+    def match(
+        self, leader: Standing, choices: Sequence[Choice], serves: Callable[[Choice], bool] = lambda choice: True
+    ) -> None:
+        """Measure choices in their order, a few at a time and each until it is surely worse than the leader, on as many
+        batches as that was. It ends with the first that is not, and ``serves``."""
+        n_batches = len(self._values[identity(leader.choice)])
+        for start in range(0, len(choices), N_TOGETHER):
+            alive = list(choices[start : start + N_TOGETHER])
+            for batch in range(n_batches):
+                alive = alive[: self._affordable(batch)]
+                if not alive:
+                    break
+                against = self._standing(leader.choice, batch + 1)
+                alive = [s.choice for s in self._on_batch(alive, batch) if z_score(s, against) > -Z_WORSE]
+            if any(serves(choice) for choice in alive):
+                return
 
     def improve(
         self, leader: Standing, propose: Callable[[Standing, list[Choice]], list[Choice]]

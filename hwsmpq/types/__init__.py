@@ -42,7 +42,7 @@ from hwsmpq.types.measured import (
 from hwsmpq.types.network import Edge, Group, Layer, Network, Read
 from hwsmpq.types.onnx_form import PRECISION_KEY, SMOOTH, OnnxForm
 from hwsmpq.types.operators import ONNX_LAYERS, OPERATORS, PRODUCTS, READ_SIZES, WITH_WEIGHTS, Kind, Operator
-from hwsmpq.types.plan import Candidate, Cost, Plan, Stability
+from hwsmpq.types.plan import Candidate, Cost, Forgone, Plan, Stability
 from hwsmpq.types.precision import (
     HALF_FORMATS,
     MAX_BITS,
@@ -100,6 +100,7 @@ __all__ = [
     "Edge",
     "EngineResult",
     "EngineTiming",
+    "Forgone",
     "Format",
     "Front",
     "Group",

@@ -71,13 +71,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Forgone:
+    """What a slower candidate promised beside the plan: its predicted latency, and how much more of the value, with the
+    standard error of the paired difference on the search part, which does not tell it from nothing."""
+
+    latency_ms: float
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A solved assignment with predictions, the solver's status and gap, and the pool it was chosen from.
 
     ``n_evaluations`` is what the race spent, in evaluations of the score batch. ``drop_bound`` is what the drop lies
     below on unseen samples, by those of the search part. ``held`` is what the user held it to, besides the budgets.
     ``n_search_samples`` and ``n_report_samples`` are those of the two parts (0 where an earlier version did not say).
-    Memory is predicted where the cost table has measured it.
+    Memory is predicted where the cost table has measured it. ``forgone`` is what was not worth its time, if anything.
     """
 
     assignment: Assignment
@@ -101,6 +111,7 @@ class Plan:
     n_search_samples: int = 0
     n_report_samples: int = 0
     predicted_peak_mb: float | None = None
+    forgone: Forgone | None = None
 
     @property
     def speedup(self) -> float | None:

@@ -497,6 +497,7 @@ def run_on_a_machine(
 
 
 @pytest.mark.parametrize(("factor", "limit"), [(0.9, 24.5), (1.06, 25.5)])
+@pytest.mark.usefixtures("told_apart")
 def test_rounds_end_with_the_best_that_keeps_the_budget(
     openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, limit: float
 ) -> None:
@@ -519,6 +520,22 @@ def test_rounds_end_with_the_best_that_keeps_the_budget(
     before = contents(run.folder)
     assert refine(run, (Budget("latency_ms", limit),)) == certificate
     assert contents(run.folder) == before
+
+
+@pytest.mark.parametrize("budget", [Budget("latency_ms", 29.0), Budget("size_mb", 1.0)])
+def test_what_is_worth_the_same_is_had_as_fast_as_it_goes(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Budget
+) -> None:
+    """Every assignment has the same metric, which is the value: int8 everywhere takes 10 ms, and fp32 29."""
+    run_on_a_machine(openvino_run, tmp_path / "run", monkeypatch, lambda ms: ms)
+    original = task()
+    flat = Task(
+        network(), images(16, seed=2), (original.evaluation.inputs, original.evaluation.targets), name="tiny",
+        metric=lambda outputs, targets: torch.ones(len(targets)),
+    )
+    run = Run(tmp_path / "run", replace(openvino_run.settings, value="metric", additive=False), flat)
+    plan = search(run, [budget])
+    assert plan.assignment == run.network.uniform("int8") and plan.forgone is None
 
 
 def test_margins_close_in_on_what_the_budget_allows() -> None:

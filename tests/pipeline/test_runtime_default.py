@@ -60,6 +60,7 @@ def _with_costs(openvino_run: Finished, folder: Path, default_ms: float | None) 
 
 
 @pytest.mark.parametrize(("default_ms", "most_ms"), [(None, 2.0), (1.5, 1.5), (0.5, 2.0), (3.0, 2.0)])
+@pytest.mark.usefixtures("told_apart")
 def test_a_speedup_is_sought_ahead_of_it(
     openvino_run: Finished, tmp_path: Path, default_ms: float | None, most_ms: float
 ) -> None:

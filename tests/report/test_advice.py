@@ -12,7 +12,7 @@ from hwsmpq.folder import Folder
 from hwsmpq.report.advice import advise
 from hwsmpq.report.collect import collect
 from hwsmpq.stages import ROWS
-from hwsmpq.types import CHOSEN, Bound, Budget, BudgetOutcome, Certificate, EngineResult, Manifest, Plan
+from hwsmpq.types import CHOSEN, Bound, Budget, BudgetOutcome, Certificate, EngineResult, Forgone, Manifest, Plan
 from tests.report.factory import make_run
 
 
@@ -38,6 +38,15 @@ def test_one_precision_that_is_faster_and_keeps_the_drop(asked: tuple[Plan, Cert
     assert advise(*asked) == (
         "int8 everywhere is faster (1.50x against 1.32x) and keeps your drop (0.2 points lost): leave --speedup out to"
         " get the fastest plan that keeps it.",
+    )
+
+
+def test_what_a_slower_plan_promised_in_vain(asked: tuple[Plan, Certificate]) -> None:
+    plan, certificate = asked
+    said, *_ = advise(replace(plan, forgone=Forgone(7.91, 2.3e-5, 1.7e-5)), certificate)
+    assert said.replace("\xa0", " ") == (
+        "A plan predicted at 7.91 ms was worth 2.30e-05 ± 1.70e-05 more on the search part, which is not told from"
+        " nothing: of plans worth the same, the fastest is taken."
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.pipeline.decide.costs import assignment_of
+from hwsmpq.pipeline.decide.speed import Speed
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.losses import cheapest_at_losses
@@ -61,9 +62,10 @@ class Measured:
 def race_for_value(
     problem: Problem, values: Mapping[str, Cost], known: Sequence[tuple[str, Solution]],
     observed: tuple[NDArray[np.int64], NDArray[np.float64]], batches: NestedBatches, settings: Settings,
-    max_seconds: float | None = None,
+    max_seconds: float | None = None, speed: Speed | None = None, largest: LargestDrop | None = None,
 ) -> tuple[list[Measured], float]:
-    """Race the best solutions of all tables and of a surrogate, and improve the winner by its neighbours.
+    """Race the best solutions of all tables and of a surrogate, hold what is faster against the winner, and improve
+    this by its neighbours.
 
     Args:
         problem: the budgets, with the contributions as its value.
@@ -71,6 +73,8 @@ def race_for_value(
         known: solutions that race beside theirs, and what proposed them.
         observed: assignments and their values on the first batch, which the surrogate is fitted on.
         max_seconds: that the race may take.
+        speed: what says what is faster; nothing is where there is none.
+        largest: drop that what is faster has to keep to be of use.
 
     Returns:
         All candidates, the winner first, then by samples and value; and the evaluations spent, in first batches.
@@ -93,12 +97,20 @@ def race_for_value(
         guided = problem if guide is None else replace(problem, value=guide)
         return neighbours(guided, leader.choice, N_NEIGHBOURS, [*(s.choice for s in measured), *proposed])
 
+    if speed:
+        end = len(standings[0].values)
+        faster = speed.faster(problem, standings[0].choice, [p.solution.choice for p in proposals])
+        race.match(standings[0], faster, lambda choice: largest is None or largest.keeps(batches.drop(choice, end)))
+        proposals = merge([
+            *((name, p.solution) for p in proposals for name in p.sources),
+            *(("faster", unsolved(problem, choice)) for choice in faster),
+        ])
     winner = race.improve(standings[0], propose)
     others = [s for s in race.measured if not np.array_equal(s.choice, winner.choice)]
     ranked = [winner, *sorted(others, key=lambda s: (-len(s.values), -s.mean))]
-    known = {identity(p.solution.choice): p for p in proposals}
+    by_choice = {identity(p.solution.choice): p for p in proposals}
     candidates = [
-        Measured(known.get(identity(s.choice)) or Proposal(unsolved(problem, s.choice), ("swap",)), len(s.values))
+        Measured(by_choice.get(identity(s.choice)) or Proposal(unsolved(problem, s.choice), ("swap",)), len(s.values))
         for s in ranked
     ]
     return candidates, race.n_evaluations

@@ -25,6 +25,7 @@ from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
+from hwsmpq.pipeline.decide.speed import Speed
 from hwsmpq.pipeline.division import divided, foresee
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
@@ -36,13 +37,14 @@ from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.pool import merge, uniform_choices, unsolved
 from hwsmpq.search.problem import Problem, Solution, identity
+from hwsmpq.search.race import Standing
 from hwsmpq.types import (
     Assignment,
     Budget,
-    Candidate,
     Contributions,
     Cost,
     CostTable,
+    Forgone,
     Plan,
     Rounds,
     Stability,
@@ -67,8 +69,9 @@ def search(
         met: assignments that were measured to keep the budgets; the best of them is taken unless a better one is found.
 
     With ``max_drop`` and no latency budget, latency (BitOps where there is none) is minimised; otherwise value is
-    maximised. A speedup is one over what there was before: where the runtime computes the network faster than the
-    reference by itself, a plan is sought that is faster than that too, and only if there is none, one as asked.
+    maximised. Of plans that are worth the same as far as samples tell, the fastest is taken where latency is known. A
+    speedup is one over what there was before: where the runtime computes the network faster than the reference by
+    itself, a plan is sought that is faster than that too, and only if there is none, one as asked.
     Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated.
     The additive mode of the paper takes the best solution of the contributions; by default the best
     solutions of several tables are raced on the search part, and the winner improved by swaps.
@@ -189,6 +192,7 @@ class _Search:
             if identity(choice) not in self._problem.missed and self._problem.permitted.permits(choice)
         ]
         self._is_last = math.isinf(n_margins)
+        self._speed = Speed(prepared.network, run.ladder, model) if model else None
         self._cheapest = None
         if self._largest is not None and most is None:
             self._cheapest = "latency_ms" if model else "bitops"
@@ -219,10 +223,7 @@ class _Search:
         were measured last."""
         uniform = [choice for choice in uniform_choices(self._problem) if self._problem.keeps_limits(choice)]
         known = {identity(choice): unsolved(self._problem, choice) for choice in (*self._met, *uniform)}
-        ms = dict[tuple[int, ...], float]()
-        for assignment, found in self._model.measured_ms() if self._model and self.minimises_latency else ():
-            ms |= {identity(c): found for c in choices_of(self._prepared.network, self._run.ladder, [assignment])
-                   if c is not None}
+        ms = self._speed.measured_ms if self._speed and self.minimises_latency else {}
         assert self._cheapest is not None
         costs = {key: ms.get(key, solution.costs[self._cheapest]) for key, solution in known.items()}
         return [known[key] for key in sorted(known, key=lambda key: costs[key])]
@@ -243,8 +244,8 @@ class _Search:
         """
         run = self._run
         candidates = [as_candidate(self._prepared, value, self._batches, one) for one in measured]
-        chosen = self._choose(candidates, measured)
-        solution = measured[candidates.index(chosen)].proposal.solution
+        place, forgone = self._choose(measured)
+        chosen, solution = candidates[place], measured[place].proposal.solution
         return Plan(
             assignment=chosen.assignment,
             budgets=self._budgets,
@@ -266,6 +267,7 @@ class _Search:
             held=held(run.network, run.constraints),
             n_search_samples=len(run.parts[0]),
             n_report_samples=len(run.parts[1]),
+            forgone=forgone,
         )
 
     def _measured(self, problem: Problem, contributions: Contributions) -> tuple[list[Measured], float]:
@@ -284,26 +286,33 @@ class _Search:
         evaluated = observed(self._prepared, contributions)
         record_interactions(self._prepared, problem, contributions, *evaluated)
         seconds = None if run.settings.minutes is None else RACING * max(run.seconds_left, 0.0)
-        return race_for_value(problem, values, met, evaluated, self._batches, run.settings, seconds)
+        return race_for_value(
+            problem, values, met, evaluated, self._batches, run.settings, seconds, self._speed, self._largest
+        )
 
-    def _choose(self, candidates: list[Candidate], measured: Sequence[Measured]) -> Candidate:
-        """The cheapest candidate, or the first (the winner of the race, then the others by value), that keeps the
-        largest drop.
+    def _choose(self, measured: Sequence[Measured]) -> tuple[int, Forgone | None]:
+        """The place of the candidate to take, of those that keep the largest drop, and what a slower one promised.
 
-        Only what was measured on the largest batch counts.
+        Where latency is known, it decides between candidates that are worth the same as far as samples tell, and value
+        between those that are as fast. Elsewhere it is the first (the winner of the race, then the others by value), or
+        the one of fewest BitOps. Only what was measured on the largest batch counts.
         """
-        n_samples = max(c.n_samples for c in candidates)
-        whole = [(c, self._batches.drop(one.proposal.solution.choice, n_samples))
-                 for c, one in zip(candidates, measured, strict=True) if c.n_samples == n_samples]
-        kept = [c for c, drop in whole if self._largest is None or self._largest.keeps(drop)]
+        n_samples = max(one.n_samples for one in measured)
+        choices = [one.proposal.solution.choice for one in measured]
+        whole = [i for i, one in enumerate(measured) if one.n_samples == n_samples]
+        drops = [self._batches.drop(choices[i], n_samples) for i in whole]
+        kept = [i for i, drop in zip(whole, drops, strict=True) if self._largest is None or self._largest.keeps(drop)]
         if not kept:
-            raise self._no_drop_kept([drop for _, drop in whole])
-        if self._cheapest == "latency_ms":
-            return min(kept, key=lambda c: c.latency_ms or 0.0)
+            raise self._no_drop_kept(drops)
         if self._cheapest == "bitops":
-            return min(kept, key=lambda c: c.bitops)
-        return kept[0]
-
+            return min(kept, key=lambda i: measured[i].proposal.solution.costs["bitops"]), None
+        if self._speed is None:
+            return kept[0], None
+        standings = [Standing(choices[i], self._batches.up_to(choices[i], n_samples)[0]) for i in kept]
+        if self._cheapest:
+            return kept[self._speed.preferred(standings, fastest_first=True)], None
+        place = self._speed.preferred(standings, fastest_first=False)
+        return kept[place], self._speed.forgone(standings[0], standings[place])
 
     def _no_drop_kept(self, drops: Sequence[Drop]) -> HwsmpqError:
         assert self._largest is not None
