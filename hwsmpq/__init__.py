@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hwsmpq._version import __version__
@@ -86,8 +87,15 @@ def __getattr__(name: str) -> Any:
     """Load the public API on first use, so that importing the package stays light."""
     if name not in _HOME:
         raise AttributeError(f"module 'hwsmpq' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_HOME[name]), name)
-    # The first import of a subpackage puts it where a verb of its name should be.
-    for verb in _HOME.keys() & {module.removeprefix("hwsmpq.") for module in sys.modules}:
-        globals()[verb] = getattr(importlib.import_module(_HOME[verb]), verb)
-    return found
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+class _Package(ModuleType):
+    """The first import of a subpackage would put it where a verb of its name should be."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

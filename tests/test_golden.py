@@ -123,7 +123,8 @@ def write(name: str, file: Path) -> None:
     quantized = [Precision.parse(p) for p in ("w4a8", "int8", "w3a5", "fp8", "w4a4")]
     # Bias correction where it helps by several standard errors, so that accepting it is not left to rounding.
     corrected = [p for p in quantized if p.name in ("w4a8", "w3a5")]
-    ranges = calibrate(captured, inputs, scheme, [4, 5, 8], smooth=quantized, correct=corrected)
+    # Rows that smoothing is judged by follow from the size of batches.
+    ranges = calibrate(captured, inputs, scheme, [4, 5, 8], batch_size=8, smooth=quantized, correct=corrected)
     assert any(ranges.smoothed.values()) and set(ranges.shifts) == {p.name for p in corrected}
     write_qdq(export_onnx(captured), captured, used, ranges, scheme, file)
 

@@ -89,7 +89,7 @@ def _training_images(file: str | None) -> tuple[Any, Any]:
 
     with np.load(file) as arrays:
         pixels, targets = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
-    return (normalize(pixels.permute(0, 3, 1, 2).float()).contiguous(),), targets.long()
+    return (normalize(pixels.permute(0, 3, 1, 2).float().contiguous()),), targets.long()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.batch import Batch
 from hwsmpq.model.source import CHUNK, Source
+from hwsmpq.model.tensors import is_finite
 
 
 class Data:
@@ -106,7 +107,7 @@ def check_rows(batch: Batch, known: Batch) -> None:
                 f"{tuple(first.shape[1:])} {first.dtype} and {tuple(x.shape[1:])} {x.dtype}",
                 "engines are built for one shape: pad or resize all samples to it, or make a task of every shape",
             )
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        if x.is_floating_point() and not is_finite(x):
             raise HwsmpqError(
                 f"the data holds NaN or infinity (input {i})", "scores taken from it would be meaningless",
                 "remove or repair those samples",

@@ -17,6 +17,7 @@ from hwsmpq.model.metrics import SetMetric, set_metric
 from hwsmpq.model.outputs import OutputForm
 from hwsmpq.model.parts import Held, Rows, Samples, Streamed
 from hwsmpq.model.source import first_rows, is_lazy, source_of
+from hwsmpq.model.tensors import is_finite
 from hwsmpq.types import Constraints
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class Task:
                         f"the {role} data is {x.dtype} (input {i})", "the network is float32, and so are its inputs",
                         "convert it: x = x.float() of a tensor, x = x.astype('float32') of a NumPy array",
                     )
-                if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                if x.is_floating_point() and not is_finite(x):
                     row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
                     raise HwsmpqError(
                         f"the {role} data holds NaN or infinity (input {i}, sample {row})",

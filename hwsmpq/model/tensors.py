@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 
+import torch
 from torch import Tensor, fx, nn
 
 
@@ -34,3 +35,8 @@ def drop_unused(graph: fx.GraphModule) -> None:
         owner, _, leaf = name.rpartition(".")
         delattr(graph.get_submodule(owner), leaf)
     graph.recompile()
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; without a mask of its size."""
+    return not x.numel() or all(bool(extreme.isfinite()) for extreme in torch.aminmax(x.detach()))

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.layer import QuantizedLayer, QuantizedLayers
+from hwsmpq.quantize.met import Met
 from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.quantize.watch import See, watch
-from hwsmpq.types import OPERATORS, REFERENCE, Layer, Precision, Ranges
+from hwsmpq.types import REFERENCE, Layer, Precision, Ranges
 
 N_SAMPLES = 64
 """That shifts are taken from."""
@@ -74,34 +76,38 @@ def _found(
     captured: Captured, inputs: tuple[Tensor, ...], ranges: Ranges, scheme: Scheme, precisions: Sequence[Precision],
     batch_size: int, progress: Callable[[int], None],
 ) -> dict[str, Shifts]:
-    layers, see, found = QuantizedLayers(ranges, scheme), dict[str, list[See]](), []
+    see, layers, stored = dict[str, list[See]](), QuantizedLayers(ranges, scheme), []
     for layer in captured.network.layers:
-        if captured.bias_of(layer) is not None:
-            one = _Shifts(captured, layer, {p: layers.at(layer, p) for p in precisions})
-            see.setdefault(layer.input_tensor, []).append(one.see_input)
-            see.setdefault(captured.layer_nodes[layer.name].name, []).append(one.see_output)
-            found.append(one)
+        bias = captured.bias_of(layer)
+        if bias is not None:
+            one = _Shifts(captured, layer, bias, {p: layers.at(layer, p) for p in precisions})
+            see.setdefault(layer.input_tensor, []).append(one.see)
+            stored.append(one)
     watch(captured, inputs, batch_size, see, progress)
-    return {p.name: {one.layer.name: one.of(p) for one in found} for p in precisions}
+    with torch.inference_mode():
+        return {p.name: {one.layer.name: one.of(p) for one in stored} for p in precisions}
 
 
 class _Shifts:
-    """Means of one layer's outputs, as they are and in every precision."""
+    """What every precision adds to the mean of one layer's outputs.
 
-    def __init__(self, captured: Captured, layer: Layer, quantized: Mapping[Precision, QuantizedLayer]) -> None:
-        self.layer, self._layers, self._node = layer, quantized, captured.layer_nodes[layer.name]
-        self._stored = captured.weight_of(layer), captured.bias_of(layer)
+    A layer is linear in its input, so the mean of its outputs over positions follows from the mean of what every entry
+    of the weight meets. That takes one look at the input for all precisions that read it alike, and no product.
+    """
+
+    def __init__(
+        self, captured: Captured, layer: Layer, bias: Tensor, quantized: Mapping[Precision, QuantizedLayer]
+    ) -> None:
+        self.layer, self._layers, self._bias = layer, quantized, bias
+        self._weight = captured.weight_of(layer)
+        self._met = Met(captured.layer_nodes[layer.name], self._weight)
         self._plain: list[Tensor] = []
-        self._quantized: dict[Precision, list[Tensor]] = {precision: [] for precision in quantized}
+        self._quantized: dict[Any, list[Tensor]] = {_reads(one): [] for one in quantized.values()}
 
-    def see_input(self, x: Tensor) -> None:
-        args = (x, *self._stored, *self._node.args[3:])
-        for precision, layer in self._layers.items():
-            result = layer.result(self._node.target, [layer.input(x)], args, self._node.kwargs)  # type: ignore[arg-type]
-            self._quantized[precision].append(self._means(result))
-
-    def see_output(self, y: Tensor) -> None:
-        self._plain.append(self._means(y))
+    def see(self, x: Tensor) -> None:
+        self._plain.append(self._met.means(x))
+        for key, layer in {_reads(one): one for one in self._layers.values()}.items():
+            self._quantized[key].append(self._met.means(layer.input(x)))
 
     def of(self, precision: Precision) -> tuple[float, ...]:
         """The shift of every channel, (n_channels,), drawn to 0 by as much as few samples leave open.
@@ -109,11 +115,15 @@ class _Shifts:
         Where the mean over samples is no larger than its standard error it says nothing, and a correction would only
         add that error.
         """
-        shift = torch.cat(self._quantized[precision]).double() - torch.cat(self._plain).double()
+        layer, plain = self._layers[precision], torch.cat(self._plain)
+        quantized, weight = torch.cat(self._quantized[_reads(layer)]), layer.weight(self._weight)
+        # What inputs and weights change, each by itself: differences of sums would lose digits.
+        shift = self._met.outputs(quantized - plain, weight) + self._met.outputs(plain, weight - self._weight)
+        shift = shift.double() + (layer.bias(self._bias) - self._bias)
         mean, error = shift.mean(0), shift.var(0) / len(shift)
         return tuple((mean * mean.square() / (mean.square() + error).clamp_min(1e-300)).tolist())
 
-    def _means(self, y: Tensor) -> Tensor:
-        """Means over positions, (n, n_channels)."""
-        y = y.movedim(OPERATORS[str(self._node.target)].result_axis, 1)
-        return y.flatten(2).mean(2) if y.ndim > 2 else y
+
+def _reads(layer: QuantizedLayer) -> tuple[Any, ...]:
+    """Layers of which this is the same read their input alike."""
+    return layer.precision.activation_format, layer.grid, layer.smooth

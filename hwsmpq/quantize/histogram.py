@@ -32,22 +32,34 @@ class Histogram:
     def empty(cls, low: float, high: float) -> Histogram:
         return cls(low, max(high, low + 1e-12), np.zeros(N_BINS))
 
-    def add(self, x: Tensor, count: bool) -> None:
-        low, high = (float(v) for v in torch.aminmax(x))
-        if low < self.low or high > self.high:
-            self._widen(min(low, self.low), max(high, self.high))
-        for part in x.float().flatten().split(EXACT_COUNT) if count else ():
-            self.counts += torch.histc(part, N_BINS, self.low, self.high).double().numpy()
-
-    def _widen(self, low: float, high: float) -> None:
+    def cover(self, low: float, high: float) -> None:
+        """Widen, if need be, to hold values from ``low`` to ``high``."""
+        if low >= self.low and high <= self.high:
+            return
         centres = self.centres
-        counts, self.low, self.high = self.counts, low, high
-        position = np.clip((centres - low) / (high - low) * N_BINS, 0, N_BINS - 1).astype(int)
-        self.counts = np.bincount(position, counts, N_BINS)
+        self.low, self.high = min(low, self.low), max(high, self.high)
+        position = np.clip((centres - self.low) / (self.high - self.low) * N_BINS, 0, N_BINS - 1).astype(int)
+        self.counts = np.bincount(position, self.counts, N_BINS)
+
+    def count(self, x: Tensor) -> None:
+        """Count values that it covers."""
+        for part in _in_memory(x).float().flatten().split(EXACT_COUNT):
+            self.counts += torch.histc(part, N_BINS, self.low, self.high).double().numpy()
 
     @property
     def centres(self) -> NDArray[np.float64]:
         return self.low + (np.arange(N_BINS) + 0.5) * (self.high - self.low) / N_BINS
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The least and the largest value; NaN if there is any."""
+    low, high = torch.aminmax(_in_memory(x))
+    return float(low), float(high)
+
+
+def _in_memory(x: Tensor) -> Tensor:
+    """The same values in an order that torch need not copy them for."""
+    return x.movedim(1, -1) if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else x
 
 
 def needs_counts(bits: Iterable[int], observer: str) -> bool:

@@ -165,7 +165,8 @@ class _Choice:
         seen = self._half.low, self._half.high, torch.cat(self._half.rows)
         low, high, rows = (x * inverse_of(smooth) if smooth else x for x in seen)
         histogram, bits = Histogram.empty(float(low.min()), float(high.max())), [precision.activation_bits]
-        histogram.add(rows, needs_counts(bits, self._observer))
+        if needs_counts(bits, self._observer):
+            histogram.count(rows)
         observed = range_of(histogram, bits, self._scheme, self._observer, smooth)
         quantized = [QuantizedLayer(layer, precision, observed, self._scheme) for layer in self._layers]
         x = quantized[0].input(self._x)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import bdtr, gammaln, stdtrit, xlog1py, xlogy
 
 NEGLIGIBLE = 1e-12
@@ -78,6 +77,7 @@ def paired_stderr(difference: NDArray[np.float64]) -> float:
 def _largest_loss(n_worse: int, n_better: int, n: int, confidence: float) -> float:
     """The largest difference of the shares of samples that get worse and better under which so few more got worse than
     better has a chance of ``1 - confidence``."""
+    from scipy.optimize import brentq  # takes a third of a second, which others need not wait for
 
     def chance(difference: float) -> float:
         better = _share_better(n_worse, n_better, n, difference)

@@ -53,8 +53,13 @@ def outputs(captured: Captured, ranges: Ranges, precision: str, x: Tensor) -> Te
     [
         (nn.Conv2d(3, 6, 3, stride=2, padding=1), (3, 9, 9)),
         (nn.Conv2d(4, 4, 3, groups=4), (4, 8, 8)),
+        (nn.Conv2d(4, 6, (2, 3), stride=(3, 1), padding=(1, 0), dilation=(1, 2), groups=2), (4, 9, 7)),
+        (nn.Conv2d(3, 4, (3, 4), padding="same", dilation=(1, 2)), (3, 7, 6)),
+        (nn.Conv2d(3, 4, 3, padding="valid"), (3, 7, 6)),
         (nn.ConvTranspose2d(3, 5, 2, stride=2), (3, 6, 6)),
+        (nn.ConvTranspose2d(4, 6, 3, 2, padding=1, output_padding=1, groups=2, dilation=2), (4, 5, 4)),
         (nn.Conv1d(3, 6, 3), (3, 12)),
+        (nn.Conv3d(2, 4, (1, 2, 3), stride=2, padding=1), (2, 5, 4, 6)),
         (nn.Linear(8, 5), (8,)),
         (nn.Linear(8, 5), (7, 8)),
     ],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import capture
-from hwsmpq.quantize.histogram import N_BINS, Histogram, clip_of
+from hwsmpq.quantize.histogram import N_BINS, Histogram, clip_of, extremes
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import SCHEMES, Scheme, get_scheme
 
@@ -30,7 +30,8 @@ def histogram_of(*parts: Tensor) -> Histogram:
     low, high = float(parts[0].min()), float(parts[0].max())
     histogram = Histogram(low, high, np.zeros(N_BINS))
     for part in parts:
-        histogram.add(part, count=True)
+        histogram.cover(*extremes(part))
+        histogram.count(part)
     return histogram
 
 

@@ -58,14 +58,14 @@ def images(part: str, n: int | None = None) -> tuple[Tensor, Tensor]:
     """The first ``n`` inputs (n, 3, 32, 32) and labels (n,) of one part."""
     with np.load(data_path(f"cifar10_jpeg/{part}.npz")) as arrays:
         pixels, labels = torch.from_numpy(arrays["x"][:n]), torch.from_numpy(arrays["y"][:n])
-    return normalize(pixels.permute(0, 3, 1, 2).float()).contiguous(), labels.long()
+    return normalize(pixels.permute(0, 3, 1, 2).float().contiguous()), labels.long()
 
 
 def task() -> hwsmpq.Task:
     model = ResNet20()
     model.load_state_dict(torch.load(data_path("cifar10_jpeg/resnet20.pt"), map_location="cpu", weights_only=True))
-    calibration, _ = images("train5000", N_CALIBRATION)
+    training = images("train5000")
     return hwsmpq.Task(
-        model=model.eval(), calibration=calibration, evaluation=images("test5000"), name="cifar_resnet20",
-        training=images("train5000"),
+        model=model.eval(), calibration=training[0][:N_CALIBRATION], evaluation=images("test5000"),
+        name="cifar_resnet20", training=training,
     )

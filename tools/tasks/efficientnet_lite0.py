@@ -126,7 +126,7 @@ def weights_file() -> Path:
 
 
 def images(files: list[Path], shorter_side: int | None = None) -> Tensor:
-    return (centre_crops(files, IMAGE_SIZE, shorter_side) - 127) / 128
+    return centre_crops(files, IMAGE_SIZE, shorter_side).sub_(127).div_(128)
 
 
 def task() -> hwsmpq.Task:

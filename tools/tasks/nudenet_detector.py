@@ -48,7 +48,7 @@ def misses(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def images(folder: str) -> Tensor:
     files = sorted(path for path in Path(data_path(folder)).iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    return centre_crops(files, SIZE, SIZE) / 255
+    return centre_crops(files, SIZE, SIZE).div_(255)
 
 
 def task() -> hwsmpq.Task:
