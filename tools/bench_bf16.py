@@ -19,7 +19,8 @@ Figures: ``<network>.<what>.latency_ms``, ``.ratio`` (to the default) and ``.spr
 from __future__ import annotations
 
 import argparse
-import pickle
+import dataclasses
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -31,7 +32,8 @@ import torch
 from _bench import Bench, arguments
 from _cost_networks import NETWORKS
 
-from hwsmpq.device.timing import TimingRequest, measure
+from hwsmpq.device.measurement import Measurement
+from hwsmpq.device.timing import Timing, TimingRequest, measure
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
@@ -48,7 +50,7 @@ ANY_DROP = 100.0
 BENCHED = (*DROP, "mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "resnet18")
 OTHER_SEED = 1000
 STAGES = ("prepare", "profile", "search", "time")
-UNSEEN = "unseen.pickle"
+UNSEEN = "unseen.json"
 """In a run folder: how unseen mixtures were timed beside the uniform engines."""
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     parser = arguments("Plans of int8, bf16 and fp32 against what OpenVINO does by itself.")
     parser.add_argument("--networks", nargs="+", default=[name for name in BENCHED if name != "minilm"])
     parser.add_argument("--levels", type=int, default=0, help="latency budgets a network")
+    parser.add_argument("--streams", type=int, default=1, help="inferences side by side; latencies are then per result")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the run folders here, and go on from them")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage; time needs the others")
     parser.add_argument("--seconds", type=float, default=20.0, help="of one interleaved run")
@@ -76,7 +79,7 @@ def _bench(bench: Bench, name: str, folder: Path, options: argparse.Namespace) -
     task, until = NETWORKS[name](), STAGES.index(options.until)
     settings = Settings(
         task.name, ladder=LADDER, seed=options.seed, n_mixtures=options.n, timing_seconds=options.seconds,
-        estimator="one-at-a-time", n_score_samples=32, search_evaluations=20,
+        estimator="one-at-a-time", n_score_samples=32, search_evaluations=20, streams=options.streams,
     )
     run = Run(folder / name, settings, task)
     prepare(run)
@@ -115,15 +118,17 @@ def _budget(bench: Bench, run: Run, network: str, share: float) -> None:
 def _predictions(bench: Bench, run: Run, network: str, options: argparse.Namespace) -> None:
     """Errors of predictions for mixtures that no fit has seen, in percent."""
     prepared, table, kept = prepare(run), run.read(CostTable), run.folder / UNSEEN
-    known = [timing.assignment for timing in table.engines]
+    known = [engine.assignment for engine in table.engines]
     drawn = draw_mixtures(prepared.network, run.ladder, options.n, options.seed + OTHER_SEED)
     unseen = {f"unseen {i}": x for i, x in enumerate(drawn) if x not in known}
     if not kept.exists():
         assignments = {name: prepared.network.uniform(name) for name in LADDER} | unseen
         engines = {name: prepared.builder.engine(x) for name, x in assignments.items()}
         how = TimingRequest(timing_inputs(run), options.seed, options.seconds)
-        kept.write_bytes(pickle.dumps(measure(engines, how)))
-    times, model = pickle.loads(kept.read_bytes()).as_when(table.uniform_ms), fit(table, prepared.network)
+        kept.write_text(json.dumps(dataclasses.asdict(measure(engines, how))))
+    found = json.loads(kept.read_text())
+    timing = Timing({name: Measurement(**one) for name, one in found["measured"].items()}, found["noise"])
+    times, model = timing.as_when(table.uniform_ms), fit(table, prepared.network)
     errors = [100 * abs(model.predict(x) / times[name].median_ms - 1) for name, x in unseen.items()]
     bench.figures |= {f"{network}.mape": float(np.mean(errors)), f"{network}.worst": max(errors)}
 
