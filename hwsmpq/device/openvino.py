@@ -7,40 +7,24 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 
 from hwsmpq.device import cpu, memory
-from hwsmpq.device.openvino_bf16 import (
-    ATTENTION,
-    keep_in_fp32,
-    kept_in_fp32,
-    operations,
-    separate_attention,
-    store_in_bf16,
-)
+from hwsmpq.device.openvino_bf16 import keep_in_fp32, kept_in_fp32, operations, separate_attention, store_in_bf16
+from hwsmpq.device.openvino_kernels import PRECISIONS, layers_of_kernels, precision_of, read_kernels
+from hwsmpq.device.openvino_names import LAYER, name_layers
 from hwsmpq.device.runtime import NOT_AUDITED, UNATTRIBUTED, Engine, Runtime
 from hwsmpq.errors import HwsmpqError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COMPUTE_OPS = {
-    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul", ATTENTION,
-}
-PASS_THROUGH_OPS = {"Add", "Convert", "Divide", "Multiply", "Reshape", "Squeeze", "Subtract", "Transpose", "Unsqueeze"}
-SUBGRAPH, FULLY_CONNECTED = "Subgraph", "FullyConnected"
-COMPUTE_KERNELS = {"Convolution", "Deconvolution", FULLY_CONNECTED, "MatMul", ATTENTION}
-INTEGERS = {"i8", "u8"}
-PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
-WEIGHT_ONLY = {"i4": "w4a16", "u4": "w4a16", "i8": "w8a16", "u8": "w8a16"}
-"""Type of the stored weight -> precision of a product that reads floats."""
 CONFIG = {
     # Pinning to one core makes two processes on a shared machine fight for the same core.
     "ENABLE_CPU_PINNING": False,
@@ -56,19 +40,6 @@ PRODUCTS = ["hwsmpq", "products"]
 BF16 = "BF16"
 """The capability of a processor that computes in it."""
 FILE = "model.xml"
-LAYER = "/layer"
-"""Ends the name of a layer's operation; a number behind it counts the operations behind that one."""
-WEIGHT = "/weight"
-"""Ends the name of a layer's weight, where nothing else reads it."""
-FUSED_STEPS = 4
-SUFFIXES = (
-    WEIGHT,
-    *(
-        f"{LAYER}{step}{replaced}"
-        for step in ("", *range(FUSED_STEPS)) for replaced in ("", "_original", "/DequantizationMultiply")
-    ),
-)
-"""What a kernel's origins and constants append to a layer's name, as passes of the plugin replaced its operation."""
 
 
 class OpenvinoRuntime(Runtime):
@@ -194,9 +165,9 @@ class OpenvinoEngine(Engine):
         return [result[port] for port in self._compiled.outputs]
 
     def realised(self, layers: Sequence[str]) -> dict[str, str]:
-        kernels = {name: self._kernels[node] for node, names in self._layer_kernels(layers).items() for name in names}
+        kernels = {name: self._kernels[node] for node, names in self._owners(layers).items() for name in names}
         return {
-            layer: _precision(kernels[layer], layer, self.hint, layer in self._products)
+            layer: precision_of(kernels[layer], layer, self.hint, layer in self._products)
             if layer in kernels else NOT_AUDITED
             for layer in layers
         }
@@ -204,7 +175,7 @@ class OpenvinoEngine(Engine):
     def layer_ms(
         self, layers: Sequence[str], inputs: Sequence[NDArray[Any]], n_repeats: int
     ) -> dict[str, float]:
-        owners = self._layer_kernels(layers)
+        owners = self._owners(layers)
         # A compilation of its own: counting costs time that the timed engine should not pay.
         counting = self._queue_of(self._compile({"PERF_COUNT": True}))
         samples: dict[str, list[float]] = defaultdict(list)
@@ -261,59 +232,17 @@ class OpenvinoEngine(Engine):
 
     @cached_property
     def _kernels(self) -> dict[str, dict[str, Any]]:
-        """Runtime information of every executed node by name, with what it reads: the precision of its ``data``, and
-        (name, precision) of its ``constants``."""
-        keys = ("runtimePrecision", "layerType", "originalLayersNames")
-        found: dict[str, dict[str, Any]] = {}
-        for node in self._compiled.get_runtime_model().get_ops():
-            kernel: dict[str, Any] = {key: node.rt_info[key].astype(str) for key in keys}
-            kernel["data"], kernel["constants"] = "", []
-            for value in node.input_values():
-                source, precision = value.get_node(), value.get_element_type().get_type_name()
-                if source.rt_info["layerType"].astype(str) == "Const":
-                    kernel["constants"].append((source.get_friendly_name(), precision))
-                else:
-                    kernel["data"] = kernel["data"] or precision
-            found[node.get_friendly_name()] = kernel
-        return found
+        return read_kernels(self._compiled)
 
-    def _layer_kernels(self, layers: Sequence[str]) -> dict[str, list[str]]:
-        """Computing node -> the layers it computes, of those that the file has: the plugin may rename some."""
-        computed_by: dict[str, list[str]] = defaultdict(list)
-        for layer in layers:
-            computed_by[self._products.get(layer) or layer].append(layer)
-        wanted = {owner + suffix: names for owner, names in computed_by.items() for suffix in SUFFIXES}
-        owners: dict[str, list[str]] = {}
-        # Subgraphs last: they compute small chains of matrix products, but also leftovers of layers run elsewhere.
-        for kinds in (COMPUTE_KERNELS, {SUBGRAPH}):
-            done = {name for names in owners.values() for name in names}
-            for node, info in self._kernels.items():
-                # Its own name too: a cast that was removed before it leaves it the origins of what the cast read.
-                origins = [node, *info["originalLayersNames"].split(","), *(name for name, _ in info["constants"])]
-                origins = origins if info["layerType"] in kinds else []
-                names = {name for origin in origins for name in wanted.get(origin, ())} - done
-                if names:
-                    owners[node] = sorted(names)
-        missing = {x for x in set(layers).difference(*owners.values()) if self._products.get(x) != ""}
-        if missing:
-            file = self._path.read_text(encoding="utf-8")
-            missing = {
-                layer for layer in missing if f'"{escape(self._products.get(layer, layer))}{LAYER}"' not in file
-            }
-        if missing:
-            raise HwsmpqError(
-                f"layer {min(missing)!r} is not in the engine {self._path}",
-                f"no convolution or matrix product of its file comes from it ({len(missing)} such layers)",
-                "build the engine from an ONNX file whose nodes carry the layers' names",
-            )
-        return owners
+    def _owners(self, layers: Sequence[str]) -> dict[str, list[str]]:
+        return layers_of_kernels(self._kernels, layers, self._products, self._path)
 
 
 def _prepared(model: Any, options: Mapping[str, Any]) -> set[str]:
     """Put into a model what its engine is to compute; names of the operations that are to stay in fp32."""
     import openvino
 
-    products = _name_layers(model, options["layers"])
+    products = name_layers(model, options["layers"])
     model.set_rt_info(json.dumps(products), PRODUCTS)
     # In the file, for whoever loads it: weight-only layers shall not quantize their inputs, with scales found at
     # every inference, as they do by default where the processor has dot products of integers.
@@ -342,24 +271,6 @@ def _computes_in_bf16() -> bool:
     return BF16 in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _precision(kernel: Mapping[str, Any], layer: str, hint: str, is_product: bool) -> str:
-    """What a kernel computes a layer in, in an engine that is compiled with ``hint``."""
-    own: str = kernel["runtimePrecision"]
-    constants: list[tuple[str, str]] = kernel["constants"]
-    if is_product:
-        own = kernel["data"]  # a kernel of an attention may call its precision that of the mask
-    elif kernel["layerType"] == SUBGRAPH:
-        # One kernel for a chain of products says what it starts with; each product computes as its weight, or if that
-        # is no integer, by the hint, whatever its attributes and the kernel's name say.
-        weight = next((precision for name, precision in constants if name.startswith(layer + WEIGHT)), own)
-        own = weight if weight in INTEGERS else hint
-    elif kernel["layerType"] == FULLY_CONNECTED and kernel["data"] not in INTEGERS and constants:
-        # It calls its precision that of the weight, whether it multiplies integers or dequantizes them first.
-        _, weight = constants[0]
-        return WEIGHT_ONLY.get(weight, PRECISIONS.get(own, own))
-    return PRECISIONS.get(own, own)
-
-
 def _converted(onnx: Path) -> Any:
     """The model of an ONNX file as ``openvino.convert_model`` gives it, in a tenth of the time.
 
@@ -374,71 +285,6 @@ def _converted(onnx: Path) -> Any:
     apply_moc_transformations(model, cf=False, smart_reshape=True)
     compress_quantize_weights_transformation(model)
     return model
-
-
-def _name_layers(model: Any, layers: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, str]:
-    """Give every computing operation the name of its layer, and what follows it with constants alone too.
-
-    Returns: of products of activations, the layer that the operation is named by: one may compute two. Empty where the
-        operation was not found.
-
-    OpenVINO names a node by its ONNX node, by its output tensor or by a counter, depending on the operation and its
-    place in the graph, and a factor or a batch norm that it multiplies into a weight takes the place of the operation.
-    A layer is therefore found by its weight, if that is still there and its own, and else by the first that is left of
-    the tensors that it and what follows it write. A kernel may be named by what was fused into it, so that carries the
-    layer's name too.
-    """
-    operations = [op for op in model.get_ordered_ops() if op.get_type_name() != "Result"]
-    by_tensor = {name: op for op in operations for port in op.outputs() for name in port.get_names()}
-    by_weight: dict[str, list[Any]] = defaultdict(list)
-    for op in operations:
-        if op.get_type_name() in COMPUTE_OPS:
-            by_weight[_origin(op, 1).get_friendly_name()].append(op)
-    n_readers = Counter(weight for _, weight in layers.values())
-    named: dict[str, str] = {}
-    products: dict[str, str] = {}
-    for layer, (tensors, weight) in layers.items():
-        is_own = bool(weight) and n_readers[weight] == 1
-        found = by_weight[weight] if is_own else []
-        op = found[0] if len(found) == 1 else next((by_tensor[name] for name in tensors if name in by_tensor), None)
-        while op is not None and op.get_type_name() in PASS_THROUGH_OPS:
-            op = op.input_value(0).get_node()
-        if op is None or op.get_type_name() not in COMPUTE_OPS:
-            if not weight:
-                products[layer] = ""
-            continue
-        if not weight:
-            products[layer] = named.setdefault(op.get_friendly_name(), layer)
-            if products[layer] != layer:
-                continue
-            named[f"{layer}{LAYER}"] = layer
-        op.set_friendly_name(f"{layer}{LAYER}")
-        if is_own:
-            _origin(op, 1).set_friendly_name(layer + WEIGHT)
-        for step in range(FUSED_STEPS):
-            op = _only_reader(op)
-            if op is None:
-                break
-            op.set_friendly_name(f"{layer}{LAYER}{step}")
-    return products
-
-
-def _origin(op: Any, index: int) -> Any:
-    """What an operation's input is made from by operations of constants."""
-    op = op.input_value(index).get_node()
-    while op.get_type_name() in PASS_THROUGH_OPS:
-        op = op.input_value(0).get_node()
-    return op
-
-
-def _only_reader(op: Any) -> Any:
-    """The operation that is all that reads a result, if all else that it reads are constants; else None."""
-    readers = [port.get_node() for port in op.output(0).get_target_inputs()]
-    if len(readers) != 1 or readers[0].get_type_name() not in PASS_THROUGH_OPS:
-        return None
-    others = [value.get_node() for value in readers[0].input_values()]
-    names = {other.get_friendly_name() for other in others if other.get_type_name() != "Constant"}
-    return readers[0] if names == {op.get_friendly_name()} else None
 
 
 def _refusal(error: Exception) -> str:

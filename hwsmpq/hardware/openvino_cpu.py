@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 FUSED_OPS = {"Add", "BatchNormalization", "Cast", "Div", "Mul", "Reshape", "Sub"}
 """What OpenVINO may make a part of the layer before it, where all else that it reads are constants."""
-IN_ATTENTION = {"Add", "Div", "Mul", "Softmax", "Where"}
-"""What lies between both products of an attention, which OpenVINO makes one operation of where none is quantized."""
 WEIGHT_ONLY = {"w4a16", "w8a16"}
 FEWEST_INPUTS, FEWEST_OUTPUTS = 4, 2
 """Of a matrix product whose weight the plugin keeps in integers; smaller ones it dequantizes at every inference."""
@@ -165,6 +163,8 @@ def _layers(graph: onnx.GraphProto) -> dict[str, tuple[list[str], str]]:
     """Of every layer of an ONNX file: the tensors that it and what follows it with constants alone write, and the
     initializer that its weight is made from. A product of activations has none, and the result of the attention that it
     begins is a tensor of its too."""
+    from hwsmpq.hardware.openvino_rewrites.attention import BETWEEN
+
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
@@ -187,7 +187,7 @@ def _layers(graph: onnx.GraphProto) -> dict[str, tuple[list[str], str]]:
 
     def attention(tensor: str) -> list[str]:
         (reader, *others) = readers.get(tensor, [None])
-        if reader is None or others or reader.op_type not in (*IN_ATTENTION, "MatMul"):
+        if reader is None or others or reader.op_type not in (*BETWEEN, "Softmax", "MatMul"):
             return []
         return [reader.output[0]] if reader.op_type == "MatMul" else attention(reader.output[0])
 

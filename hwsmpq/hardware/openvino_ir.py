@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.device.openvino import COMPUTE_OPS, FILE, LAYER, PASS_THROUGH_OPS
+from hwsmpq.device.openvino import FILE
+from hwsmpq.device.openvino_names import COMPUTE_OPS, LAYER, PASS_THROUGH_OPS
 from hwsmpq.hardware.stored import Stored, in_shape
 from hwsmpq.types import Layer
 

@@ -61,7 +61,7 @@ def test_a_layer_that_the_plugin_renames_is_not_audited(prepared: Prepared, monk
     """One that is not even in the file is an error (see the targets' conformance)."""
     engine = prepared.builder.engine(prepared.network.uniform("int8"))
     layers = [layer.name for layer in prepared.network.layers]
-    lost = engine._layer_kernels(layers[:1]).popitem()[0]
+    lost = engine._owners(layers[:1]).popitem()[0]
     monkeypatch.setattr(engine, "_kernels", {name: one for name, one in engine._kernels.items() if name != lost})
     found = engine.realised(layers)
     assert found == dict.fromkeys(layers, "int8") | {layers[0]: NOT_AUDITED}
