@@ -66,9 +66,10 @@ def pipe(bench: Bench, folder: Path, n_repeats: int) -> None:
             seconds[where] = time.monotonic() - start
             bench.row(run=f"{where} {i}", wall_s=seconds[where], verified=code == 0, **latencies(outs[where]))
         ratios["overhead"].append(seconds["pipe"] / seconds["here"])
-        here, there = (latencies(out) for out in outs.values())
-        ratios["latency_ratio"] += [there[name] / here[name] for name in here]
-        differing = [name for name in UNTIMED if payload(outs["here"] / name) != payload(outs["pipe"] / name)]
+        ms, ms_there = (latencies(out) for out in outs.values())
+        ratios["latency_ratio"] += [ms_there[name] / ms[name] for name in ms]
+        here, there = ({x: payload(out / x) for x in UNTIMED if (out / x).exists()} for out in outs.values())
+        differing = [name for name in UNTIMED if here.get(name) != there.get(name)]
         bench.row(pair=i, overhead=ratios["overhead"][-1], differing=differing)
         bench.figures |= {name: statistics.median(found) for name, found in ratios.items()}
         bench.write()  # as it goes: a pair is long
