@@ -60,7 +60,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "runner": ("evaluate", "target", "batch", "threads", "streams"),
     "scheme": ("target",),
     "target": ("target",),
-    "machine": ("target", "threads", "streams", "device"),
+    "machine": ("target", "threads", "streams", "device", "latency_shape"),
 }
 """What counts besides artifacts and settings, with the settings that it stands for: the weights and graph; the layers'
 groups; what the target has no kernel for, and what the user excludes; what plans are held to; the calibration samples;

@@ -17,6 +17,7 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
+from hwsmpq.hardware.loads import Load
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs, measure_mixtures
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.types import REFERENCE, Assignment, CostTable, Ladder, Network
@@ -91,10 +92,10 @@ def measure(
     built = Ladder.parse(",".join(uniform))
     left = seconds - (time.monotonic() - start) - 4 * TIMING_SECONDS
     n_affordable = int(left / max(np.mean(engines.seconds), 1e-3)) - n_held_out
-    table = measure_costs(target, network, built, engines, sample, seed, TIMING_SECONDS)
+    table = measure_costs(target, network, built, engines, [Load(sample)], seed, TIMING_SECONDS)
     mixtures = draw_mixtures(network, built, int(np.clip(n_affordable, 0, MAX_MIXTURES)), seed)
     if mixtures:
-        table = measure_mixtures(target, network, table, mixtures, engines, sample, seed, TIMING_SECONDS)
+        table = measure_mixtures(target, network, table, mixtures, engines, [Load(sample)], seed, TIMING_SECONDS)
     artifacts.write(
         bench.options.out / f"{target.name}.{network_name}.cost_table.json", table,
         {"model": network.model_sha256, "scheme": prepared.scheme.name},

@@ -194,6 +194,10 @@ _REPEATED = {
     "at_least": ("PATTERN=PRECISION", "These layers with no fewer bits than this precision."),
     "exclude": ("PATTERN", "Never quantize these layers."),
     "together": ("PATTERN,PATTERN", "All of these layers in one precision."),
+    "latency_shape": (
+        "SHAPE", "Of samples of several shapes: one that engines are timed at, e.g. 3x224x224; the most frequent one by"
+        " default, the mean of several by their shares.",
+    ),
 }
 for _name, (_metavar, _text) in _REPEATED.items():
     _SPECIAL[_name] = (
@@ -208,7 +212,7 @@ for _name, (_metavar, _text) in _REPEATED.items():
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder", "exclude")
 CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
-PROFILING = ("cost", "batch", "threads", "streams", "n_mixtures", "timing_seconds")
+PROFILING = ("cost", "batch", "threads", "streams", "latency_shape", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (
     "value", "evaluate", "estimator", "base", "n_score_samples", "n_search_samples", "n_pairs", "max_evaluations",

@@ -74,8 +74,10 @@ def _compared(
     index = np.arange(sum(BATCHES)) % len(inputs[0])
     rows = tuple(x[index] for x in inputs)
     engine = target.load(folder / DYNAMIC)
-    batches = zip(*(x.split(list(BATCHES)) for x in rows), strict=True)
-    found = torch.cat([engine_outputs(engine, batch, len(batch[0])) for batch in batches])
+    ends = np.cumsum(BATCHES)
+    found = torch.cat([
+        engine_outputs(engine, tuple(x[end - n : end] for x in rows), n) for end, n in zip(ends, BATCHES, strict=True)
+    ])
     certified = engine_outputs(target.load(folder), rows, manifest.batch)
     return DynamicBatch(
         BATCHES, agreement(simulator, manifest.assignment, rows, found, halves=may_halve(target, manifest.assignment)),

@@ -20,6 +20,7 @@ from hwsmpq.engine.build import ONNX_FILE
 from hwsmpq.engine.dynamic import DYNAMIC
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
+from hwsmpq.model.shapes import buckets, named
 from hwsmpq.model.task import Task
 from hwsmpq.types import Manifest
 
@@ -144,7 +145,7 @@ def ports(onnx_file: Path) -> tuple[list[Port], list[Port]]:
 
     def port(value: Any) -> Port:
         kind = value.type.tensor_type
-        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim)
+        shape = tuple(d.dim_value if d.HasField("dim_value") else ANY for d in kind.shape.dim)
         return Port(value.name, str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))), shape)
 
     return [port(v) for v in graph.input if v.name not in stored], [port(v) for v in graph.output]
@@ -154,7 +155,7 @@ def _script(manifest: Manifest, serving: Serving, inputs: Sequence[Port], output
     """How an engine runs, and what every target's script does with files."""
     scripts = resources.files("hwsmpq.engine") / "scripts"
     runs, main = ((scripts / name).read_text(encoding="utf-8") for name in (serving.script, MAIN))
-    taken = {p.name: (p.dtype, tuple(ANY if isinstance(size, str) else size for size in p.shape)) for p in inputs}
+    taken = {p.name: (p.dtype, p.shape) for p in inputs}
     return Template(runs).substitute(
         inputs=taken, outputs=[port.name for port in outputs], any=ANY,
         threads=manifest.threads, streams=manifest.streams, package=serving.package,
@@ -176,6 +177,7 @@ def _readme(
         "`hwsmpq export` copies just these. Nothing else of the run folder is needed to serve the engine.", "",
         "## Inputs, in this order", "", *_table(inputs),
         f"The first dimension is the batch: {manifest.batch} sample{'s' * (manifest.batch > 1)} at once.", "",
+        *_any_shape(task, inputs),
         *_preprocessing(task, inputs),
         "## Outputs, in this order", "", *_table(outputs),
         *_any_batch(manifest, serving),
@@ -198,6 +200,18 @@ def _readme(
             " engine from it; for TensorRT, `trtexec --onnx=model.onnx --stronglyTyped --saveEngine=engine.plan` does."
         )
     return "\n".join(lines) + "\n"
+
+
+def _any_shape(task: Task, inputs: Sequence[Port]) -> list[str]:
+    if all(ANY not in port.shape for port in inputs):
+        return []
+    shapes = ", ".join(map(named, buckets(task.calibration)))
+    return [
+        f"Where a size is `{ANY}`, it is that of the samples: the engine was checked with {shapes}."
+        " Its latency is that of this file as it is, at the shapes that `certificate.json` names under `latency_ms`."
+        " A runtime that is told one shape when it loads the file (`reshape` in OpenVINO) may choose faster kernels.",
+        "",
+    ]
 
 
 def _any_batch(manifest: Manifest, serving: Serving) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
+from hwsmpq.model.shapes import Rows
 from hwsmpq.types import Assignment
 
 
@@ -26,7 +27,7 @@ class EngineRunner:
         self,
         assignments: Sequence[Assignment],
         inputs: tuple[Tensor, ...],
-        score: Callable[[Tensor, slice], Tensor],
+        score: Callable[[Tensor, Rows], Tensor],
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Per-sample scores, shape (n_assignments, n_samples, ...).

@@ -14,6 +14,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.metrics import SetMetric
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.parts import Samples, Streamed
+from hwsmpq.model.shapes import chunks
 from hwsmpq.model.task import Metric, Task
 from hwsmpq.model.values import outputs_kl, per_sample
 from hwsmpq.search.paired import N_RESAMPLES, drop, resampled_drop
@@ -34,17 +35,21 @@ def engine_tensors(
     engine: Engine, inputs: tuple[Tensor, ...], batch: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> list[Tensor]:
     """Outputs of an engine that takes ``batch`` samples for every row of ``inputs``, (n, ...) each. What is missing in
-    the last batch is filled with first rows, whose outputs are left out."""
+    the last batch of a shape is filled with its first rows, whose outputs are left out."""
     # Written into one tensor: small ones that stay, between large ones that go, leave holes that nothing fits into.
     found, n = list[Tensor](), len(inputs[0])
-    for start in range(0, n, batch):
-        index = np.arange(start, start + batch) % n
-        outputs = [torch.from_numpy(np.array(output)) for output in engine.infer([x[index].numpy() for x in inputs])]
+    n_done = 0
+    for rows, some in chunks(inputs, batch):
+        n_here = len(some[0])
+        index = np.arange(batch) % n_here
+        given = [(x if n_here == batch else x[index]).numpy() for x in some]
+        outputs = [torch.from_numpy(np.array(output)) for output in engine.infer(given)]
         found = found or [output.new_empty((n, *output.shape[1:])) for output in outputs]
         for whole, output in zip(found, outputs, strict=True):
-            whole[start : start + batch] = output[: n - start]
+            whole[rows] = output[:n_here]
+        n_done += n_here
         if progress:
-            progress(min(start + batch, n), n)
+            progress(n_done, n)
     return found
 
 

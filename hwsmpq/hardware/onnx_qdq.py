@@ -50,6 +50,7 @@ class OnnxQdqTarget(Target):
     name = "onnx-qdq"
     native = (*(p.name for p in PRECISIONS.values() if p.has_integer_operands), "fp32")
     has_latency = False
+    takes_shapes = True
     least_weight_bits = 8
     kinds = WITH_WEIGHTS | {"product"}
     claim = "simulated accuracy of a Q/DQ model; no latency claim"

@@ -47,6 +47,7 @@ class OpenvinoCpuTarget(Target):
     form = OnnxForm(casts=False)
     has_latency = True
     anywhere = True
+    takes_shapes = True
 
     def __init__(self, options: str = "", n_threads: int = 1, device: Device = HERE, n_streams: int = 1) -> None:
         if options not in ("", PER_TENSOR):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwsmpq.artifacts import architecture_digest
 from hwsmpq.device.runtime import Engine
-from hwsmpq.device.timing import TimingRequest
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.loads import Load, describe, layer_ms, time_on
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import BY_ITSELF, Assignment, CostTable, EngineTiming, Ladder, Network
 
@@ -25,7 +23,7 @@ def measure_costs(
     network: Network,
     ladder: Ladder,
     build_engine: Callable[[Assignment], Engine],
-    inputs: Sequence[NDArray[Any]],
+    loads: Sequence[Load],
     seed: int,
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -35,7 +33,7 @@ def measure_costs(
 
     Args:
         build_engine: makes the engine of an assignment on the target.
-        inputs: the inputs of every inference, at the batch size of the engines.
+        loads: what engines are timed on, at their batch size; the largest first.
         seed: orders the timing.
         seconds: time for the interleaved timing (engine builds come on top).
         progress: called with (stage, done, in all).
@@ -53,16 +51,16 @@ def measure_costs(
         )
     report = progress or (lambda stage, done, n: None)
     engines = _built({name: network.uniform(name) for name in ladder.names}, build_engine, report)
-    peak_mb = _peak_mb(engines, inputs, report)
-    group_ms = _counters(network, engines, inputs, report)
+    peak_mb = _peak_mb(engines, loads[0], report)
+    group_ms = _counters(network, engines, loads, report)
     conditions = target.conditions()  # now that the device is warm
     default = {BY_ITSELF: build_default()} if build_default else {}
-    timing = target.device.measure(
-        engines | default, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
+    timing, _ = time_on(
+        target.device, engines | default, loads, seed, seconds, lambda done, n: report("timing", done, n)
     )
     return CostTable(
         target=target.name,
-        machine=target.machine() | {"inputs": describe(inputs)},
+        machine=target.machine() | {"inputs": describe(loads)},
         model_sha256=network.model_sha256,
         ladder=ladder.names,
         group_ms=group_ms,
@@ -81,7 +79,7 @@ def measure_mixtures(
     table: CostTable,
     mixtures: Sequence[Assignment],
     build_engine: Callable[[Assignment], Engine],
-    inputs: Sequence[NDArray[Any]],
+    loads: Sequence[Load],
     seed: int,
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -89,14 +87,12 @@ def measure_mixtures(
     """Build and time mixtures, in turns with the engine of the ladder's top: the table with them.
 
     Args:
-        build_engine, inputs, seed, seconds, progress: as for :func:`measure_costs`.
+        build_engine, loads, seed, seconds, progress: as for :func:`measure_costs`.
     """
     report = progress or (lambda stage, done, n: None)
     named, top = {f"mixture {i}": x for i, x in enumerate(mixtures)}, table.ladder[-1]
     engines = _built({top: network.uniform(top), **named}, build_engine, report)
-    timing = target.device.measure(
-        engines, TimingRequest(inputs, seed, seconds), progress=lambda done, n: report("timing", done, n),
-    )
+    timing, _ = time_on(target.device, engines, loads, seed, seconds, lambda done, n: report("timing", done, n))
     timed = (EngineTiming(x, timing.measured[name], timing.measured[top]) for name, x in named.items())
     return replace(table, engines=(*table.engines, *timed), noise=max(table.noise, timing.noise))
 
@@ -112,18 +108,13 @@ def _built(
     return engines
 
 
-def describe(inputs: Sequence[NDArray[Any]]) -> str:
-    """Shapes of the inputs, as a cost table names them."""
-    return "; ".join("x".join(map(str, x.shape)) for x in inputs)
-
-
 def _peak_mb(
-    engines: Mapping[str, Engine], inputs: Sequence[NDArray[Any]], report: Callable[[str, int, int], None]
+    engines: Mapping[str, Engine], load: Load, report: Callable[[str, int, int], None]
 ) -> dict[str, float]:
     """What engines need of the memory; empty where that is not measured."""
     found: dict[str, float] = {}
     for done, (name, engine) in enumerate(engines.items(), 1):
-        peak = engine.peak_mb(inputs)
+        peak = engine.peak_mb(load.inputs)
         if peak is None:
             return {}
         found[name] = peak
@@ -134,7 +125,7 @@ def _peak_mb(
 def _counters(
     network: Network,
     engines: Mapping[str, Engine],
-    inputs: Sequence[NDArray[Any]],
+    loads: Sequence[Load],
     report: Callable[[str, int, int], None],
 ) -> dict[str, dict[str, float]]:
     """Group -> engine -> ms: the median of several rounds over all engines, each loaded anew for it."""
@@ -142,7 +133,7 @@ def _counters(
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
     for done in range(N_COUNTER_ROUNDS):
         for name, engine in engines.items():
-            seen[name].append(engine.layer_ms(layers, inputs, N_COUNTER_REPEATS))
+            seen[name].append(layer_ms(engine, layers, loads, N_COUNTER_REPEATS))
         report("counters", done + 1, N_COUNTER_ROUNDS)
 
     def group_ms(names: Sequence[str], rounds: Sequence[Mapping[str, float]]) -> float:

@@ -24,6 +24,7 @@ class Target(ABC):
     engines compute, ``has_latency`` whether its engines can be timed, ``claim`` what a certificate for it rests on.
     Its files hold quantized weights in ``least_weight_bits`` or more. Operations of ``kinds`` are layers: those that it
     has kernels for in more than one precision.
+    Where ``takes_shapes``, its engines take inputs whose sizes are open.
     ``device`` is the machine that builds and runs its engines; ``anywhere`` tells whether that may be another one.
     """
 
@@ -35,6 +36,7 @@ class Target(ABC):
     kinds: frozenset[Kind] = WITH_WEIGHTS
     device: Device = HERE
     anywhere: ClassVar[bool] = False
+    takes_shapes: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from hwsmpq.model.attention import write_as_products
 from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.coverage import Parameters
 from hwsmpq.model.describe import ValueShapes, groups_of, layer_nodes, layer_of_node, reads_of
-from hwsmpq.model.export import EXPORT_BATCH, FixedBatch, exported
+from hwsmpq.model.export import EXPORT_BATCH, FixedBatch, Varying, exported
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
 from hwsmpq.model.inputs import call
@@ -24,6 +24,7 @@ from hwsmpq.model.parts import tensors_sha256
 from hwsmpq.model.products import write_as_linear
 from hwsmpq.model.refusals import check_module
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.model.shapes import Rows, buckets, form_of, spread
 from hwsmpq.model.state import evaluating
 from hwsmpq.model.tensors import get_tensor
 from hwsmpq.types import WITH_WEIGHTS, Kind, Layer, Network
@@ -48,11 +49,12 @@ class Captured:
         graph: functional aten graph with batch norm folded; one placeholder an input of the model, all positional. It
             gives the tensors that hold a row a sample, one by itself.
         layer_nodes: layer name -> its node in ``graph``.
-        example: one row of every input.
+        example: one row of every input, of the largest shape.
         activation_bytes: bytes that all intermediate tensors of one sample take together.
         form: how the model arranges the tensors that ``graph`` gives.
         takes_one: whether ``graph`` takes one sample at a time, as the model does; else any number together.
         ports: names of inputs and of outputs in the file that the model was read from; empty without one.
+        varying: of every input, the dimensions of samples whose size ``graph`` leaves open.
     """
 
     network: Network
@@ -63,10 +65,16 @@ class Captured:
     form: OutputForm
     takes_one: bool = False
     ports: Ports = ((), ())
+    varying: Varying = ()
 
     def at_once(self, n: int) -> int:
         """How many of ``n`` samples the graph takes together."""
         return 1 if self.takes_one else n
+
+    def some_of(self, n: int, most: int) -> Rows:
+        """At most that many of ``n`` samples, of several shapes where the graph takes them: the first ones, or some all
+        over them."""
+        return spread(n, most) if any(self.varying) else slice(0, min(n, most))
 
     def weight_of(self, layer: Layer) -> Tensor:
         return get_tensor(self.graph, layer.weight_name).detach()
@@ -121,24 +129,29 @@ def capture(
 
     Args:
         model: in eval mode or not (it is captured in eval mode); left unchanged.
-        example: input tensors with at least one row; the graph is compared with the model on the first of them.
+        example: inputs with at least one row; the graph is compared with the model on the first of them. What differs
+            in their sizes is left open, and the first of every shape are compared.
         names: of the arguments that they are; positional where there are none.
         ports: see :class:`Captured`.
         kinds: of operations that are layers: those that the target has kernels for. With products among them, attention
             is written as the products that it is.
 
     Raises:
-        HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, or
+        HwsmpqError: the model cannot be exported (names the operation), is not float32, has no quantizable layer, fixes
+            a size that differs in ``example``, or
             its graph computes something else than the model does for every sample, alone or in a batch.
     """
     check_module(model)
     _check_dtype(model)
+    varying = tuple(form_of(x, f"data (input {i})").varying for i, x in enumerate(example))
+    of_shapes = [tuple(x[places] for x in example) for places in buckets(example).values()]
+    largest = of_shapes[0]
     with evaluating(model) as state:
         try:
-            rows, outputs, graph = exported(model, example, names, state, EXPORT_BATCH)
+            rows, outputs, graph = exported(model, largest, names, state, EXPORT_BATCH, varying)
         except FixedBatch as fixed:
             try:
-                rows, outputs, graph = exported(model, example, names, state, 1)
+                rows, outputs, graph = exported(model, largest, names, state, 1, varying)
             except HwsmpqError:
                 raise fixed from fixed.__cause__
         n_rows = len(rows[0])
@@ -153,10 +166,11 @@ def capture(
         _keep_samples(graph)
         _take_layout_free(graph)
         form = take_flat_outputs(graph, outputs)
-        check_faithful(
-            type(model).__name__, lambda inputs: form.batched(call(model, inputs, names)), graph,
-            example if n_rows > 1 else tuple(x[:1] for x in example),
-        )
+        for some in of_shapes:
+            check_faithful(
+                type(model).__name__, lambda inputs: form.batched(call(model, inputs, names)), graph,
+                some if n_rows > 1 else tuple(x[:1] for x in some),
+            )
     values = ValueShapes()
     with torch.no_grad():
         GraphRunner(graph, values.see).run(*rows)
@@ -177,7 +191,7 @@ def capture(
         coverage=parameters.coverage([layer.weight_name for layer in layers if layer.has_weight], sources),
     )
     example = tuple(x[:1].clone() for x in rows)
-    return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, n_rows == 1, ports)
+    return Captured(network, graph, nodes, example, values.n_bytes // n_rows, form, n_rows == 1, ports, varying)
 
 
 def _check_dtype(model: nn.Module) -> None:

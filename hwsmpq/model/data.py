@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.batch import Batch
+from hwsmpq.model.shapes import Form, Ragged, rows_of, stacked, tensors_in
 from hwsmpq.model.source import CHUNK, Source
 from hwsmpq.model.tensors import is_finite
 
@@ -24,12 +25,14 @@ class Data:
         version: what the user calls this version of the data; it is not read to be told apart then.
     """
 
-    def __init__(self, source: Source, version: str | None, places: Sequence[int] | None = None) -> None:
-        self._source, self._version, self._places = source, version, places
+    def __init__(
+        self, source: Source, version: str | None, places: Sequence[int] | None = None, forms: Sequence[Form] = ()
+    ) -> None:
+        self._source, self._version, self._places, self._forms = source, version, places, forms
 
-    def arranged(self, places: Sequence[int]) -> Data:
-        """The same with its inputs in another order."""
-        return Data(self._source, self._version, places)
+    def arranged(self, places: Sequence[int], forms: Sequence[Form]) -> Data:
+        """The same with its inputs in another order, all of whose samples are to be of these forms."""
+        return Data(self._source, self._version, places, forms)
 
     @property
     def is_sized(self) -> bool:
@@ -60,7 +63,7 @@ class Data:
         """Rows in the order given; they are read in ascending order."""
         order = np.argsort(index, kind="stable")
         read = self._arranged(self._source.read(index[order]))
-        check_rows(read, self.head)
+        check_rows(read, self._forms)
         if (order[:-1] < order[1:]).all():
             return read
         back = torch.from_numpy(np.argsort(order, kind="stable"))
@@ -75,22 +78,22 @@ class Data:
         """
         if len(index) <= CHUNK:
             return self.read(index)
-        order, found = np.argsort(index, kind="stable"), list[Tensor]()
+        order, found = np.argsort(index, kind="stable"), list[_Column]()
         for start in range(0, len(index), CHUNK):
             places = order[start : start + CHUNK]
             read = self.read(index[places])
             assert read.targets is not None
             columns = (read.targets,) if only_targets else (read.targets, *read.inputs)
-            if not found:
-                found = [x.new_empty((len(index), *x.shape[1:])) for x in columns]
+            found = found or [_Column(len(index)) for _ in columns]
             for whole, part in zip(found, columns, strict=True):
-                whole[torch.from_numpy(places)] = part
-        return Batch(self.head.names, tuple(found[1:]), found[0])
+                whole.put(places, part)
+        targets, *inputs = (whole.taken() for whole in found)
+        return Batch(self.head.names, tuple(inputs), targets)
 
     def _arranged(self, batch: Batch) -> Batch:
         if self._places is None:
             return batch
-        names = tuple(batch.names[place] for place in self._places)
+        names = tuple(batch.names[place] for place in self._places) if batch.names else ()
         return Batch(names, tuple(batch.inputs[place] for place in self._places), batch.targets)
 
     @cached_property
@@ -98,16 +101,42 @@ class Data:
         return row_digests(self._source)
 
 
-def check_rows(batch: Batch, known: Batch) -> None:
-    """Refuse rows that are not like those known, or not finite."""
-    for i, (x, first) in enumerate(zip(batch.inputs, known.inputs, strict=True)):
-        if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype):
+class _Column:
+    """One input of some rows, that is there once: a tensor as long as all have one shape."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._whole: Tensor | list[Tensor] | None = None
+
+    def put(self, places: NDArray[np.int64], part: Tensor | Ragged) -> None:
+        """Keep copies of some of them."""
+        one = part if isinstance(part, Tensor) else None
+        if self._whole is None and one is not None:
+            self._whole = one.new_empty((self._n, *one.shape[1:]))
+        if isinstance(self._whole, Tensor) and one is not None and one.shape[1:] == self._whole.shape[1:]:
+            self._whole[torch.from_numpy(places)] = one
+            return
+        if not isinstance(self._whole, list):
+            self._whole = [torch.empty(0)] * self._n if self._whole is None else list(self._whole.unbind())
+        for place, row in zip(places, rows_of(part), strict=True):
+            self._whole[place] = row.clone()
+
+    def taken(self) -> Tensor | Ragged:
+        """All of them."""
+        assert self._whole is not None
+        return stacked(self._whole) if isinstance(self._whole, list) else self._whole
+
+
+def check_rows(batch: Batch, forms: Sequence[Form]) -> None:
+    """Refuse rows that are not of the forms given, or not finite."""
+    for i, (x, form) in enumerate(zip(batch.inputs, forms, strict=True)):
+        if misfit := form.misfit(x):
             raise HwsmpqError(
-                f"samples of the data differ (input {i})",
-                f"{tuple(first.shape[1:])} {first.dtype} and {tuple(x.shape[1:])} {x.dtype}",
-                "engines are built for one shape: pad or resize all samples to it, or make a task of every shape",
+                f"a sample of the data is {misfit} (input {i})", f"those of the calibration data are {form}",
+                "pad or resize it; or let the calibration data show all sizes that there are (its first 256 samples"
+                " count)",
             )
-        if x.is_floating_point() and not is_finite(x):
+        if form.dtype.is_floating_point and not all(map(is_finite, tensors_in(x))):
             raise HwsmpqError(
                 f"the data holds NaN or infinity (input {i})", "scores taken from it would be meaningless",
                 "remove or repair those samples",
@@ -119,11 +148,13 @@ def row_digests(source: Source) -> list[bytes]:
     found: list[bytes] = []
     for read in source.batches():
         columns = [*read.inputs, *([] if read.targets is None else [read.targets])]
-        arrays = [np.ascontiguousarray(x.detach().cpu().numpy()) for x in columns]
-        head = "".join(f"{array.shape[1:]}{array.dtype}" for array in arrays).encode()
-        for i in range(len(read)):
-            hasher = hashlib.sha256(head)
-            for array in arrays:
-                hasher.update(array[i : i + 1].reshape(-1).view(np.uint8))
+        for row in zip(*(map(_array, rows_of(x)) for x in columns), strict=True):
+            hasher = hashlib.sha256("".join(f"{array.shape}{array.dtype}" for array in row).encode())
+            for array in row:
+                hasher.update(array.reshape(-1).view(np.uint8))
             found.append(hasher.digest())
     return found
+
+
+def _array(row: Tensor) -> NDArray[np.generic]:
+    return np.ascontiguousarray(row.detach().cpu().numpy())

@@ -26,12 +26,16 @@ class FixedBatch(HwsmpqError):
     """A model takes no number of samples but one."""
 
 
+Varying = tuple[tuple[int, ...], ...]
+"""Of every input, the dimensions besides that of the samples whose size is open."""
+
+
 def exported(
-    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], state: State, n_rows: int
+    model: nn.Module, example: tuple[Tensor, ...], names: tuple[str, ...], state: State, n_rows: int, varying: Varying
 ) -> tuple[tuple[Tensor, ...], Any, fx.GraphModule]:
     """Copies of a sample, what the model gives for them, and its graph."""
     rows = tuple(x[:1].expand(n_rows, *x.shape[1:]).contiguous() for x in example)
-    return rows, _run_once(model, rows, names, state), _export(model, rows, names)
+    return rows, _run_once(model, rows, names, state), _export(model, rows, names, varying)
 
 
 def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], state: State) -> Any:
@@ -76,12 +80,17 @@ def _fixed_batch(model: nn.Module, why: str) -> FixedBatch:
     )
 
 
-def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> fx.GraphModule:
-    batch = tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in rows)
+def open_sizes(varying: Varying, batch: torch.export.Dim | None) -> tuple[dict[int, Any], ...]:
+    """What an export is told of the sizes of inputs: the number of samples, if it is open, and ``varying``."""
+    samples = {} if batch is None else {0: batch}
+    return tuple(samples | dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for dims in varying)
+
+
+def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], varying: Varying) -> fx.GraphModule:
+    batch = torch.export.Dim("batch", min=1, max=1 << 20) if len(rows[0]) > 1 else None
     args, kwargs = ((), dict(zip(names, rows, strict=True))) if names else (rows, {})
-    shapes = dict(zip(names, batch, strict=True)) if names else _as_taken(model, batch)
-    if len(rows[0]) == 1:
-        shapes = None
+    sizes = open_sizes(varying, batch)
+    shapes = dict(zip(names, sizes, strict=True)) if names else _as_taken(model, sizes)
     try:
         # Torch prints the graph of a failed export; the error below says what failed in one message.
         with redirect_stderr(io.StringIO()):
@@ -91,6 +100,8 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
         text = str(error).strip()
         if "Constraints violated" in text:
             reasons = [line.strip(" -") for line in text.splitlines() if "batch" in line and "violated" not in line]
+            if any(varying) and not reasons:
+                raise _fixed_size(model, text) from error
             raise _fixed_batch(model, reasons[0].split(". ")[0] if reasons else text[:300]) from error
         raise cannot_be_exported(model, error) from error
     for node in list(graph.graph.nodes):
@@ -102,6 +113,14 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) 
     for name, parameter in list(graph.named_parameters()):
         set_parameter(graph, name, parameter.detach())
     return graph
+
+
+def _fixed_size(model: nn.Module, text: str) -> HwsmpqError:
+    reasons = [line.strip(" -") for line in text.splitlines() if "size()" in line or "Dim.DYNAMIC" in line]
+    return HwsmpqError(
+        f"{type(model).__name__} fixes a size that differs between samples", (reasons or [text])[0][:300],
+        "take sizes in it from x.shape, not from constants; or pad or resize all samples to one shape",
+    )
 
 
 def _as_taken(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:

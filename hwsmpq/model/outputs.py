@@ -132,7 +132,7 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
         How the model arranges them.
 
     Raises:
-        HwsmpqError: an output has no dimension that samples are in.
+        HwsmpqError: an output has no dimension that samples are in, or another one whose size is open.
     """
     result = next(node for node in graph.graph.nodes if node.op == "output")
     leaves, spec = pytree.tree_flatten(outputs)
@@ -154,6 +154,13 @@ def take_flat_outputs(graph: fx.GraphModule, outputs: Any) -> OutputForm:
                 "give it such a dimension, or leave the output out, for example in a module around the network",
             )
         dim = holding[0]
+        if any(not size.isdigit() for i, size in enumerate(shape) if i != dim):
+            raise HwsmpqError(
+                f"output {names[place] or ONLY!r} has no size of its own: its shape is ({', '.join(shape)})",
+                "its size is that of the inputs, and samples of the task have several",
+                "pad or resize all samples to one shape, or put what makes one size of it into the network (a mean, an"
+                " interpolation to a fixed size)",
+            )
         n = int(shape[dim].partition("*")[0]) if "*" in shape[dim] else 1
         tensor = _row_a_sample(leaf, dim, n)
         with graph.graph.inserting_before(result):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hwsmpq.model.batch import Batch
 from hwsmpq.model.data import Data
+from hwsmpq.model.shapes import Ragged, rows_of
 
 KEPT_TARGETS_BYTES = 256 * 2**20
 """Targets of a part are kept as they are read, unless all of them take more than this."""
@@ -168,9 +170,9 @@ class Held(_Read):
 
 
 def tensors_sha256(tensors: tuple[Tensor, ...]) -> str:
-    """SHA-256 over shape, dtype and bytes of tensors, in order."""
+    """SHA-256 over shape, dtype and bytes of tensors, in order; of an input with several shapes, over its samples."""
     hasher = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in chain.from_iterable(rows_of(x) if isinstance(x, Ragged) else (x,) for x in tensors):
         array = tensor.detach().cpu().contiguous()
         hasher.update(f"{tuple(array.shape)}{array.dtype}".encode())
         hasher.update(array.flatten().view(torch.uint8).numpy())

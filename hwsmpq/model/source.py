@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.batch import Batch, parts_of, unlabelled
+from hwsmpq.model.shapes import joined
 
 CHUNK = 64
 """Rows that are read together."""
@@ -93,11 +94,22 @@ def first_rows(source: Source, n: int) -> Batch:
         parts.append(batch)
         if sum(map(len, parts)) >= n:
             break
+    whole = _together(parts, "data")
+    targets = None if whole.targets is None else whole.targets[:n]
+    return Batch(whole.names, tuple(x[:n] for x in whole.inputs), targets)
+
+
+def _together(parts: Sequence[Batch], role: str) -> Batch:
+    """Batches one behind the other."""
     columns: Sequence[tuple[Tensor, ...]] = list(zip(*(part.inputs for part in parts), strict=True))
-    targets = [part.targets[:n] for part in parts if part.targets is not None]
-    return Batch(
-        parts[0].names, tuple(torch.cat(column)[:n] for column in columns), torch.cat(targets)[:n] if targets else None
-    )
+    targets = [part.targets for part in parts if part.targets is not None]
+    shapes = sorted({tuple(x.shape[1:]) for x in targets})
+    if len(shapes) > 1:
+        raise HwsmpqError(
+            f"labels of the {role} data differ in shape", " and ".join(map(str, shapes)),
+            "inputs may differ in size, labels may not: pad them, with a label that metric= and loss= leave out",
+        )
+    return Batch(parts[0].names, tuple(joined(column) for column in columns), torch.cat(targets) if targets else None)
 
 
 class _Indexed:
@@ -109,6 +121,8 @@ class _Indexed:
         self, dataset: Any, collate: Callable[[list[Any]], Any], parted: Callable[[Any], Batch], role: str
     ) -> None:
         self._dataset, self._collate, self._parted, self._role = dataset, collate, parted, role
+        # What is told how to make batches may pad samples to the longest of them, and then they differ by the others.
+        self._alone = collate is not default_collate
         if not len(self):
             raise _empty(role)
 
@@ -124,12 +138,19 @@ class _Indexed:
 
     def read(self, rows: NDArray[np.int64]) -> Batch:
         items = [self._dataset[int(row)] for row in rows]
+        if not self._alone:
+            try:
+                return self._batch(items)
+            except HwsmpqError as error:
+                if "equal size" not in error.why:
+                    raise
+        return _together([self._batch([item]) for item in items], self._role)
+
+    def _batch(self, items: list[Any]) -> Batch:
         try:
             batch = self._collate(items)
         except (RuntimeError, TypeError, ValueError) as error:
             text = str(error).strip().partition("\n")[0][:300]
-            if "equal size" in text:
-                raise _uneven(self._role, text) from error
             raise HwsmpqError(
                 f"samples of the {self._role} data make no batch", text,
                 "give the data set a transform that ends in tensors, or its DataLoader a collate_fn",
@@ -164,14 +185,7 @@ class _Batches:
         self._first = first
 
     def batches(self) -> Iterator[Batch]:
-        shapes: list[Any] | None = None
-        for batch in self._data:
-            found = self._parted(batch)
-            here = [x.shape[1:] for x in found.inputs]
-            if shapes is not None and here != shapes:
-                raise _uneven(self._role, f"batches of {shapes} and of {here}")
-            shapes = here
-            yield found
+        return map(self._parted, self._data)
 
     def __len__(self) -> int:
         if self._n is None:
@@ -185,17 +199,15 @@ class _Batches:
         if self._running is None or self._batch is None or rows[0] < self._start:
             self._running, self._start = self.batches(), 0
             self._batch = next(self._running)
-        inputs: list[tuple[Tensor, ...]] = []
-        targets: list[Tensor] = []
+        parts: list[Batch] = []
         done = 0
         while done < len(rows):
             assert self._batch is not None
             here = rows[done:] - self._start
             here = torch.from_numpy(here[here < len(self._batch)])
             if len(here):
-                inputs.append(tuple(x[here] for x in self._batch.inputs))
-                if self._batch.targets is not None:
-                    targets.append(self._batch.targets[here])
+                targets = None if self._batch.targets is None else self._batch.targets[here]
+                parts.append(Batch(self._batch.names, tuple(x[here] for x in self._batch.inputs), targets))
                 done += len(here)
             if done < len(rows):
                 self._start += len(self._batch)
@@ -206,18 +218,8 @@ class _Batches:
                         f"the {self._role} data ended after {self._start} samples",
                         "it gave more when it was read first", "give data that stays the same",
                     )
-        return Batch(
-            self._first.names, tuple(torch.cat(parts) for parts in zip(*inputs, strict=True)),
-            torch.cat(targets) if targets else None,
-        )
+        return _together(parts, self._role)
 
 
 def _empty(role: str) -> HwsmpqError:
     return HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
-
-
-def _uneven(role: str, found: str) -> HwsmpqError:
-    return HwsmpqError(
-        f"samples of the {role} data differ in shape", found,
-        "engines are built for one shape: pad or resize all samples to it, or make a task of every shape",
-    )

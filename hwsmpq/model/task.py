@@ -16,6 +16,7 @@ from hwsmpq.model.data import Data
 from hwsmpq.model.metrics import SetMetric, set_metric
 from hwsmpq.model.outputs import OutputForm
 from hwsmpq.model.parts import Held, Rows, Samples, Streamed
+from hwsmpq.model.shapes import form_of, tensors_in
 from hwsmpq.model.source import first_rows, is_lazy, source_of
 from hwsmpq.model.tensors import is_finite
 from hwsmpq.types import Constraints
@@ -163,6 +164,7 @@ class Task:
         else:
             given = parts_of(calibration, "calibration", names)
         self.input_names, self.calibration = given.names, given.inputs
+        self._forms = [form_of(x, f"calibration data (input {i})") for i, x in enumerate(self.calibration)]
         self.evaluation = self._in_order("evaluation", names, self.evaluation)
         self.training = None
         if training is not None:
@@ -185,11 +187,12 @@ class Task:
                 f"the {role} data has {said[0]}, the calibration data {said[1]}", "both are inputs of the same model",
                 "give both as dicts with the same keys, or both as tensors",
             )
-        if names == self.input_names:
-            return samples
-        places = [names.index(name) for name in self.input_names]
+        is_named = names == self.input_names
+        places = [names.index(name) for name in self.input_names] if names else range(len(samples.inputs))
         if isinstance(samples, Streamed):
-            return Streamed(Rows(samples.rows.data.arranged(places)))
+            return Streamed(Rows(samples.rows.data.arranged(places, self._forms)))
+        if is_named:
+            return samples
         return Samples(tuple(samples.inputs[place] for place in places), samples.targets)
 
     def _settle(self) -> None:
@@ -259,20 +262,22 @@ class Task:
         seen = {role: one.head if isinstance(one, Streamed) else one for role, one in labelled.items()}
         parts = {"calibration": self.calibration} | {role: one.inputs for role, one in seen.items()}
         for role, tensors in parts.items():
-            if any(x.ndim == 0 for x in tensors):
+            if any(isinstance(x, Tensor) and x.ndim == 0 for x in tensors):
                 raise HwsmpqError(
                     f"the {role} data holds a single number", "every sample is a row", "give an array with n rows"
                 )
             if not tensors or any(len(x) == 0 for x in tensors):
                 raise HwsmpqError(f"the {role} data is empty", fix=f"give {role} samples with n >= 1 rows")
             for i, x in enumerate(tensors):
-                if x.is_floating_point() and x.dtype != torch.float32:
+                dtype = next(tensors_in(x)).dtype
+                if dtype.is_floating_point and dtype != torch.float32:
                     raise HwsmpqError(
-                        f"the {role} data is {x.dtype} (input {i})", "the network is float32, and so are its inputs",
+                        f"the {role} data is {dtype} (input {i})", "the network is float32, and so are its inputs",
                         "convert it: x = x.float() of a tensor, x = x.astype('float32') of a NumPy array",
                     )
-                if x.is_floating_point() and not is_finite(x):
-                    row = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero()[0])
+                if dtype.is_floating_point and not all(map(is_finite, tensors_in(x))):
+                    rows = torch.cat([torch.isfinite(one).reshape(len(one), -1).all(1) for one in tensors_in(x)])
+                    row = int((~rows).nonzero()[0])
                     raise HwsmpqError(
                         f"the {role} data holds NaN or infinity (input {i}, sample {row})",
                         "ranges and scores taken from it would be meaningless", "remove or repair that sample",
@@ -288,12 +293,12 @@ class Task:
                     "both are the arguments of the same model", "give one tensor an argument in both",
                 )
         for role, tensors in parts.items():
-            for i, (x, known) in enumerate(zip(tensors, parts["evaluation"], strict=True)):
-                if (x.shape[1:], x.dtype) != (known.shape[1:], known.dtype):
+            for i, (x, form) in enumerate(zip(tensors, self._forms, strict=True)):
+                if misfit := form.misfit(x):
                     raise HwsmpqError(
-                        f"{role} samples are {tuple(x.shape[1:])} {x.dtype}, evaluation samples"
-                        f" {tuple(known.shape[1:])} {known.dtype} (input {i})",
-                        "both are inputs of the same network", "prepare both alike",
+                        f"{role} samples are {misfit}, calibration samples {form} (input {i})",
+                        "both are inputs of the same network",
+                        "prepare both alike; where samples differ in size, let the first 256 of calibration= show it",
                     )
         for role, samples in seen.items():
             if len(samples.inputs[0]) != len(samples.targets):

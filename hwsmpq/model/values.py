@@ -11,6 +11,7 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.metrics import SetMetric, pseudo_values
 from hwsmpq.model.parts import Samples
+from hwsmpq.model.shapes import Rows
 from hwsmpq.model.task import Task
 
 VALUES = ("soft", "loss", "metric", "kl", "mse")
@@ -19,7 +20,7 @@ VALUES = ("soft", "loss", "metric", "kl", "mse")
 class Value(Protocol):
     """(outputs of some rows, those rows) -> values, shape (n_rows,)."""
 
-    def __call__(self, outputs: Tensor, rows: slice) -> Tensor: ...
+    def __call__(self, outputs: Tensor, rows: Rows) -> Tensor: ...
 
 
 def kl_divergence(reference: Tensor, outputs: Tensor) -> Tensor:

@@ -76,5 +76,6 @@ _CONTENT: dict[str, Callable[[Run], Any]] = {
     "runner": _runner,
     "scheme": lambda run: run.scheme.name,
     "target": lambda run: run.target.name,
-    "machine": lambda run: run.target.machine(),
+    "machine": lambda run: [run.target.machine(), *shapes] if (shapes := run.settings.latency_shape)
+    else run.target.machine(),
 }

@@ -27,6 +27,7 @@ from hwsmpq.model.capture import Captured, capture
 from hwsmpq.model.load import load_task
 from hwsmpq.model.outputs import pack
 from hwsmpq.model.parts import Samples, tensors_sha256
+from hwsmpq.model.shapes import buckets, chunks, named
 from hwsmpq.model.task import Task
 from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.clock import Clock
@@ -221,13 +222,20 @@ class Run:
     def _capture(self, task: Task) -> Captured:
         lock = hold(self.folder)
         captured = capture(task.model, task.calibration, task.input_names, task.ports, self.target.kinds)
+        if any(captured.varying) and not self.target.takes_shapes:
+            raise HwsmpqError(
+                f"samples of the task have several shapes, and engines of {self.target.name} take one",
+                f"the calibration data has {', '.join(map(named, buckets(task.calibration)))}",
+                "pad or resize all samples to one shape, or take --target openvino-cpu, onnxruntime-cpu or onnx-qdq",
+            )
         # Read as plain data: older versions described a network otherwise.
         path = self.path(Network)
         known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
         if known is None:
             if captured.takes_one:
                 self.notify(f"{task.name} takes one sample at a time: everything that runs it takes longer")
-            outputs = captured.graph(*(x[: captured.at_once(8)] for x in task.evaluation.inputs))
+            _, some = next(chunks(tuple(x[:8] for x in task.evaluation.inputs), captured.at_once(8)))
+            outputs = captured.graph(*some)
             task.judging(captured.form).check_outputs(pack(tensors_of(outputs)).detach())
             file = self.task.onnx_file
             if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):

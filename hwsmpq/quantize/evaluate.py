@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hwsmpq.model.metrics import SetMetric, pseudo_values
 from hwsmpq.model.parts import Samples
+from hwsmpq.model.shapes import Rows
 from hwsmpq.model.task import Task
 from hwsmpq.model.values import per_sample, value_function
 from hwsmpq.quantize.order import order_for_prefixes
@@ -25,7 +26,7 @@ class Runner(Protocol):
         self,
         assignments: Sequence[Assignment],
         inputs: tuple[Tensor, ...],
-        score: Callable[[Tensor, slice], Tensor],
+        score: Callable[[Tensor, Rows], Tensor],
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Per-sample scores of every assignment, (n_assignments, n_samples, ...)."""
@@ -63,7 +64,7 @@ class Evaluator:
     def __call__(self, assignments: list[Assignment]) -> NDArray[np.float32]:
         targets, metric = self._samples.targets, self._task.metric
 
-        def score(outputs: Tensor, rows: slice) -> Tensor:
+        def score(outputs: Tensor, rows: Rows) -> Tensor:
             here, values = targets[rows].to(outputs.device), self._value(outputs, rows)
             if isinstance(metric, SetMetric):
                 return torch.cat((values[:, None].double().cpu(), metric.reduce(outputs, here)), 1)

@@ -18,7 +18,7 @@ from hwsmpq.artifacts import write_bytes
 from hwsmpq.device.files import WEIGHTS
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
-from hwsmpq.model.export import EXPORT_BATCH
+from hwsmpq.model.export import EXPORT_BATCH, open_sizes
 from hwsmpq.quantize.padding import fold_padding, write_out_circular
 from hwsmpq.types import ONNX_LAYERS, PRODUCTS, READ_SIZES
 
@@ -62,14 +62,14 @@ def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
 def _export(captured: Captured, batch_size: int | None) -> bytes:
     names = captured.form.names
     rows = tuple(x.expand(batch_size or EXPORT_BATCH, *x.shape[1:]).contiguous() for x in captured.example)
-    batch = torch.export.Dim("batch", min=1)
+    batch = None if batch_size else torch.export.Dim("batch", min=1)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 captured.graph, rows, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
                 output_names=names if len(names) > 1 else None,
-                dynamic_shapes=None if batch_size else tuple({0: batch} for _ in rows),
+                dynamic_shapes=open_sizes(captured.varying, batch),
             )
     except Exception as error:
         cause = str(error.__cause__ or error).strip().splitlines()

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.outputs import pack
+from hwsmpq.model.shapes import Rows, chunks
 from hwsmpq.quantize.carry import IN_BF16, MULTIPLIES
 from hwsmpq.quantize.disturb import SUMS, Disturbance
 from hwsmpq.quantize.heap import keep_freed_memory
@@ -110,7 +111,7 @@ class Simulator:
         self,
         assignments: Sequence[Assignment],
         inputs: tuple[Tensor, ...],
-        score: Callable[[Tensor, slice], Tensor],
+        score: Callable[[Tensor, Rows], Tensor],
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Per-sample scores, shape (n_assignments, n_samples, ...).
@@ -121,17 +122,18 @@ class Simulator:
         """
         n, found = len(inputs[0]), torch.empty(0)
         size = math.ceil(n / math.ceil(n / self.chunk_size))  # no small rest, where that can be helped
-        for start in range(0, n, size):
-            rows = slice(start, min(start + size, n))
-            for row, out in self.outputs(assignments, tuple(x[rows] for x in inputs)):
+        n_before = 0
+        for rows, some in chunks(inputs, size):
+            for row, out in self.outputs(assignments, some):
                 with torch.inference_mode():
                     scored = score(out, rows).cpu()
                 if not len(found):
                     found = torch.empty((len(assignments), n, *scored.shape[1:]), dtype=scored.dtype)
                 found[row, rows] = scored
                 if progress:
-                    done = start * len(assignments) + (row + 1) * (rows.stop - start)
+                    done = n_before * len(assignments) + (row + 1) * len(some[0])
                     progress(done // n, len(assignments))
+            n_before += len(some[0])
         return found
 
     def _run(self, env: dict[fx.Node, Any], assignment: Assignment, previous: Assignment | None) -> None:

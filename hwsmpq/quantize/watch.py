@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.runner import GraphRunner
+from hwsmpq.model.shapes import chunks
 from hwsmpq.quantize.heap import keep_freed_memory
 from hwsmpq.quantize.layer import channels_last
 
@@ -34,9 +35,9 @@ def watch(
             one(result)
 
     keep_freed_memory()
-    runner, n = GraphRunner(captured.graph, show), len(inputs[0])
-    batch_size = captured.at_once(batch_size)
+    runner, n_done = GraphRunner(captured.graph, show), 0
     with torch.inference_mode():
-        for start in range(0, n, batch_size):
-            runner.run(*(channels_last(x[start : start + batch_size]) for x in inputs))
-            progress(min(start + batch_size, n))
+        for _, some in chunks(inputs, captured.at_once(batch_size)):
+            runner.run(*map(channels_last, some))
+            n_done += len(some[0])
+            progress(n_done)

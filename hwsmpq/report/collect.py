@@ -111,6 +111,9 @@ def _facts(run: Artifacts) -> Iterator[Fact]:
     if latency and latency.interval:
         low, high = map(milliseconds, latency.interval)
         yield Fact("Latency expected", f"{low} to {high} with 90 % confidence")
+    for one in latency.shapes if latency else ():
+        measured, reference = map(milliseconds, (one.measured, one.reference))
+        yield Fact(f"Latency at {one.shape}", f"{measured}, and {reference} of the reference; {one.share:.0%} of it")
 
 
 def _budgets(run: Artifacts) -> Iterator[BudgetRow]:

@@ -59,10 +59,17 @@ def _prediction(network: Network, plan: Plan) -> str:
 
 def _speed(latency: LatencyOutcome, reference: str) -> str:
     if abs(latency.reference - latency.measured) <= latency.spread:
-        return f"No faster than {reference} within the timing spread"
+        return f"No faster than {reference} within the timing spread{at_shapes(latency)}"
     if latency.measured < latency.reference:
-        return f"{latency.reference / latency.measured:.2f}x faster than {reference}"
-    return f"{latency.measured / latency.reference:.2f}x slower than {reference}"
+        return f"{latency.reference / latency.measured:.2f}x faster than {reference}{at_shapes(latency)}"
+    return f"{latency.measured / latency.reference:.2f}x slower than {reference}{at_shapes(latency)}"
+
+
+def at_shapes(latency: LatencyOutcome) -> str:
+    """The shapes of inputs that engines were timed at, where there are several."""
+    if len(latency.shapes) < 2:
+        return "".join(f" at {one.shape}" for one in latency.shapes)
+    return " in the mean over " + ", ".join(f"{one.shape} ({one.share:.0%})" for one in latency.shapes)
 
 
 def _throughput(latency: LatencyOutcome) -> Iterator[str]:

@@ -40,13 +40,13 @@ def fisher(request: Request) -> Table:
     layers = QuantizedLayers(request.ranges, request.scheme)
     loss = request.loss()
     draws = np.zeros((len(request.samples), len(network.groups), len(ladder.names)))
-    for rows in request.batches():
+    for rows, inputs in request.batches():
         recorder = _Recorder(request)
         runner = GraphRunner(request.captured.graph, recorder.see)
-        outputs = pack(tensors_of(runner.run(*(x[rows] for x in request.samples.inputs))))
+        outputs = pack(tensors_of(runner.run(*inputs)))
         gradients = torch.autograd.grad(loss(outputs, rows).sum(), recorder.outputs, allow_unused=True)
         with torch.no_grad():
-            draws[rows] = _squared_derivatives(request, layers, recorder, gradients, rows.stop - rows.start)
+            draws[rows] = _squared_derivatives(request, layers, recorder, gradients, len(inputs[0]))
     n_quantized = sum(name != REFERENCE for name in ladder.names)
     return sampled("fisher", "samples", contributions(draws), request.ends(), 2 + n_quantized + 2)
 

@@ -52,12 +52,12 @@ def traces_of_layers(request: Request, n_products: int) -> dict[str, NDArray[np.
     names = list(dict.fromkeys(layer.weight_name for layer in request.captured.network.weighted))
     loss, n = request.loss(), len(request.samples)
     totals = np.zeros((n_products, len(names)))
-    for rows in request.batches():
+    for rows, inputs in request.batches():
         leaves = {name: get_tensor(request.captured.graph, name).detach().requires_grad_() for name in names}
         runner, weights = GraphRunner(request.captured.graph, tensors=leaves), list(leaves.values())
         # The fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            outputs = pack(tensors_of(runner.run(*(x[rows] for x in request.samples.inputs))))
+            outputs = pack(tensors_of(runner.run(*inputs)))
             gradients = torch.autograd.grad(
                 loss(outputs, rows).sum() / n, weights, create_graph=True, materialize_grads=True
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.model.parts import Samples
+from hwsmpq.model.shapes import Rows, chunks
 from hwsmpq.model.task import Task
 from hwsmpq.model.values import per_sample
 from hwsmpq.quantize.evaluate import Evaluator
@@ -24,7 +25,7 @@ from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Ladder, Layer, Preci
 GRADIENT_COPIES = 4
 """Tensors that gradients of gradients keep for each one of the forward pass, about."""
 
-Loss = Callable[[Tensor, slice], Tensor]
+Loss = Callable[[Tensor, Rows], Tensor]
 """(outputs of some rows, those rows) -> differentiable losses, shape (n_rows,)."""
 
 
@@ -71,11 +72,11 @@ class Request:
         floor, top = self.values([network.uniform(self.ladder.floor), network.uniform(self.ladder.top)], self.value)
         return float(floor.mean()), float(top.mean())
 
-    def batches(self) -> list[slice]:
-        n, sample_bytes = len(self.samples), GRADIENT_COPIES * max(1, self.captured.activation_bytes)
+    def batches(self) -> Iterator[tuple[Rows, tuple[Tensor, ...]]]:
+        """The inputs, a few samples of one shape at a time, with which they are."""
+        sample_bytes = GRADIENT_COPIES * max(1, self.captured.activation_bytes)
         size = max(1, min(self.batch_size, self.memory_mb * 2**20 // sample_bytes))
-        size = self.captured.at_once(size)
-        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        return chunks(self.samples.inputs, self.captured.at_once(size))
 
     def loss(self) -> Loss:
         """The differentiable loss whose expected curvature is that of the negative value.
@@ -89,11 +90,12 @@ class Request:
         """
         targets = self.samples.targets
 
-        def drawn(rows: slice) -> torch.Generator:
-            return torch.Generator().manual_seed((self.seed << 32) + rows.start)
+        def drawn(rows: Rows) -> torch.Generator:
+            first = rows.start if isinstance(rows, slice) else int(rows[0])
+            return torch.Generator().manual_seed((self.seed << 32) + first)
 
         def of_outputs(one: Callable[[Tensor, torch.Generator], Tensor], with_classes: bool) -> Loss:
-            def total(outputs: Tensor, rows: slice) -> Tensor:
+            def total(outputs: Tensor, rows: Rows) -> Tensor:
                 generator = drawn(rows)
                 compared = self.task.compared(outputs, with_classes)
                 return torch.stack([weight**0.5 * one(tensor, generator) for weight, tensor in compared]).sum(0)
@@ -111,7 +113,7 @@ class Request:
             n_elements = outputs[0].numel()
             return (outputs * noise).reshape(len(outputs), -1).sum(1) * (2 / n_elements) ** 0.5
 
-        def of_task(outputs: Tensor, rows: slice) -> Tensor:
+        def of_task(outputs: Tensor, rows: Rows) -> Tensor:
             losses = per_sample(self.task.loss, outputs, targets[rows], "loss")
             if not losses.requires_grad:
                 raise HwsmpqError(

@@ -249,8 +249,13 @@ def quantized(captured: Captured, ranges: Ranges, scheme: Scheme, assignment: As
     """The network under one assignment.
 
     Raises:
-        HwsmpqError: it takes one sample at a time, of which nothing can be learned.
+        HwsmpqError: it takes one sample at a time, or samples of several shapes, of which nothing can be learned.
     """
+    if any(captured.varying):
+        raise HwsmpqError(
+            "samples of the task have several shapes", "it learns on batches of one",
+            "pad or resize all samples to one shape, or leave --reconstruct and `hwsmpq finetune` out",
+        )
     if captured.takes_one:
         raise HwsmpqError(
             "the network takes one sample at a time", "it learns on batches", "take sizes in it from x.shape[0]"

@@ -24,6 +24,7 @@ from hwsmpq.types.certificate import (
     Round,
     Rounds,
     RuntimeDefault,
+    ShapeLatency,
 )
 from hwsmpq.types.constraints import Constraints, Held
 from hwsmpq.types.coverage import Coverage, OtherWeight
@@ -131,6 +132,7 @@ __all__ = [
     "RuntimeDefault",
     "Scores",
     "Settings",
+    "ShapeLatency",
     "Stability",
     "StageTime",
     "StageTimes",

@@ -119,10 +119,21 @@ class BudgetOutcome:
 
 
 @dataclass(frozen=True)
+class ShapeLatency:
+    """What engines took at one shape of inputs, in ms as they were measured, and its share of the mean."""
+
+    shape: str
+    share: float
+    reference: float
+    measured: float
+
+
+@dataclass(frozen=True)
 class LatencyOutcome:
     """``reference``, ``predicted`` and ``measured`` in ms; ``spread`` of measured in ms. ``interval`` is what the cost
     model gave the measurement with 90 % confidence before it was taken. With more than one of ``streams`` that many
-    inferences run side by side, and a latency is the time from one result to the next."""
+    inferences run side by side, and a latency is the time from one result to the next. Where samples
+    have several shapes these are means over ``shapes``."""
 
     reference: float
     predicted: float
@@ -130,6 +141,7 @@ class LatencyOutcome:
     spread: float
     interval: tuple[float, float] | None = None
     streams: int = 1
+    shapes: tuple[ShapeLatency, ...] = ()
 
     @property
     def as_predicted(self) -> bool | None:

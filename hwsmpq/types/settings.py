@@ -52,7 +52,9 @@ class Settings:
     At most ``n_mixtures`` random engines fit the cost model. Engines take ``batch`` samples at once and compute with
     ``threads`` threads an inference, on this machine or on the one where the command ``device`` starts Python. With
     more than one of ``streams``, that many inferences run side by side, and the time of an engine is from one result to
-    the next.
+    the next. Of samples of several shapes, engines are timed at ``latency_shape`` (such as ``3x224x224``, and ``24``
+    of tokens): their time is the mean over these, in the shares that they have among the calibration samples. By
+    default it is the most frequent one.
 
     ``n_candidates`` plans of every table enter the race. It may spend ``search_evaluations`` of the score batch: 180,
     or 360 of a small one. ``additive`` takes the best plan of the contributions alone, as the paper does.
@@ -92,6 +94,7 @@ class Settings:
     batch: int = 1
     threads: int = 1
     streams: int = 1
+    latency_shape: tuple[str, ...] = ()
     device: str = ""
     confidence: float | None = None
     reconstruct: bool = False
@@ -122,7 +125,7 @@ class Settings:
         return USUAL_CONFIDENCE if self.confidence is None else self.confidence
 
     def __post_init__(self) -> None:
-        for name in ("pin", "at_least", "exclude", "together"):
+        for name in ("pin", "at_least", "exclude", "together", "latency_shape"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         _ = self.constraints  # refuses now what it would refuse later
         if self.evaluate not in ("simulator", "engine"):
@@ -181,6 +184,7 @@ class Options(TypedDict, total=False):
     batch: int
     threads: int
     streams: int
+    latency_shape: tuple[str, ...]
     device: str
     reconstruct: bool
     confidence: float | None

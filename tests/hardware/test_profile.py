@@ -9,6 +9,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.device.timing import N_LOADS, Timing, TimingRequest, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.hardware.loads import Load
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs, measure_mixtures
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Ladder, Measurement
@@ -175,7 +176,7 @@ def test_profile_recovers_the_machine():
         return FakeEngine(machine, truth.ms(x), times)
 
     seen = []
-    how = (build_engine, [np.zeros((2, 3, 4, 4))], 3, 1.0, lambda *event: seen.append(event))
+    how = (build_engine, [Load([np.zeros((2, 3, 4, 4))])], 3, 1.0, lambda *event: seen.append(event))
     table = measure_costs(FakeTarget(), truth.network, LADDER, *how)
     assert len(built) == 2 and not table.engines
     drawn = draw_mixtures(truth.network, LADDER, 6, seed=3)
@@ -197,7 +198,7 @@ def test_profile_recovers_the_machine():
 def test_profile_refuses_what_the_target_does_not_run():
     network = chain(4)
     with pytest.raises(HwsmpqError, match="w4a4"):
-        measure_costs(FakeTarget(), network, Ladder.parse("w4a4,fp32"), lambda x: pytest.fail("built"), [], seed=0)
+        measure_costs(FakeTarget(), network, Ladder.parse("w4a4,fp32"), lambda x: pytest.fail("built"), (), seed=0)
 
 
 @pytest.mark.parametrize("n", [3, 7, 30])

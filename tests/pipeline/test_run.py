@@ -20,6 +20,7 @@ from hwsmpq import artifacts
 from hwsmpq.contribution.exact import exact
 from hwsmpq.contribution.growing import N_MIXTURES
 from hwsmpq.contribution.memo import Memo
+from hwsmpq.device.timing import Timing
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
 from hwsmpq.hardware.onnx_qdq import OnnxQdqTarget
@@ -205,7 +206,7 @@ def test_a_second_run_does_nothing(
     monkeypatch.setattr(calibrating, "take_ranges", forbidden)
     monkeypatch.setattr(profiling_stage.profiling, "measure_costs", forbidden)
     monkeypatch.setattr(contributing, "_estimate", forbidden)
-    monkeypatch.setattr(verifying, "time_engines", forbidden)
+    monkeypatch.setattr(verifying, "time_shapes", forbidden)
     run = openvino_run.open(folder)
     limits = resolve_budgets(run, speedup=0.2, size_mb="fp32", max_drop=50)
     assert limits == openvino_run.budgets
@@ -400,13 +401,14 @@ def test_a_flattened_feature_map_goes_through(tmp_path: Path) -> None:
 
 def slow_down_the_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chosen engine measures 50 times what it takes."""
-    time = verifying.time_engines
+    time = verifying.time_shapes
 
     def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
-        times = time(*args, **kwargs)
-        return times | {verifying.CHOSEN: replace(times[verifying.CHOSEN], median_ms=50 * times["fp32"].median_ms)}
+        times, of_shapes = time(*args, **kwargs)
+        chosen = replace(times[verifying.CHOSEN], median_ms=50 * times["fp32"].median_ms)
+        return times | {verifying.CHOSEN: chosen}, of_shapes
 
-    monkeypatch.setattr(verifying, "time_engines", slow)
+    monkeypatch.setattr(verifying, "time_shapes", slow)
 
 
 def test_missed_latency_is_solved_again_with_what_was_measured(
@@ -487,11 +489,11 @@ def run_on_a_machine(
         predicted = model.predict(assignment)
         return predicted if len(set(assignment.values())) == 1 else true_ms(predicted)
 
-    def timed(run: Run, engines: object, stage: str) -> dict[str, Measurement]:
+    def timed(run: Run, engines: object, stage: str) -> tuple[dict[str, Measurement], dict[str, Timing]]:
         taken = Measurement(takes(run.read(Plan).assignment), 0.01, 7)
-        return uniform | {verifying.CHOSEN: taken, verifying.PLAIN: taken, BY_ITSELF: uniform["fp32"]}
+        return uniform | {verifying.CHOSEN: taken, verifying.PLAIN: taken, BY_ITSELF: uniform["fp32"]}, {}
 
-    monkeypatch.setattr(verifying, "time_engines", timed)
+    monkeypatch.setattr(verifying, "time_shapes", timed)
     monkeypatch.setattr(profiling_stage, "draw_mixtures", lambda *given: [])  # which this machine would time
     return run, takes
 

@@ -30,6 +30,7 @@ class OnnxruntimeCpuTarget(Target):
     native = ("int8", "fp32")
     has_latency = True
     anywhere = True
+    takes_shapes = True
 
     def __init__(self, device: Device = HERE) -> None:
         self.device, self._runtime = device, device.runtime("onnxruntime")

@@ -8,10 +8,11 @@ from pathlib import Path
 from hwsmpq import artifacts
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import fit
-from hwsmpq.hardware.profile import describe, draw_mixtures
+from hwsmpq.hardware.loads import describe
+from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.hardware.tensorrt.trtexec import cost_table, import_engine
 from hwsmpq.hardware.tensorrt.trtexec_kit import emit
-from hwsmpq.pipeline.prepare.profile import timing_inputs
+from hwsmpq.pipeline.prepare.profile import loads_of
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.types import CostTable
@@ -30,7 +31,7 @@ def import_table(run: Run, file: Path) -> CostTable:
         "network": (architecture if same else table.architecture, architecture),
         "target": (table.target, run.target.name),
         "ladder": (",".join(table.ladder), ",".join(run.ladder.names)),
-        "inputs": (table.machine.get("inputs"), describe(timing_inputs(run))),
+        "inputs": (table.machine.get("inputs"), describe(loads_of(run))),
         "number of threads": (table.machine.get("n_threads", "1"), str(run.settings.threads)),
         "number of streams": (table.machine.get("n_streams", "1"), str(run.settings.streams)),
     }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.device.timing import TimingRequest, too_noisy
+from hwsmpq.device.timing import Timing, too_noisy
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware import profile as profiling
 from hwsmpq.hardware.cost_model import CostModel, fit
+from hwsmpq.hardware.loads import Load, time_on
 from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.model.shapes import buckets, named
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
@@ -35,7 +37,7 @@ def profile(run: Run) -> CostTable | None:
     while len(table.engines) < len(drawn) and not fit(table, prepared.network).is_sure:
         more = drawn[len(table.engines) :][: max(N_TOGETHER, -(-len(drawn) // 2))]
         table = profiling.measure_mixtures(
-            run.target, prepared.network, table, more, prepared.builder.engine, timing_inputs(run), settings.seed,
+            run.target, prepared.network, table, more, prepared.builder.engine, loads_of(run), settings.seed,
             settings.timing_seconds, progress=_progress(run, "mixtures"),
         )
         _tell_if_noisy(run, table.noise)
@@ -60,7 +62,7 @@ def uniform_costs(run: Run) -> CostTable | None:
     table = run.stage(
         CostTable,
         lambda: profiling.measure_costs(
-            run.target, prepared.network, run.ladder, prepared.builder.engine, timing_inputs(run), settings.seed,
+            run.target, prepared.network, run.ladder, prepared.builder.engine, loads_of(run), settings.seed,
             settings.timing_seconds, progress=_progress(run, "profile"), build_default=untouched,
         ),
     )
@@ -91,12 +93,22 @@ def cost_model(prepared: Prepared, of_mixtures: bool = False) -> CostModel | Non
 def time_engines(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Measurement]:
     """Time engines in turns, the uniform ones (by the name of their precision) among them: by these, times are stated
     as they would have been in the session that measured the cost table."""
-    timing = run.target.device.measure(
-        engines, TimingRequest(timing_inputs(run), run.settings.seed, run.settings.timing_seconds),
-        progress=lambda done, n: run.progress(f"{stage}: timing", done, n),
+    return time_shapes(run, engines, stage)[0]
+
+
+def time_shapes(
+    run: Run, engines: Mapping[str, Engine], stage: str
+) -> tuple[dict[str, Measurement], dict[str, Timing]]:
+    """The same, and where samples have several shapes, how long engines took at each that they were timed at, as it was
+    measured."""
+    loads = loads_of(run)
+    timing, each = time_on(
+        run.target.device, engines, loads, run.settings.seed, run.settings.timing_seconds,
+        lambda done, n: run.progress(f"{stage}: timing", done, n),
     )
     _tell_if_noisy(run, timing.noise)
-    return timing.as_when(run.read(CostTable).uniform_ms)
+    of_shapes = {load.shape: one for load, one in zip(loads, each, strict=True) if load.shape}
+    return timing.as_when(run.read(CostTable).uniform_ms), of_shapes
 
 
 def _tell_if_noisy(run: Run, noise: float) -> None:
@@ -105,7 +117,34 @@ def _tell_if_noisy(run: Run, noise: float) -> None:
         run.notify(message)
 
 
-def timing_inputs(run: Run) -> list[NDArray[Any]]:
-    """One batch of calibration samples, for engines to be timed on."""
-    index = np.arange(run.settings.batch) % len(run.task.calibration[0])
-    return [x[index].numpy() for x in run.task.calibration]
+def loads_of(run: Run) -> tuple[Load, ...]:
+    """One batch of calibration samples for engines to be timed on, or one of every shape that the user names, in the
+    shares that these have among the calibration samples; the largest first. By default the most frequent shape.
+
+    Raises:
+        HwsmpqError: no calibration sample has a shape that the user names.
+    """
+    samples, batch = run.task.calibration, run.settings.batch
+    found = {named(shape): places for shape, places in buckets(samples).items()}
+    asked = run.settings.latency_shape or (max(found, key=lambda shape: len(found[shape])),)
+    for shape in asked:
+        if shape not in found:
+            have = ", ".join(f"{one} ({len(places)} samples)" for one, places in found.items())
+            raise HwsmpqError(
+                f"no calibration sample has the shape {shape}", f"they have {have}",
+                "name one of these with --latency-shape, or give calibration samples of that shape",
+            )
+    timed = {shape: places for shape, places in found.items() if shape in asked}
+    n = sum(map(len, timed.values()))
+    return tuple(
+        Load(
+            [x[places[np.arange(batch) % len(places)]].numpy() for x in samples], len(places) / n,
+            shape if len(found) > 1 else "",
+        )
+        for shape, places in timed.items()
+    )
+
+
+def timing_inputs(run: Run) -> Sequence[NDArray[Any]]:
+    """The largest inputs that engines are timed on."""
+    return loads_of(run)[0].inputs

@@ -53,7 +53,8 @@ def _wrong(prepared: Prepared, assignment: Assignment, engine: Engine) -> dict[s
     """The layers that a target computes otherwise than simulated, if an engine does, told to the user. Where they are
     most of the network, no other precision takes their place: its certificates say that it is wrong."""
     run = prepared.run
-    inputs = tuple(x[:N_SAMPLES] for x in run.task.calibration)
+    some = prepared.captured.some_of(len(run.task.calibration[0]), N_SAMPLES)
+    inputs = tuple(x[some] for x in run.task.calibration)
     outputs = engine_outputs(engine, inputs, run.settings.batch)
     one = check(prepared.builder, prepared.simulator, assignment, inputs, outputs)
     if one.agrees:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwsmpq.engine.dynamic import with_dynamic_batch
+from hwsmpq.engine.dynamic import BATCHES, with_dynamic_batch
 from hwsmpq.engine.handout import write_handout
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.weights import builder_of, learned, reconstructed, simulator_of
@@ -30,7 +30,9 @@ def build(run: Run) -> Manifest:
 
     def make() -> Manifest:
         run.progress("build", 0, 1)
-        builder, inputs = builder_of(prepared, plan), run.parts[1].inputs
+        builder, part = builder_of(prepared, plan), run.parts[1]
+        some = prepared.captured.some_of(len(part), sum(BATCHES))
+        inputs = tuple(x[some] for x in part.inputs)
         manifest = builder.deliver(plan.assignment, folder)
         manifest = with_dynamic_batch(manifest, builder, simulator_of(prepared, plan), inputs, folder)
         run.progress("build", 1, 1)

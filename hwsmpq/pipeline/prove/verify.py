@@ -13,7 +13,7 @@ from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
 from hwsmpq.model.agreement import relative_error
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.prepared import Prepared
-from hwsmpq.pipeline.prepare.profile import cost_model, rounds, time_engines, timing_inputs
+from hwsmpq.pipeline.prepare.profile import cost_model, loads_of, rounds, time_shapes, timing_inputs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.weights import builder_of, learned, simulator_of
@@ -40,6 +40,7 @@ from hwsmpq.types import (
     Round,
     Rounds,
     RuntimeDefault,
+    ShapeLatency,
     Survey,
     Trained,
 )
@@ -80,7 +81,7 @@ def _verify(prepared: Prepared) -> Certificate:
         model = cost_model(prepared)
         assert model is not None
         by_itself = _by_itself(prepared)
-        times = time_engines(run, engines | by_itself, "verify")
+        times, of_shapes = time_shapes(run, engines | by_itself, "verify")
         conditions = run.target.conditions()
         latency = LatencyOutcome(
             reference=times[run.ladder.top].median_ms,
@@ -89,6 +90,13 @@ def _verify(prepared: Prepared) -> Certificate:
             spread=times[CHOSEN].spread_ms,
             interval=model.interval_ms(plan.assignment),
             streams=run.settings.streams,
+            shapes=tuple(
+                ShapeLatency(
+                    load.shape, load.share, of_shapes[load.shape].measured[run.ladder.top].median_ms,
+                    of_shapes[load.shape].measured[CHOSEN].median_ms,
+                )
+                for load in loads_of(run) if of_shapes
+            ),
         )
         memory = _memory(run, engines | by_itself)
     untouched = {name: engine for name, engine in by_itself.items() if name == BY_ITSELF}
@@ -205,11 +213,15 @@ def _agreements(
 ) -> dict[str, Agreement]:
     """Whether the fp32 engine reproduces the network, and the plan's engine what was simulated."""
     run = prepared.run
-    inputs, reference = run.parts[1].inputs, prepared.network.uniform(REFERENCE)
+    part, reference = run.parts[1], prepared.network.uniform(REFERENCE)
+    some = prepared.captured.some_of(len(part), N_SAMPLES)
+    inputs = tuple(x[some] for x in part.inputs)
     found = {
-        REFERENCE: check(prepared.builder, prepared.simulator, reference, inputs, outputs[REFERENCE], network),
+        REFERENCE: check(
+            prepared.builder, prepared.simulator, reference, inputs, outputs[REFERENCE][some], network[some]
+        ),
         CHOSEN: check(
-            builder_of(prepared, plan), simulator_of(prepared, plan), plan.assignment, inputs, outputs[CHOSEN]
+            builder_of(prepared, plan), simulator_of(prepared, plan), plan.assignment, inputs, outputs[CHOSEN][some]
         ),
     }
     for name, one in found.items():
