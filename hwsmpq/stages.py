@@ -49,7 +49,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "runs": ("target", "ladder", "exclude"),
     "constraints": ("pin", "at_least", "together", "max_switches"),
     "calibration": (),
-    "quantized": ("ladder", "smooth", "correct_bias"),
+    "quantized": ("ladder", "smooth", "correct_bias", "rounding"),
     "search": ("seed", "n_search_samples"),
     "score": ("seed", "n_score_samples", "n_search_samples"),
     "report": ("seed", "n_search_samples"),

@@ -21,6 +21,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "target": (str, "Hardware target; see `hwsmpq targets`."),
     "ladder": (str, "Candidate precisions, e.g. int8,fp32 or w3a3..w8a8; by default the target's own."),
     "observer": (str, "Range observer: mse, minmax or percentile."),
+    "rounding": (str, "Of weights: nearest (default), or learned for every precision before anything is searched."),
     "value": (str, "What scores an assignment: soft (default for classification), loss, metric, kl or mse."),
     "seed": (int, "Seed of everything random."),
     "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
@@ -211,7 +212,7 @@ for _name, (_metavar, _text) in _REPEATED.items():
 
 FOLDER = ("task", "out", "json")
 MODEL = (*FOLDER, "data", "weights", "target", "device", "ladder", "exclude")
-CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias")
+CALIBRATION = (*MODEL, "observer", "smooth", "correct_bias", "rounding")
 PROFILING = ("cost", "batch", "threads", "streams", "latency_shape", "n_mixtures", "timing_seconds")
 EXECUTION = ("workers", "ray")
 SCORING = (

@@ -64,7 +64,8 @@ _CONTENT: dict[str, Callable[[Run], Any]] = {
     "constraints": lambda run: replace(run.constraints, exclude=()),
     "calibration": lambda run: run.calibration_sha256,
     "quantized": lambda run: [
-        run.integer_bits, [p.name for p in run.smoothed], [p.name for p in run.corrected], *run.network.products
+        run.integer_bits, [p.name for p in run.smoothed], [p.name for p in run.corrected], *run.network.products,
+        *(["rounding", run.settings.seed] if run.settings.rounding == "learned" else []),
     ],
     "search": lambda run: run.parts[0].sha256(),
     "score": lambda run: run.score_batch.sha256(),

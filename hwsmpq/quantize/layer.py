@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,6 +76,7 @@ class QuantizedLayer(Operand):
     Args:
         observed: the range of the input, with the factors that smooth it.
         second: the range of the second operand of a product.
+        rounding: which entries of an integer weight are rounded up; None rounds to nearest.
         shift: of every output channel; None shifts nothing.
         weight_scales: learned scales of an integer weight; None takes them from the weight.
 
@@ -84,7 +87,7 @@ class QuantizedLayer(Operand):
     def __init__(
         self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme,
         shift: tuple[float, ...] | None = None, weight_scales: tuple[float, ...] | None = None,
-        second: TensorRange | None = None,
+        second: TensorRange | None = None, rounding: str | None = None,
     ) -> None:
         def grid(of: TensorRange) -> Grid | None:
             bits = precision.activation_bits
@@ -96,6 +99,7 @@ class QuantizedLayer(Operand):
 
         super().__init__(layer, precision, observed, scheme, grid(observed))
         self._shift, self._weight_scales = shift, weight_scales
+        self._rounding = rounding
         self.carries_bf16 = scheme.carries_bf16 and precision.activation_format == "bf16"
         self.operands: tuple[Operand, ...] = (self,)
         if second is not None:
@@ -109,6 +113,7 @@ class QuantizedLayer(Operand):
         return cls(
             layer, precision, ranges.of(layer, precision), scheme, shift, scales.get(layer.weight_name),
             None if layer.has_weight else ranges.operands[layer.name],
+            ranges.roundings.get(precision.name, {}).get(layer.weight_name),
         )
 
     @property
@@ -172,6 +177,7 @@ class QuantizedLayer(Operand):
             smoothed, self.precision, layer.channel_axis, layer.is_depthwise,
             layer.block_size if self.precision.is_blockwise else None,
             None if scales is None else torch.tensor(scales, device=smoothed.device),
+            None if self._rounding is None else unpacked(self._rounding, smoothed),
         )
 
     def _quantized_weight(self, smoothed: Tensor) -> Tensor:
@@ -203,7 +209,9 @@ class _Keeping(QuantizedLayer):
 
     def weight(self, weight: Tensor) -> Tensor:
         p = self.precision
-        key = (self.layer.weight_name, p.weight_format, p.weight_bits, p.activation_format, self.smooth)
+        key = (
+            self.layer.weight_name, p.weight_format, p.weight_bits, p.activation_format, self.smooth, self._rounding
+        )
         if key not in self.weights:
             self.weights[key] = self._compact(weight)
         kept = self.weights[key]
@@ -219,6 +227,17 @@ class _Keeping(QuantizedLayer):
         if self._bias is None:
             self._bias = super().bias(bias)
         return self._bias
+
+
+def packed(up: Tensor) -> str:
+    """Which entries are rounded up, as :class:`~hwsmpq.types.Ranges` has it."""
+    return base64.b64encode(np.packbits(up.detach().cpu().contiguous().numpy()).tobytes()).decode()
+
+
+def unpacked(rounding: str, weight: Tensor) -> Tensor:
+    """The inverse of :func:`packed`: booleans in the shape of the weight."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(rounding), np.uint8), count=weight.numel())
+    return torch.from_numpy(bits.astype(bool)).view(weight.shape).to(weight.device)
 
 
 def rounded(x: Any, dtype: torch.dtype) -> Any:

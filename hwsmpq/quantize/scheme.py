@@ -164,15 +164,16 @@ class Scheme:
         return best
 
     def weight_integers(
-        self, weight: Tensor, scales: Tensor, bits: int, axis: int, exact: bool = False
+        self, weight: Tensor, scales: Tensor, bits: int, axis: int, exact: bool = False, up: Tensor | None = None
     ) -> Tensor:
-        """Integer weights as float32, same shape as ``weight``."""
-        levels = self.weight_levels(bits, exact)
-        return torch.round(weight / _along(scales, weight.ndim, axis)).clamp_(-levels, levels)
+        """Integer weights as float32, same shape as ``weight``: rounded to nearest, or up where ``up`` is true and down
+        elsewhere."""
+        levels, exactly = self.weight_levels(bits, exact), weight / _along(scales, weight.ndim, axis)
+        return (exactly.round() if up is None else exactly.floor() + up).clamp_(-levels, levels)
 
     def store_weight(
         self, weight: Tensor, precision: Precision, axis: int, depthwise: bool = False, block_size: int | None = None,
-        scales: Tensor | None = None,
+        scales: Tensor | None = None, up: Tensor | None = None,
     ) -> StoredWeight:
         """The weight of a layer as ``precision`` stores it.
 
@@ -181,6 +182,7 @@ class Scheme:
             depthwise: see :meth:`weight_levels`.
             block_size: entries of the axis after ``axis`` that share a scale, for blockwise precisions.
             scales: learned ones, for integers, (n_channels,); by default they are taken from the weight.
+            up: see :meth:`weight_integers`; not for blockwise precisions.
         """
         weight, bits = weight.detach().float(), precision.weight_bits
         if precision.weight_format == "fp8":
@@ -195,7 +197,7 @@ class Scheme:
         if not precision.quantizes_activations:
             # The scale of a weight-only layer has the type that the layer computes in.
             scales = scales.clamp_min(SMALLEST_HALF).half()
-        values = self.weight_integers(rows, scales.float(), bits, rows_axis, exact).to(torch.int8)
+        values = self.weight_integers(rows, scales.float(), bits, rows_axis, exact, up).to(torch.int8)
         if block_size:
             return StoredWeight(values.view_as(weight), scales.view(len(weight), -1), axis + 1, block_size)
         return StoredWeight(values, scales, axis)

@@ -86,6 +86,8 @@ class Learned:
         return [get_tensor(graph, one.layer.weight_name) for one in self._layers]  # type: ignore[misc]
 
     def _steps(self) -> list[nn.Parameter]:
+        if not self._network.learns_steps:
+            return []
         return [quantizer.steps for quantizer in self._quantizers.values()]
 
 

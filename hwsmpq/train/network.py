@@ -58,6 +58,8 @@ class QuantizedNetwork(nn.Module):
             trained = _TrainedLayer.of(layer, self.precisions_of(layer)[0], ranges, scheme)
             trained.net = self
             self._layers[captured.layer_nodes[layer.name].name] = trained
+            if self.precisions_of(layer)[0].name in ranges.roundings:
+                trained.round_weight(get_tensor(self.graph, layer.weight_name))
 
     def _add_quantizers(self, layer: Layer) -> None:
         precisions = self.precisions_of(layer)
@@ -90,6 +92,11 @@ class QuantizedNetwork(nn.Module):
             )
 
     @property
+    def learns_steps(self) -> bool:
+        """Whether steps may be any number."""
+        return not self._scheme.power_of_two_scales
+
+    @property
     def is_quantized(self) -> bool:
         """Whether anything is."""
         return any(precision.name != REFERENCE for group in self.precisions.values() for precision in group)
@@ -119,6 +126,10 @@ class QuantizedNetwork(nn.Module):
         """Layers of a block with a weight and integer operands, by node."""
         found = {node: self._layers[node.name] for node in block.nodes if node.name in self._layers}
         return {n: one for n, one in found.items() if one.layer.has_weight and one.precision.has_integer_operands}
+
+    def weight_steps(self, layer: Layer) -> Tensor:
+        """Steps of the integer weight of a layer with one precision, in a shape that broadcasts over the weight."""
+        return self.weight_quantizers[key_of(layer.weight_name)].steps.detach()[0]  # type: ignore[union-attr, index]
 
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
@@ -155,7 +166,7 @@ class QuantizedNetwork(nn.Module):
                     tensors[layer.input_tensor] = _clipped(tensors[layer.input_tensor], clips)
                 else:
                     layers[layer.name] = _clipped(layers[layer.name], clips)
-        return replace(self._initial, layers=layers, smoothed=smoothed, weight_scales=scales)
+        return replace(self._initial, layers=layers, smoothed=smoothed, weight_scales=scales, roundings={})
 
     def _clips(self, layer: Layer) -> dict[int, tuple[float, float]]:
         """The learned clip of a layer's input by activation bits."""
@@ -177,6 +188,12 @@ class _TrainedLayer(QuantizedLayer):
     def read(self, index: int, x: Tensor) -> Tensor:
         """One of the activations as the layer reads it."""
         return self.input(x) if index == 0 else straight_through(x, self.operands[index].input(x.detach()))
+
+    @torch.no_grad()
+    def round_weight(self, weight: Tensor) -> None:
+        """Put a weight whose rounding was learned on its grid, where it rounds to itself."""
+        if self._rounding is not None:
+            weight.copy_(self.unsmoothed(self.stored_weight(weight).dequantize()))
 
     def _quantized_weight(self, smoothed: Tensor) -> Tensor:
         if not self.precision.has_integer_operands:

@@ -48,7 +48,7 @@ class Supernet(QuantizedNetwork):
             )
         groups = captured.network.group_names
         if len(ladder.precisions) > 1:
-            ranges = replace(ranges, shifts={})  # copies share one bias, and it learns
+            ranges = replace(ranges, shifts={}, roundings={})  # copies share one bias, and it learns
         super().__init__(captured, ranges, scheme, dict.fromkeys(groups, ladder.precisions))
         self.ladder = ladder
         self._bits = tuple(

@@ -31,10 +31,12 @@ class TensorRange:
 class Ranges:
     """Calibrated activation ranges, one a layer; ``operands`` holds those of the second operands of products.
 
-    ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed: by precision and name of
-    the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output channel, by bits and name
-    of the weight; where there are none, the scheme takes them from the weight. ``shifts`` is what quantization adds to
-    the mean of every output channel, by precision and layer: the layer's bias is lower by it.
+    ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed or steps learned: by
+    precision and name of the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output
+    channel, by bits and name of the weight; where there are none, the scheme takes them from the weight. ``shifts`` is
+    what quantization adds to the mean of every output channel, by precision and layer: the layer's bias is lower by it.
+    ``roundings`` says which entries of an integer weight are rounded up (the others down), by precision and name of the
+    weight: base64 of their bits; where there are none, they are rounded to nearest.
     """
 
     model_sha256: str
@@ -47,6 +49,7 @@ class Ranges:
     weight_scales: dict[int, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     shifts: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     operands: dict[str, TensorRange] = field(default_factory=dict)
+    roundings: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def of(self, layer: Layer, precision: Precision) -> TensorRange:
         """The range of a layer's input as it is read in one precision."""

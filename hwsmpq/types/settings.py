@@ -73,6 +73,7 @@ class Settings:
     observer: str = "mse"
     smooth: bool = True
     correct_bias: bool = True
+    rounding: Literal["nearest", "learned"] = "nearest"
     value: str | None = None
     seed: int = 0
     minutes: float | None = None
@@ -128,6 +129,8 @@ class Settings:
         for name in ("pin", "at_least", "exclude", "together", "latency_shape"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         _ = self.constraints  # refuses now what it would refuse later
+        if self.rounding not in ("nearest", "learned"):
+            raise HwsmpqError(f"unknown rounding {self.rounding!r}", fix="take nearest or learned")
         if self.evaluate not in ("simulator", "engine"):
             raise HwsmpqError(f"cannot evaluate by {self.evaluate!r}", fix="take simulator or engine")
         if self.cost not in (None, "latency", "bitops"):
@@ -163,6 +166,7 @@ class Options(TypedDict, total=False):
     observer: str
     smooth: bool
     correct_bias: bool
+    rounding: Literal["nearest", "learned"]
     value: str | None
     seed: int
     minutes: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.optimize import optimize
+from hwsmpq.pipeline.prepare.calibrate import LEARNING, calibrate
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.finetune import finetune
@@ -20,7 +22,7 @@ from hwsmpq.pipeline.prove.reconstruct import reconstruct
 from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.prove.weights import CHECKPOINT_FILE, learned, simulator_of
 from hwsmpq.pipeline.run import Run
-from hwsmpq.types import Manifest, Plan, Recipe, Reconstructed, Reconstruction, Trained
+from hwsmpq.types import Manifest, Plan, Ranges, Recipe, Reconstructed, Reconstruction, Trained
 
 SHORT = Reconstruction(n_iterations=20, batch_size=16)
 
@@ -106,3 +108,17 @@ def test_a_real_engine_computes_what_was_learned(tmp_path: Path) -> None:
     assert "learned" in certificate.claim
     assert certificate.agreement["chosen"].agrees, certificate.agreement["chosen"].said
     assert torch.isfinite(torch.tensor(certificate.accuracy.engine)) and plan.assignment
+
+
+def test_rounding_is_learned_before_anything_is_searched(tmp_path: Path) -> None:
+    settings = replace(OPENVINO_SETTINGS, rounding="learned")
+    plain, opened = Run(tmp_path / "plain", OPENVINO_SETTINGS, task()), Run(tmp_path / "r", settings, task())
+    ranges = calibrate(opened)
+    assert ranges.roundings.keys() == {p.name for p in opened.ladder.precisions if p.has_integer_operands}
+    assert not (opened.path(Ranges).parent / LEARNING).exists()
+    assert opened.inputs(Ranges)["quantized"] != plain.inputs(Ranges)["quantized"]
+    search(opened, resolve_budgets(opened, bitops="int8"))
+    build(opened)
+    certificate = verify(opened)
+    assert certificate.agreement["chosen"].agrees, certificate.agreement["chosen"].said
+    assert calibrate(Run(tmp_path / "r", task=task())) == ranges

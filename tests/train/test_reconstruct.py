@@ -95,6 +95,17 @@ def test_what_was_learned_is_on_the_grid_and_closer_to_the_network(name: str) ->
         torch.testing.assert_close(read.weight(weight), read.smoothed(weight), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("words", ["power-of-two", "per-tensor"])
+def test_scales_stay_as_the_scheme_has_them(words: str) -> None:
+    case = make_case("residual", f"vendor:{words}")
+    net, x = network(case), samples("residual")
+    assert any(one.is_kept for one in reconstruct(net, case.captured, x, SHORT))
+    simulator = Simulator(case.captured.with_weights(net.weights()), net.ranges(), case.scheme, 64)
+    found = simulator.scores([case.captured.network.uniform("w3a5")], x, lambda out, rows: out)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(net(*x), found, rtol=1e-4, atol=1e-5)
+
+
 def test_what_did_not_lower_the_error_is_as_before() -> None:
     case = make_case("residual")
     net, untouched = network(case), network(case)

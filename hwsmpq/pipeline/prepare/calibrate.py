@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 from hwsmpq import artifacts
+from hwsmpq.artifacts import digest
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.quantize.ranges import calibrate as take_ranges
-from hwsmpq.types import Network, Ranges
+from hwsmpq.types import Network, Ranges, Reconstruction
+
+LEARNING = "rounding"
+"""Folder of what an interrupted learning of rounding goes on from."""
 
 
 def mismatch(run: Run, ranges: Ranges) -> str | None:
@@ -37,14 +43,27 @@ def calibrate(run: Run) -> Ranges:
         if reason is None:
             return ranges
         run.notify(f"the imported ranges do not fit any more ({reason}): ranges are taken from the calibration samples")
-    return run.stage(
-        Ranges,
-        lambda: take_ranges(
-            run.captured, run.task.calibration, run.scheme, run.integer_bits, run.settings.observer,
-            smooth=run.smoothed, correct=run.corrected,
-            progress=lambda done, n: run.progress("calibrate", done, n),
-        ),
+    return run.stage(Ranges, lambda: _taken(run))
+
+
+def _taken(run: Run) -> Ranges:
+    """From the calibration samples, with rounding by precision where it is to be learned."""
+    ranges = take_ranges(
+        run.captured, run.task.calibration, run.scheme, run.integer_bits, run.settings.observer, smooth=run.smoothed,
+        correct=run.corrected, progress=lambda done, n: run.progress("calibrate", done, n),
     )
+    if run.settings.rounding == "nearest":
+        return ranges
+    from hwsmpq.train.by_precision import learn_by_precision
+
+    folder = run.path(Ranges).parent / LEARNING
+    learned = learn_by_precision(
+        run.captured, ranges, run.scheme, run.task.calibration, run.ladder.precisions,
+        Reconstruction(seed=run.settings.seed), folder, digest(run.inputs(Ranges)),
+        lambda done, n: run.progress("rounding", done, n),
+    )
+    shutil.rmtree(folder, ignore_errors=True)  # there is none where nothing is in integers
+    return learned
 
 
 def calibrated(run: Run) -> Prepared:
