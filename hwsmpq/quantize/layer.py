@@ -82,6 +82,7 @@ class QuantizedLayer(Operand):
 
     Attributes:
         operands: the activations that it reads: itself, and the second operand of a product.
+        weight_scales: as given.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class QuantizedLayer(Operand):
             return scheme.product_grid(of.clip[bits], bits, of is second)
 
         super().__init__(layer, precision, observed, scheme, grid(observed))
-        self._shift, self._weight_scales = shift, weight_scales
+        self._shift, self.weight_scales = shift, weight_scales
         self._rounding = rounding
         self.carries_bf16 = scheme.carries_bf16 and precision.activation_format == "bf16"
         self.operands: tuple[Operand, ...] = (self,)
@@ -108,7 +109,7 @@ class QuantizedLayer(Operand):
     @classmethod
     def of(cls, layer: Layer, precision: Precision, ranges: Ranges, scheme: Scheme) -> Self:
         """As calibrated: with the range, the shift and the learned scales that ``ranges`` has for it."""
-        scales = ranges.weight_scales.get(precision.weight_bits, {}) if precision.has_integer_operands else {}
+        scales = ranges.weight_scales.get(precision.weight_bits, {}) if precision.weight_format == "int" else {}
         shift = ranges.shifts.get(precision.name, {}).get(layer.name)
         return cls(
             layer, precision, ranges.of(layer, precision), scheme, shift, scales.get(layer.weight_name),
@@ -172,7 +173,7 @@ class QuantizedLayer(Operand):
         return result if self.carries_bf16 else self._rounded(result)
 
     def _stored(self, smoothed: Tensor) -> StoredWeight:
-        layer, scales = self.layer, self._weight_scales
+        layer, scales = self.layer, self.weight_scales
         return self._scheme.store_weight(
             smoothed, self.precision, layer.channel_axis, layer.is_depthwise,
             layer.block_size if self.precision.is_blockwise else None,

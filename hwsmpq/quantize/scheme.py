@@ -54,13 +54,14 @@ class StoredWeight:
 
     def dequantize(self) -> Tensor:
         """The weight that the layer computes with, float32."""
+        return (self.values.float() * self.spread()).to(self.scales.dtype).float()
+
+    def spread(self) -> Tensor:
+        """The scales, float32, in a shape that broadcasts over the weight."""
         scales = self.scales.float()
         if self.block_size is not None:
-            scales = scales.repeat_interleave(self.block_size, self.axis)
-        else:
-            scales = _along(scales, self.values.ndim, self.axis)
-        real = self.values.float() * scales
-        return real.to(self.scales.dtype).float()
+            return scales.repeat_interleave(self.block_size, self.axis)
+        return _along(scales, self.values.ndim, self.axis)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ class Scheme:
             axis: the output channels.
             depthwise: see :meth:`weight_levels`.
             block_size: entries of the axis after ``axis`` that share a scale, for blockwise precisions.
-            scales: learned ones, for integers, (n_channels,); by default they are taken from the weight.
+            scales: learned ones, for integers, (n_channels,) or (n_channels * n_blocks,); by default they are taken
+                from the weight.
             up: see :meth:`weight_integers`; not for blockwise precisions.
         """
         weight, bits = weight.detach().float(), precision.weight_bits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -118,14 +118,39 @@ class QuantizedNetwork(nn.Module):
         output = GraphRunner(self.graph, compute=_Pass(self).compute).run(*(channels_last(x) for x in inputs))
         return pack(tensors_of(output))
 
-    def run(self, block: Block, env: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Outputs of one block of the graph; see :meth:`Block.run`."""
-        return block.run(self.graph, env, _Pass(self).compute)
+    def run(
+        self, block: Block, env: Mapping[str, Any], see: Callable[[fx.Node, tuple[Any, ...]], None] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Outputs of one block of the graph; see :meth:`Block.run`.
+
+        Args:
+            see: called with every operation and its arguments before they are quantized.
+        """
+        compute = _Pass(self).compute
+
+        def seen(n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if see:
+                see(n, args)
+            return compute(n, args, kwargs)
+
+        return block.run(self.graph, env, seen)
 
     def quantized_layers(self, block: Block) -> dict[fx.Node, QuantizedLayer]:
         """Layers of a block with a weight and integer operands, by node."""
+        return {n: one for n, one in self._weighted(block).items() if one.precision.has_integer_operands}
+
+    def weight_only_layers(self, block: Block) -> dict[fx.Node, _TrainedLayer]:
+        """Linear layers of a block of which the weight alone is in integers and read by no other, by node."""
+        readers = [layer.weight_name for layer in self.network.weighted]
+        return {
+            node: one for node, one in self._weighted(block).items()
+            if one.precision.weight_format == "int" and not one.precision.has_integer_operands
+            and one.layer.kind == "linear" and readers.count(one.layer.weight_name) == 1
+        }
+
+    def _weighted(self, block: Block) -> dict[fx.Node, _TrainedLayer]:
         found = {node: self._layers[node.name] for node in block.nodes if node.name in self._layers}
-        return {n: one for n, one in found.items() if one.layer.has_weight and one.precision.has_integer_operands}
+        return {node: one for node, one in found.items() if one.layer.has_weight}
 
     def weight_steps(self, layer: Layer) -> Tensor:
         """Steps of the integer weight of a layer with one precision, in a shape that broadcasts over the weight."""
@@ -166,6 +191,9 @@ class QuantizedNetwork(nn.Module):
                     tensors[layer.input_tensor] = _clipped(tensors[layer.input_tensor], clips)
                 else:
                     layers[layer.name] = _clipped(layers[layer.name], clips)
+        for one in self._layers.values():
+            if not one.precision.has_integer_operands and one.weight_scales is not None:
+                scales.setdefault(one.precision.weight_bits, {})[one.layer.weight_name] = one.weight_scales
         return replace(self._initial, layers=layers, smoothed=smoothed, weight_scales=scales, roundings={})
 
     def _clips(self, layer: Layer) -> dict[int, tuple[float, float]]:
@@ -188,6 +216,12 @@ class _TrainedLayer(QuantizedLayer):
     def read(self, index: int, x: Tensor) -> Tensor:
         """One of the activations as the layer reads it."""
         return self.input(x) if index == 0 else straight_through(x, self.operands[index].input(x.detach()))
+
+    @property
+    def weight_levels(self) -> int:
+        """The largest integer of the weight."""
+        exact = self.layer.is_depthwise or not self.precision.quantizes_activations
+        return self._scheme.weight_levels(self.precision.weight_bits, exact)
 
     @torch.no_grad()
     def round_weight(self, weight: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.layer import channels_last
@@ -66,6 +66,19 @@ class Propagation:
             plain = self._env(block, rows, self._plain)[block.source.name]
             env[block.source.name] = mixed(env[block.source.name], plain, drop)
         return self._error(self._network.run(block, env), rows)
+
+    def moments(self, block: Block, layer: fx.Node) -> Tensor:
+        """Sum of x x^T over what a linear layer reads of the samples that are learned from, (n_inputs, n_inputs)."""
+        found: list[Tensor] = []
+
+        def see(node: fx.Node, args: tuple[Any, ...]) -> None:
+            if node is layer:
+                x = args[0].flatten(0, -2)
+                found[:] = [x.T @ x + sum(found)]
+
+        rows = slice(0, self._n_learned)
+        self._collected(block, self._quantized, rows, lambda env: self._network.run(block, env, see))
+        return found[0]
 
     def _error(self, outputs: tuple[Tensor, ...], rows: slice | Tensor) -> Tensor:
         errors = [

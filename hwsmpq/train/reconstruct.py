@@ -2,7 +2,8 @@
 
 Li et al. 2021 (BRECQ, arXiv 2102.05426): what is learned of one block (the rounding of its weights, the steps of its
 activations, its biases) minimises the squared error of the block's outputs, on inputs as the quantized network gives
-them. As in QDrop, each entry of these is that of the unquantized network at random. No labels are needed.
+them. As in QDrop, each entry of these is that of the unquantized network at random. Linear layers of which the weight
+alone is in integers are rounded by GPTQ before (:mod:`hwsmpq.train.gptq`). No labels are needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from hwsmpq.model.capture import Captured
 from hwsmpq.train.blocks import Block, blocks_of
 from hwsmpq.train.checkpoint import check_device, go_on, store
+from hwsmpq.train.gptq import compensate
 from hwsmpq.train.learned import Learned
 from hwsmpq.train.network import QuantizedNetwork
 from hwsmpq.train.propagate import Propagation
@@ -108,12 +110,16 @@ def _learn_block(
     """Learn one block, and undo it where the error on held-out samples is no lower."""
     began, before = clock(), samples.error(block)
     learned, n, after = Learned(network, block), 0, before
+    undo = compensate(network, block, samples)
     if learned.is_anything:
         with learned.learning(DROP):
             n = _descend(block, learned, samples, recipe, seconds, clock)
+    if learned.is_anything or undo:
         after = samples.error(block)
         if not after < before:
             learned.undo()
+            for one in undo:
+                one()
     return BlockOutcome(tuple(layer.name for layer in layers), n, before, after, clock() - began)
 
 

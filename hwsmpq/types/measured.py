@@ -33,10 +33,10 @@ class Ranges:
 
     ``smoothed`` holds those that replace them in some precisions, where inputs are smoothed or steps learned: by
     precision and name of the input tensor. ``weight_scales`` holds learned scales of integer weights, one an output
-    channel, by bits and name of the weight; where there are none, the scheme takes them from the weight. ``shifts`` is
-    what quantization adds to the mean of every output channel, by precision and layer: the layer's bias is lower by it.
-    ``roundings`` says which entries of an integer weight are rounded up (the others down), by precision and name of the
-    weight: base64 of their bits; where there are none, they are rounded to nearest.
+    channel or block, by bits and name of the weight; where there are none, the scheme takes them from the weight.
+    ``shifts`` is what quantization adds to the mean of every output channel, by precision and layer: the layer's bias
+    is lower by it. ``roundings`` says which entries of an integer weight are rounded up (the others down), by precision
+    and name of the weight: base64 of their bits; where there are none, they are rounded to nearest.
     """
 
     model_sha256: str

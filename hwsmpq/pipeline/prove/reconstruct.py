@@ -35,7 +35,7 @@ def reconstruct(run: Run, recipe: Reconstruction | None = None, device: str = "c
     def make() -> Reconstructed:
         if not has_rounding(assignment):
             raise HwsmpqError(
-                "nothing of this plan can be reconstructed", "no group has integer weights and activations",
+                "nothing of this plan can be reconstructed", "no group has integer weights",
                 "search with a tighter budget first, or another ladder",
             )
         network = quantized(prepared.captured, prepared.ranges, run.scheme, assignment)
@@ -63,4 +63,4 @@ def reconstruct(run: Run, recipe: Reconstruction | None = None, device: str = "c
 
 def has_rounding(assignment: Assignment) -> bool:
     """Whether an assignment holds anything that is reconstructed."""
-    return any(PRECISIONS[name].has_integer_operands for name in assignment.values())
+    return any(PRECISIONS[name].weight_format == "int" for name in assignment.values())
