@@ -1,4 +1,4 @@
-"""Capture: torch.export to a functional graph, batch norm folded, layers and groups found."""
+"""Capture: a functional graph, recorded or exported; batch norm folded, layers and groups found."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An exported graph in functional operations.
+"""Graphs in functional operations.
 
-Torch decomposes a graph by tracing it again through Python, which takes most of the time of capturing a deep network.
-Networks of common operations need three of these replaced only: batch norm, flattening behind the batch, and dropout.
+Torch decomposes a graph by tracing it again through Python. Networks of common operations need three of these replaced
+only: batch norm, flattening behind the batch, and dropout. What is left is as torch's own decomposition gives it.
 """
 
 from __future__ import annotations
@@ -30,23 +30,21 @@ VIEWS = {
 
 
 def decomposed(exported: torch.export.ExportedProgram) -> fx.GraphModule:
-    """The graph as ``exported.run_decompositions({})`` gives it, but for the names of tensors; by that where it holds
-    operations that are not replaced here."""
-    _take_out_of_place(exported.graph)
-    one_input = len(exported.graph_signature.user_inputs) == 1
-    operations = [node for node in exported.graph.nodes if node.op == "call_function"]
-    if not one_input or not all(_is_known(node) for node in operations):
-        return exported.run_decompositions({}).module(check_guards=False)  # type: ignore[no-any-return]
-    module = exported.module(check_guards=False)
-    for node in list(module.graph.nodes):
+    """The graph of an export in functional operations."""
+    take_out_of_place(exported.graph)
+    return exported.run_decompositions({}).module(check_guards=False)  # type: ignore[no-any-return]
+
+
+def replace(graph: fx.Graph) -> None:
+    """Decompose common operations."""
+    for node in list(graph.nodes):
         if node.target in REPLACED:
-            with module.graph.inserting_before(node):
-                REPLACED[node.target](module.graph, node)
-            module.graph.erase_node(node)
-    return module
+            with graph.inserting_before(node):
+                REPLACED[node.target](graph, node)
+            graph.erase_node(node)
 
 
-def _take_out_of_place(graph: fx.Graph) -> None:
+def take_out_of_place(graph: fx.Graph) -> None:
     """Replace operations in place, where nothing else reads what they overwrite: torch would trace them again through
     Python."""
     for node in graph.nodes:
@@ -94,7 +92,8 @@ REPLACED: dict[Any, Callable[[fx.Graph, fx.Node], None]] = {
 }
 
 
-def _is_known(node: fx.Node) -> bool:
+def is_common(node: fx.Node) -> bool:
+    """Whether an operation stays, or is one that :func:`replace` decomposes."""
     if node.target is aten.flatten.using_ints:
         flattened = isinstance(node.args[0], fx.Node) and node.args[0].meta["val"].ndim > node.meta["val"].ndim
         return node.args[1:] in ((1,), (1, -1)) and flattened

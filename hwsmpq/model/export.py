@@ -1,4 +1,4 @@
-"""torch.export of a model, to a functional graph that takes any number of samples."""
+"""A model as a functional graph that takes any number of samples: recorded where that can be done, else exported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.decompose import decomposed
 from hwsmpq.model.inputs import call
 from hwsmpq.model.outputs import register
+from hwsmpq.model.record import recorded
 from hwsmpq.model.refusals import cannot_be_exported, does_not_run
 from hwsmpq.model.state import State
 from hwsmpq.model.tensors import set_parameter
@@ -35,7 +36,17 @@ def exported(
 ) -> tuple[tuple[Tensor, ...], Any, fx.GraphModule]:
     """Copies of a sample, what the model gives for them, and its graph."""
     rows = tuple(x[:1].expand(n_rows, *x.shape[1:]).contiguous() for x in example)
-    return rows, _run_once(model, rows, names, state), _export(model, rows, names, varying)
+    outputs = _run_once(model, rows, names, state)
+    graph = recorded(model, rows, names) if n_rows > 1 and not any(varying) else None
+    if graph is None:
+        state.restore()
+        graph = _export(model, rows, names, varying)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    # Torch picks kernels of attention by whether gradients are wanted, and their layouts differ.
+    for name, parameter in list(graph.named_parameters()):
+        set_parameter(graph, name, parameter.detach())
+    return rows, outputs, graph
 
 
 def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], state: State) -> Any:
@@ -107,11 +118,6 @@ def _export(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], 
     for node in list(graph.graph.nodes):
         if "assert" in str(node.target) and not node.users:
             graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    # Torch picks kernels of attention by whether gradients are wanted, and their layouts differ.
-    for name, parameter in list(graph.named_parameters()):
-        set_parameter(graph, name, parameter.detach())
     return graph
 
 

@@ -40,7 +40,7 @@ class AcrossTheBatch(nn.Module):
 
 
 class Counter(nn.Module):
-    """Keeps state from call to call, in a Python number that an export sees once."""
+    """Keeps state from call to call, in a Python number that an export sees once; it has to be exported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Counter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             self.n = 0.5
-        return x + self.n
+        return (x + self.n).abs()
 
 
 @pytest.fixture(autouse=True)
