@@ -26,6 +26,7 @@ from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
 from hwsmpq.report.network import PICTURE_FILE
 from hwsmpq.report.render import render
+from hwsmpq.search import preferred as preferring
 from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Budget, Certificate, Settings
 
@@ -69,7 +70,7 @@ def all_told_apart() -> Iterator[None]:
     """Samples tell every difference of value, so that no speed is preferred to a few of them: what is chosen hangs on
     no timing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hwsmpq.search.preferred.Z_SURE", 1e-9)
+        patch.setattr(preferring, "Z_SURE", 1e-9)
         yield
 
 

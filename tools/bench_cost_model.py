@@ -25,7 +25,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from torch import Tensor, nn
 from hwsmpq.device.runtime import Engine
 from hwsmpq.device.timing import TimingRequest, measure
 from hwsmpq.engine.build import Builder
-from hwsmpq.hardware.cost_model import fit
+from hwsmpq.hardware.cost_model import anchored, fit
 from hwsmpq.hardware.profile import draw_mixtures
 from hwsmpq.model.capture import capture
 from hwsmpq.model.task import Task
@@ -122,7 +121,7 @@ def _predictions(
     times = timing.as_when(table.uniform_ms)
     measured = np.array([times[name].median_ms for name in unseen])
     model = fit(table, network)
-    plain = replace(model, switch_ms=0.0, switch_element_ms=0.0)
+    plain = anchored(table, network)
     isolated, layers = _isolated(run, share * ISOLATED_SECONDS), network.layers
     models: dict[str, Callable[[Assignment], float]] = {
         "isolated_sum": lambda x: sum(isolated[layer.name][x[network.group_of(layer.name)]] for layer in layers),

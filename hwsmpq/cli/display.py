@@ -215,10 +215,14 @@ def show_cost_model(model: CostModel) -> None:
     for name, measured in cost.uniform_ms.items():
         shown.add_row(f"uniform {name}", f"{measured.median_ms:.4g}", f"{measured.spread_ms:.2g}")
     console.print(shown)
+    switches = [
+        f"from {f'int{bits}' if name == 'int' else name} {ms:.3g} ms + {model.switch_element_ms[name, bits]:.3g} ms an"
+        " element" for (name, bits), ms in model.switch_ms.items()
+    ]
     console.print(
-        f"T = {model.scale:.4g} * counters + {model.offset_ms:.4g} ms, a switch costs {model.switch_ms:.3g} ms"
-        f" + {model.switch_element_ms:.3g} ms an element;"
-        f" error {model.fit_error_ms:.2g} ms on {model.n_checks} mixtures"
+        f"T = {model.scale:.4g} * counters + {model.offset_ms:.4g} ms"
+        + (f", a switch costs {', '.join(switches)}" if switches else "")
+        + f"; error {model.fit_error_ms:.2g} ms on {model.n_checks} mixtures", soft_wrap=True,
     )
 
 

@@ -1,14 +1,16 @@
 """Predict the latency of any assignment from a few measured engines: a function of what was measured, never stored.
 
-T(x) = a * sum_g p[g, x_g] + b + c1 * n_switches + c2 * switched elements
+T(x) = a * sum_g p[g, x_g] + b + sum over switches of c1[f] + c2[f] * elements
 
-A switch is a tensor that is read in another format than it was written in; see :meth:`hwsmpq.types.Network.switches`.
+A switch is a tensor that is read in another format than ``f``, which it was written in; see
+:meth:`hwsmpq.types.Network.switches`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,15 @@ from scipy.special import stdtrit
 
 from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, EngineTiming, Measurement, Network
+from hwsmpq.types import PRECISIONS, Assignment, Cost, CostTable, EngineTiming, Format, Measurement, Network
 
-PRIOR_RELATIVE_STD = 0.05
-"""How far, relative to itself, a group's time in a mixture is expected to be from its time in the uniform engine."""
+Activations = tuple[Format, int]
+"""Format and bits of a tensor; see :attr:`hwsmpq.types.Precision.activations`."""
+GROUPS_MOVE = (0.01, 0.03, 0.1, 0.3)
+"""How far, relative to itself, a group's time in a mixture may be expected to lie from that in the uniform engine."""
+FORMATS_DIFFER = (0.003, 0.01, 0.03, 0.1)
+"""How far, as a share of the reference latency, what the switches of a mixture take may be expected to be from what
+they would take if all formats were the same to convert."""
 MIN_ERROR = 0.01
 """Share of the reference latency that the model is at least taken to miss by, however well it fits."""
 UNCHECKED_ERROR = 0.05
@@ -38,7 +45,8 @@ class CostModel:
 
     Attributes:
         group_ms: p, by group and precision: the counters, moved as far as engines built since say.
-        scale, offset_ms, switch_ms, switch_element_ms: a, b, c1 and c2.
+        scale, offset_ms: a and b.
+        switch_ms, switch_element_ms: c1 and c2, by the format that is converted.
         fit_error_ms: root mean square error on engines that a fit had not seen (mixtures left out one at a time, where
             there are three or more, and every engine built since, before it was fitted), else on the fitted mixtures.
         built: what was measured since the table, each with the table's reference engine.
@@ -49,17 +57,22 @@ class CostModel:
     group_ms: dict[str, dict[str, float]]
     scale: float
     offset_ms: float
-    switch_ms: float = 0.0
-    switch_element_ms: float = 0.0
+    switch_ms: Mapping[Activations, float] = field(default_factory=dict)
+    switch_element_ms: Mapping[Activations, float] = field(default_factory=dict)
     fit_error_ms: float = 0.0
     built: tuple[EngineTiming, ...] = ()
 
     def predict(self, assignment: Assignment) -> float:
         """Predicted latency in ms."""
-        n_switches, n_elements = _switched(self.network, assignment)
         layers = sum(self.group_ms[g][assignment[g]] for g in self.network.group_names)
-        switching = self.switch_ms * n_switches + self.switch_element_ms * n_elements
+        switching = sum(
+            self._switch_ms(PRECISIONS[assignment[edge.source]].activations, edge.n_elements)
+            for edge in self.network.switches(assignment)
+        )
         return float(self.scale * layers + self.offset_ms + switching)
+
+    def _switch_ms(self, written: Activations, n_elements: int) -> float:
+        return self.switch_ms.get(written, 0.0) + self.switch_element_ms.get(written, 0.0) * n_elements
 
     @property
     def n_checks(self) -> int:
@@ -105,16 +118,14 @@ class CostModel:
         unary = np.array([[self.scale * self.group_ms[g][name] for name in self.table.ladder] for g in row])
         levels = network.levels(self.table.ladder).values()
         formats = [[PRECISIONS[name].activations for name in row] for row in levels]
-        pair_ms: dict[tuple[int, int], float] = {}
+        tables: dict[tuple[int, int], NDArray[np.float64]] = {}
         for edge in network.edges:
-            i, j = sorted((row[edge.source], row[edge.target]))
-            cost = self.switch_ms + self.switch_element_ms * edge.n_elements
-            if cost > 0:
-                pair_ms[i, j] = pair_ms.get((i, j), 0.0) + cost
-        pairs = tuple(
-            (i, j, cost * np.array([[one != other for other in formats[j]] for one in formats[i]]))
-            for (i, j), cost in sorted(pair_ms.items())
-        )
+            i, j = row[edge.source], row[edge.target]
+            paid = np.array([[self._switch_ms(one, edge.n_elements) * (one != other) for other in formats[j]]
+                             for one in formats[i]])
+            if paid.any():
+                tables[i, j] = tables.get((i, j), 0.0) + paid
+        pairs = tuple((i, j, table) for (i, j), table in sorted(tables.items()))
         return Cost(unary=unary, pairs=pairs, constant=self.offset_ms)
 
     def measured_ms(self) -> list[tuple[Assignment, float]]:
@@ -129,12 +140,14 @@ def fit(table: CostTable, network: Network, built: Sequence[EngineTiming] = ()) 
     ``a`` and ``b`` come from the uniform engines (least squares). Where that gives a negative slope or a negative
     offset, which no machine has, the counters are at fault: then a = 1, b = 0. Each precision's counters are stretched
     so that its uniform engine is exact, which those of two precisions are already. Counters that are all 0, since
-    layers take less than the runtime's clock resolves, say nothing: MACs take their place. ``c1, c2 >= 0`` from what
-    the mixtures take beyond that, zero without mixtures.
+    layers take less than the runtime's clock resolves, say nothing: MACs take their place.
 
-    Engines built since then move the groups' times (ridge regression): every group's time may move, with a prior
-    standard deviation in proportion to itself, to explain all engines. The last one built and the uniform ones weigh by
-    their measurement noise, the others by the fit error.
+    What mixtures and engines built since take beyond that is explained together by switches and by groups that take
+    other times beside other formats (a linear model with Gaussian priors): ``c1, c2 >= 0`` by the format that is
+    converted, which are drawn to what they have in common; and every group's time moves in proportion to itself, while
+    the uniform engines stay exact. How wide these priors are, of ``GROUPS_MOVE`` and ``FORMATS_DIFFER``, is what makes
+    the engines likeliest (type-II maximum likelihood; MacKay, 1992). The last engine built weighs by its measurement
+    noise, the others by ``MIN_ERROR`` at least.
 
     Args:
         table: counters of every group and times of the uniform engines and mixtures.
@@ -150,15 +163,22 @@ def fit(table: CostTable, network: Network, built: Sequence[EngineTiming] = ()) 
             " in every precision of the ladder",
             f"it was measured for the ladder {','.join(table.ladder)}", "profile again with this network and ladder",
         )
-    model, errors = _with_switches(_anchored(table, network))
-    for n in range(1, len(built) + 1):
-        new = built[n - 1]
-        errors.append(corrected_ms(table, new) - model.predict(new.assignment))
-        model = _with_built(replace(model, fit_error_ms=_rms(errors)), built[:n])
-    return replace(model, fit_error_ms=_rms(errors))
+    base, mixtures = anchored(table, network), table.engines
+    rows = range(len(mixtures)) if len(mixtures) >= MIN_CHECKS else ()
+    errors = [_missed(_explained(base, [*mixtures[:i], *mixtures[i + 1 :]]), mixtures[i]) for i in rows]
+    model = _explained(base, mixtures)
+    errors = errors or [_missed(model, mixture) for mixture in mixtures]
+    for n, new in enumerate(built, 1):
+        errors.append(_missed(model, new))
+        model = _explained(base, [*mixtures, *built[:n]], n_exact=1)
+    return replace(model, fit_error_ms=_rms(errors), built=tuple(built))
 
 
-def _anchored(table: CostTable, network: Network) -> CostModel:
+def _missed(model: CostModel, timing: EngineTiming) -> float:
+    return corrected_ms(model.table, timing) - model.predict(timing.assignment)
+
+
+def anchored(table: CostTable, network: Network) -> CostModel:
     """The model without switching: exact for the uniform engines."""
     group_ms: Mapping[str, Mapping[str, float]] = table.group_ms
     if any(all(group_ms[g][name] == 0 for g in network.group_names) for name in table.ladder):
@@ -172,50 +192,81 @@ def _anchored(table: CostTable, network: Network) -> CostModel:
     return CostModel(table, network, stretched, scale, offset)
 
 
-def _with_switches(model: CostModel) -> tuple[CostModel, list[float]]:
-    """The model with what switching takes in the table's mixtures; and its errors on them, each left out of the fit
-    where there are enough."""
-    mixtures = model.table.engines
-    if not mixtures:
-        return model, []
-    features = np.array([_switched(model.network, timing.assignment) for timing in mixtures])
-    excess = np.array([corrected_ms(model.table, t) - model.predict(t.assignment) for t in mixtures])
-    coefficients = _nonnegative(features, excess)
-    errors = excess - features @ coefficients
-    if len(mixtures) >= MIN_CHECKS:
-        for i in range(len(mixtures)):
-            others = np.arange(len(mixtures)) != i
-            errors[i] = excess[i] - features[i] @ _nonnegative(features[others], excess[others])
-    c1, c2 = map(float, coefficients)
-    return replace(model, switch_ms=c1, switch_element_ms=c2, fit_error_ms=_rms(errors)), errors.tolist()
+def _explained(base: CostModel, engines: Sequence[EngineTiming], n_exact: int = 0) -> CostModel:
+    """The model with what explains engines beyond the base, which has no switching: the last ``n_exact`` of them as
+    exactly as they were measured."""
+    if not engines:
+        return base
+    table, network = base.table, base.network
+    ms = np.array([corrected_ms(table, one) for one in engines])
+    noise = np.array([_noise_ms(one.measured) for one in engines])
+    noise[: len(engines) - n_exact] = np.maximum(noise, MIN_ERROR * ms)[: len(engines) - n_exact]
+    excess = ms - np.array([base.predict(one.assignment) for one in engines])
+    formats = sorted({PRECISIONS[name].activations for row in network.levels(table.ladder).values() for name in row})
+    switched = np.array([_switched(network, one.assignment, formats) for one in engines])
+    # Counts and elements differ by orders of magnitude: columns of one size, in shares of the reference latency.
+    size = np.maximum(np.sqrt((switched.sum(axis=1) ** 2).mean(axis=0)), 1e-12) / table.top_ms
+    features = (switched / size).reshape(len(engines), -1)
+    moves, moved_by = _moves(base, [one.assignment for one in engines])
+
+    def likelihood(widths: tuple[float, float]) -> float:
+        move, differ = widths
+        together = np.tile(np.eye(2), (len(formats), len(formats))) + differ**2 * np.eye(2 * len(formats))
+        covariance = np.diag(noise**2) + move**2 * moved_by + features @ together @ features.T
+        return -float(excess @ np.linalg.solve(covariance, excess) + np.linalg.slogdet(covariance)[1])
+
+    move, differ = max(itertools.product(GROUPS_MOVE, FORMATS_DIFFER), key=likelihood)
+    covariance = np.diag(noise**2) + move**2 * moved_by
+    costs = _switch_costs(features, excess, covariance, differ)
+    delta = move**2 * moves @ np.linalg.solve(covariance, excess - features @ costs.ravel())
+    shifts = iter(delta.tolist())
+    moved = {g: {name: ms + next(shifts) / base.scale for name, ms in row.items()} for g, row in base.group_ms.items()}
+    c1, c2 = (dict(zip(formats, column, strict=True)) for column in (costs / size).T.tolist())
+    return replace(base, group_ms=moved, switch_ms=c1, switch_element_ms=c2)
 
 
-def _with_built(model: CostModel, built: Sequence[EngineTiming]) -> CostModel:
-    """The groups' times of the table, moved so that they explain the engines built since; coefficients stay."""
-    table, network = model.table, model.network
-    base = _anchored(table, network).group_ms
-    unmoved = replace(model, group_ms=base)
-    columns = [(g, name) for g in network.group_names for name in base[g]]
-    index = {column: i for i, column in enumerate(columns)}
-    prior = np.array([PRIOR_RELATIVE_STD * model.scale * base[g][name] for g, name in columns])
-    observed = [(network.uniform(name), one.median_ms, _noise_ms(one)) for name, one in table.uniform_ms.items()]
-    observed += [
-        (one.assignment, corrected_ms(table, one), max(model.fit_error_ms, _noise_ms(one.measured)))
-        for one in (*table.engines, *built[:-1])
-    ]
-    observed.append((built[-1].assignment, corrected_ms(table, built[-1]), _noise_ms(built[-1].measured)))
-    design = np.zeros((len(observed), len(columns)))
-    for row, (assignment, _, _) in zip(design, observed, strict=True):
-        row[[index[g, assignment[g]] for g in network.group_names]] = 1.0
-    residuals = np.array([ms - unmoved.predict(assignment) for assignment, ms, _ in observed])
-    variance = prior**2
-    covariance = (design * variance) @ design.T + np.diag(np.square([noise for _, _, noise in observed]))
-    delta = variance * (design.T @ np.linalg.solve(covariance, residuals))
-    moved = {
-        g: {name: ms + float(delta[index[g, name]]) / model.scale for name, ms in base[g].items()}
-        for g in network.group_names
-    }
-    return replace(model, group_ms=moved, built=tuple(built))
+def _moves(base: CostModel, assignments: Sequence[Assignment]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Covariances, where groups move by their own times and the uniform engines stay as they are: of all times in
+    ``group_ms`` with the engines of n assignments (n_times, n), and of these engines (n, n), in ms squared."""
+    index = {(g, name): i for i, (g, name) in enumerate((g, name) for g, row in base.group_ms.items() for name in row)}
+    variance = np.array([(base.scale * ms) ** 2 for row in base.group_ms.values() for ms in row.values()])
+
+    def design(of: Sequence[Assignment]) -> NDArray[np.float64]:
+        rows = np.zeros((len(of), len(index)))
+        for row, assignment in zip(rows, of, strict=True):
+            row[[index[g, assignment[g]] for g in base.network.group_names]] = 1.0
+        return rows
+
+    seen, kept = design(assignments), design([base.network.uniform(name) for name in base.table.ladder])
+    free = variance[:, None] * seen.T
+    free -= (variance[:, None] * kept.T) @ np.linalg.pinv((kept * variance) @ kept.T) @ (kept @ free)
+    return free, np.asarray(seen @ free)
+
+
+def _switched(network: Network, assignment: Assignment, formats: Sequence[Activations]) -> NDArray[np.float64]:
+    """Tensors that are converted, and their elements, by the format that they were written in, (n_formats, 2)."""
+    found = np.zeros((len(formats), 2))
+    for edge in network.switches(assignment):
+        found[formats.index(PRECISIONS[assignment[edge.source]].activations)] += 1.0, edge.n_elements
+    return found
+
+
+def _switch_costs(
+    features: NDArray[np.float64], excess: NDArray[np.float64], covariance: NDArray[np.float64], differ: float
+) -> NDArray[np.float64]:
+    """Costs of a switch and of its elements by format, (n_formats, 2), none below 0: nonnegative generalised least
+    squares. What the formats have in common is free, and each differs from it by about ``differ``.
+
+    Args:
+        features: switches of n engines, (n, 2 * n_formats).
+        excess: what these are to explain (n,), with its ``covariance`` (n, n) besides.
+    """
+    n, n_costs = features.shape
+    whiten = np.linalg.cholesky(covariance)
+    seen = np.hstack([np.linalg.solve(whiten, features), np.zeros((n, 2))])
+    apart = np.hstack([np.eye(n_costs), -np.tile(np.eye(2), (n_costs // 2, 1))]) / differ
+    found, _ = nnls(np.vstack([seen, apart]), np.concatenate([np.linalg.solve(whiten, excess), np.zeros(n_costs)]))
+    return np.asarray(found[:-2].reshape(-1, 2))
 
 
 def corrected_ms(table: CostTable, timing: EngineTiming) -> float:
@@ -240,19 +291,6 @@ def _stretched(
     """A group's times by precision of the ladder, by what it runs instead of one, and what else was known."""
     stretched = {name: float(ms[name] * factor) for name, factor in factors.items()}
     return {**ms, **dict(zip(network.levels(tuple(factors))[group], stretched.values(), strict=True)), **stretched}
-
-
-def _switched(network: Network, assignment: Assignment) -> tuple[float, float]:
-    """Number of tensors that are converted, and of their elements."""
-    switches = network.switches(assignment)
-    return float(len(switches)), float(sum(edge.n_elements for edge in switches))
-
-
-def _nonnegative(features: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Counts and elements differ by orders of magnitude; NNLS' tolerances want columns of one size.
-    size = np.maximum(np.abs(features).max(axis=0), 1e-12)
-    solution, _ = nnls(features / size, excess)
-    return np.asarray(solution / size)
 
 
 def _noise_ms(measured: Measurement) -> float:

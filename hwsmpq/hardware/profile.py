@@ -84,16 +84,19 @@ def measure_mixtures(
     seconds: float = 60.0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> CostTable:
-    """Build and time mixtures, in turns with the engine of the ladder's top: the table with them.
+    """Build and time mixtures, in turns with the uniform engines: the table with them. By these, all of which may have
+    drifted since, times are stated as they would have been in the session that measured the table.
 
     Args:
         build_engine, loads, seed, seconds, progress: as for :func:`measure_costs`.
     """
     report = progress or (lambda stage, done, n: None)
-    named, top = {f"mixture {i}": x for i, x in enumerate(mixtures)}, table.ladder[-1]
-    engines = _built({top: network.uniform(top), **named}, build_engine, report)
+    named = {f"mixture {i}": x for i, x in enumerate(mixtures)}
+    uniform = {name: network.uniform(name) for name in table.ladder}
+    engines = _built(uniform | named, build_engine, report)
     timing, _ = time_on(target.device, engines, loads, seed, seconds, lambda done, n: report("timing", done, n))
-    timed = (EngineTiming(x, timing.measured[name], timing.measured[top]) for name, x in named.items())
+    times, top = timing.as_when(table.uniform_ms), table.uniform_ms[table.ladder[-1]]
+    timed = (EngineTiming(x, times[name], top) for name, x in named.items())
     return replace(table, engines=(*table.engines, *timed), noise=max(table.noise, timing.noise))
 
 

@@ -11,11 +11,8 @@ from scipy.optimize import LinearConstraint
 from scipy.sparse import csr_array
 
 from hwsmpq.search.problem import Problem
-from hwsmpq.search.switches import as_switch
+from hwsmpq.search.switches import Formats, as_switch
 from hwsmpq.types import Cost
-
-Formats = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-"""See :class:`hwsmpq.search.switches.Switch`."""
 
 SCALE = 1e4
 """Largest coefficient after scaling: HiGHS stops at absolute tolerances of 1e-6, which this makes 1e-10 of it."""
@@ -26,9 +23,9 @@ class Variables:
     """Where the variables lie: y[g, a] (binary) first, then z[a, b] (continuous) for every pair of groups, then u[f]
     (continuous) for every format of a switch.
 
-    A switch needs a few variables where a pair needs all combinations, and is as tight: the sum over formats of what
-    the second group has more of one than the first is the least that has to be converted, between choices as well.
-    That serves where its cost is held down; a value that is maximised would take u as large as it can.
+    A switch needs a few variables where a pair needs all combinations, and is as tight: what the first group has more
+    of a format than the second is the least of it that has to be converted, between choices as well. That serves where
+    its cost is held down; a value that is maximised would take u as large as it can.
     """
 
     n_groups: int
@@ -77,19 +74,18 @@ class Variables:
         unary = cost.unary.astype(np.float64)
         tables = np.zeros((len(self.pairs), self.n_levels, self.n_levels))
         position = {pair: index for index, pair in enumerate(self.pairs)}
-        due = dict.fromkeys(self.switches, 0.0)
+        due = {switch: np.zeros(len(switch[2])) for switch in self.switches}
         for i, j, table in cost.pairs:
             if i == j:
                 unary[i] += np.diag(table)
             elif held_down and (switch := as_switch(table)):
-                due[i, j, switch.formats] += switch.cost
+                due[i, j, switch.formats] += switch.costs
             elif table.any():
                 tables[position[min(i, j), max(i, j)]] += table if i < j else table.T
         least, least_pairs = unary.min(axis=1), tables.min(axis=(1, 2))
         constant = cost.constant + float(least.sum()) + float(least_pairs.sum())
-        converted = [np.full(len(formats), paid) for (_, _, formats), paid in due.items()]
         moved = np.concatenate(
-            [(unary - least[:, None]).ravel(), (tables - least_pairs[:, None, None]).ravel(), *converted]
+            [(unary - least[:, None]).ravel(), (tables - least_pairs[:, None, None]).ravel(), *due.values()]
         )
         return moved, constant
 
@@ -114,7 +110,7 @@ class Variables:
         )
 
     def converting(self) -> LinearConstraint:
-        """u[f] >= sum_b y[j, b] - sum_a y[i, a] over the levels of format f of every switch."""
+        """u[f] >= sum_a y[i, a] - sum_b y[j, b] over the levels of format f of every switch."""
         rows, columns, entries = [], [], []
         row, u = 0, self._n_before_switches
         for i, j, formats in self.switches:
@@ -122,7 +118,7 @@ class Variables:
                 y = [*(i * self.n_levels + a for a in first), *(j * self.n_levels + b for b in second)]
                 rows += [row] * (len(y) + 1)
                 columns += [*y, u + row]
-                entries += [*(-1.0 for _ in first), *(1.0 for _ in second), -1.0]
+                entries += [*(1.0 for _ in first), *(-1.0 for _ in second), -1.0]
                 row += 1
         return self._constraint(np.array(rows), np.array(columns), np.array(entries), row, -np.inf, 0.0)
 

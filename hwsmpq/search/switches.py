@@ -1,4 +1,4 @@
-"""Pair terms that are due where two groups read and write different formats, recognised in their tables."""
+"""Pair terms that are due where a group reads another format than a group wrote, recognised in their tables."""
 
 from __future__ import annotations
 
@@ -7,29 +7,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Formats = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
 
 @dataclass(frozen=True)
 class Switch:
     """A cost of two groups that is due unless both choose levels of one format.
 
-    ``formats`` holds (levels of the first group, levels of the second) by format that the second has.
+    ``formats`` holds (levels of the first group, levels of the second) by format that the first has, and ``costs`` what
+    is due where the second has another.
     """
 
-    formats: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-    cost: float
+    formats: Formats
+    costs: tuple[float, ...]
 
 
 def as_switch(table: NDArray[np.float64]) -> Switch | None:
     """The switch that a table (n_levels, n_levels) of pairs is; None where it is none, or costs nothing."""
-    cost = float(table.max())
-    if cost <= 0 or not np.isin(table, (0.0, cost)).all():
+    formats: dict[tuple[int, ...], tuple[list[int], float]] = {}
+    for level, row in enumerate(table):
+        cost = float(row.max())
+        if cost < 0 or not np.isin(row, (0.0, cost)).all():
+            return None
+        if cost == 0:  # whatever the second group has
+            continue
+        # Levels of the first group are of one format where the same levels of the second are free beside them.
+        rows, known = formats.setdefault(tuple(np.flatnonzero(row == 0).tolist()), ([], cost))
+        if known != cost:
+            return None
+        rows.append(level)
+    shared = [column for columns in formats for column in columns]
+    if not formats or len(set(shared)) < len(shared):  # a level that is free beside two formats
         return None
-    free = table == 0
-    # Levels of the second group are of one format where the same levels of the first are free beside them.
-    by_rows: dict[tuple[int, ...], list[int]] = {}
-    for column in range(free.shape[1]):
-        by_rows.setdefault(tuple(np.flatnonzero(free[:, column]).tolist()), []).append(column)
-    shared = [row for rows in by_rows for row in rows]
-    if len(set(shared)) < len(shared):  # a level that is free beside two formats
-        return None
-    return Switch(tuple((rows, tuple(columns)) for rows, columns in by_rows.items()), cost)
+    return Switch(
+        tuple((tuple(rows), columns) for columns, (rows, _) in formats.items()),
+        tuple(cost for _, cost in formats.values()),
+    )

@@ -58,7 +58,7 @@ class Ranges:
 
 @dataclass(frozen=True)
 class EngineTiming:
-    """A built mixture, what it measured, and what the same interleaved block measured for the reference."""
+    """A built mixture, what it measured, and what the reference takes in the session that both are stated for."""
 
     assignment: Assignment
     measured: Measurement

@@ -10,10 +10,11 @@ from hwsmpq.device.timing import median_stderr
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.cost_model import CostModel, corrected_ms, fit
 from hwsmpq.hardware.profile import draw_mixtures
+from hwsmpq.search.switches import as_switch
 from hwsmpq.types import Assignment, CostTable, EngineTiming, Group, Ladder, Layer, Measurement, Network, Read
 
 LADDER = Ladder.parse("int8,fp32")
-ACTIVATIONS = {"w4a4": 4, "w4a8": 8, "int8": 8, "fp32": 32}
+ACTIVATIONS = {"w4a4": 4, "w4a8": 8, "int8": 8, "bf16": 16, "fp32": 32}
 A, B, C1, C2 = 1.2, 0.4, 0.05, 2e-5
 
 
@@ -33,8 +34,12 @@ def chain(n: int, seed: int = 0) -> Network:
 class Truth:
     """A machine that obeys the model exactly, seen through counters and noisy, drifting timings."""
 
-    def __init__(self, network: Network, ladder: Ladder = LADDER, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, network: Network, ladder: Ladder = LADDER, noise: float = 0.0, seed: int = 0,
+        dearer: dict[int, float] | None = None,
+    ) -> None:
         self.network, self.ladder, self.noise = network, ladder, noise
+        self.dearer = dearer or {}  # by the bits of what is converted
         self.rng = np.random.default_rng(seed)
         base = self.rng.uniform(0.05, 1.0, len(network.groups))
         speed = dict(zip(ladder.names, np.linspace(0.35, 1.0, len(ladder.names)), strict=True))
@@ -48,7 +53,7 @@ class Truth:
         format_of = {layer: ACTIVATIONS[x[group.name]] for group in self.network.groups for layer in group.layers}
         for layer, read in zip(self.network.layers, self.network.reads, strict=True):
             if read.writer is not None and format_of[layer.name] != format_of[read.writer]:
-                total += C1 + C2 * read.n_elements
+                total += (C1 + C2 * read.n_elements) * self.dearer.get(format_of[read.writer], 1.0)
         return total
 
     def timed(self, x: Assignment, drift: float = 1.0) -> EngineTiming:
@@ -78,7 +83,8 @@ def test_recovers_the_truth_through_drift():
     drifts = np.linspace(0.7, 1.5, 8)
     model = truth.fit([truth.timed(x, drift) for x, drift in zip(truth.random(8, 1), drifts, strict=True)])
     assert (model.scale, model.offset_ms) == pytest.approx((A, B))
-    assert (model.switch_ms, model.switch_element_ms) == pytest.approx((C1, C2))
+    assert model.switch_ms == pytest.approx(dict.fromkeys((("int", 8), ("fp32", 32)), C1))
+    assert model.switch_element_ms == pytest.approx(dict.fromkeys(model.switch_ms, C2))
     assert model.fit_error_ms < 1e-9
 
 
@@ -131,7 +137,8 @@ def test_uniform_engines_are_exact_and_switches_free_without_mixtures():
     for name in LADDER.names:
         predicted = model.predict(truth.network.uniform(name))
         assert predicted == pytest.approx(model.table.uniform_ms[name].median_ms)
-    assert (model.switch_ms, model.switch_element_ms, model.fit_error_ms) == (0, 0, 0)
+    assert (model.switch_ms, model.switch_element_ms, model.fit_error_ms) == ({}, {}, 0)
+    assert not model.cost.pairs
 
 
 def test_a_fit_knows_every_engine_once():
@@ -154,8 +161,7 @@ def test_switching_is_never_paid_for():
         for t in (truth.timed(x) for x in truth.random(8, 1))
     ]
     model = truth.fit(cheaper)
-    assert model.switch_ms == 0
-    assert model.switch_element_ms == 0
+    assert [*model.switch_ms.values(), *model.switch_element_ms.values()] == [0] * 4
 
 
 def test_three_precisions():
@@ -164,6 +170,36 @@ def test_three_precisions():
     model = truth.fit([truth.timed(x) for x in truth.random(10, 1)])
     for x in truth.random(20, 2):
         assert model.predict(x) == pytest.approx(truth.ms(x))
+
+
+def error_on_unseen(model: CostModel, truth: Truth) -> float:
+    return float(np.mean([abs(model.predict(x) / truth.ms(x) - 1) for x in truth.random(40, 2)]))
+
+
+def with_one_cost(model: CostModel) -> CostModel:
+    """The model with what its formats cost in the mean."""
+    means = [dict.fromkeys(c, float(np.mean([*c.values()]))) for c in (model.switch_ms, model.switch_element_ms)]
+    return replace(model, switch_ms=means[0], switch_element_ms=means[1])
+
+
+@pytest.mark.parametrize("n_mixtures", [2, 6, 12])
+def test_formats_cost_what_they_cost_and_few_mixtures_leave_them_what_they_share(n_mixtures: int) -> None:
+    """Where converting bf16 is free and int8 dear, their own costs predict what one cost does not; where all are the
+    same, own costs do no harm. Means over machines."""
+    ladder = Ladder.parse("int8,bf16,fp32")
+    found = {True: list[float](), False: list[float]()}
+    one = list[float]()
+    for seed in range(12):
+        for differ in found:
+            dearer = {8: 2.0, 16: 0.0, 32: 1.0} if differ else {}
+            truth = Truth(chain(24, seed), ladder, noise=0.005, seed=seed, dearer=dearer)
+            model = truth.fit([truth.timed(x) for x in truth.random(n_mixtures, seed + 1)])
+            found[differ].append(error_on_unseen(model, truth))
+            if differ:
+                one.append(error_on_unseen(with_one_cost(model), truth))
+    if n_mixtures > 2:
+        assert np.mean(found[True]) < 0.6 * np.mean(one)
+    assert np.mean(found[True]) < np.mean(one) and np.mean(found[False]) < 0.02
 
 
 @pytest.mark.parametrize("int8_ms", [0.1, 0.2, 0.09])
@@ -182,14 +218,14 @@ def test_impossible_counters_leave_the_uniform_engines_exact(int8_ms):
 def test_solver_cost_equals_prediction_on_every_assignment():
     ladder = Ladder.parse("w4a8,int8,fp32")
     network = chain(6)
-    truth = Truth(network, ladder)
+    truth = Truth(network, ladder, dearer={8: 1.5})
     model = truth.fit([truth.timed(x) for x in truth.random(10, 1)])
-    assert model.switch_ms > 0
+    assert all(ms > 0 for ms in model.switch_ms.values())
     cost = model.cost
     for choice in itertools.product(range(3), repeat=6):
         x = {g: ladder.names[c] for g, c in zip(network.group_names, choice, strict=True)}
         assert cost(np.array(choice)) == pytest.approx(model.predict(x))
-        assert cost(np.array(choice)) == pytest.approx(truth.ms(x))
+    assert all(as_switch(table) for _, _, table in cost.pairs), "written as few variables"
 
 
 def test_missing_measurements_are_named():

@@ -182,7 +182,7 @@ def test_profile_recovers_the_machine():
     drawn = draw_mixtures(truth.network, LADDER, 6, seed=3)
     for more in (drawn[:3], drawn[3:]):
         table = measure_mixtures(FakeTarget(), truth.network, table, more, *how)
-    assert len(built) == 2 + 2 * 4
+    assert len(built) == 2 + 2 * 5
     assert [timing.assignment for timing in table.engines] == drawn
     assert table.machine == {"device": "made up", "inputs": "2x3x4x4"}
     for x in truth.random(20, 5):

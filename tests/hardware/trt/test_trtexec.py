@@ -61,7 +61,7 @@ def test_recovers_the_machine(tmp_path, dialect):
     assert [timing.assignment for timing in table.engines] == drawn
     model = fit(table, NETWORK)
     assert (model.scale, model.offset_ms) == pytest.approx((syn.SCALE, syn.OFFSET_MS))
-    assert model.switch_ms == pytest.approx(syn.SWITCH_MS)
+    assert [*model.switch_ms.values()] == pytest.approx([syn.SWITCH_MS] * len(LADDER.names))
     assert model.fit_error_ms == pytest.approx(0, abs=1e-9)
     for x in draw_mixtures(NETWORK, LADDER, 20, seed=7):
         assert model.predict(x) == pytest.approx(syn.total_ms(x))
