@@ -34,13 +34,14 @@ BITS = (3.5, 4.0, 5.0)
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=Reconstruction.n_iterations, help="a block of a plan")
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = NETWORKS[NETWORK]
     task, samples = network.load(options.quick), {}
     bench = Bench("bench_rounding", options, samples)
     outputs: dict[tuple[str, float], Tensor] = {}
-    recipe = Reconstruction(n_iterations=10 if options.quick else Reconstruction.n_iterations, seed=options.seed)
+    recipe = Reconstruction(n_iterations=10 if options.quick else options.iterations, seed=options.seed)
     with tempfile.TemporaryDirectory(prefix="hwsmpq-bench-") as scratch:
         for rounding in ("nearest", "learned"):
             settings = Settings(

@@ -14,6 +14,9 @@ from hwsmpq.types import Network, Ranges, Reconstruction
 LEARNING = "rounding"
 """Folder of what an interrupted learning of rounding goes on from."""
 
+N_ITERATIONS = 100
+"""A block, for every precision: fewer than for a plan, which is reconstructed once more when it is built."""
+
 
 def mismatch(run: Run, ranges: Ranges) -> str | None:
     """Why ranges cannot serve a run; None where they can."""
@@ -59,7 +62,7 @@ def _taken(run: Run) -> Ranges:
     folder = run.path(Ranges).parent / LEARNING
     learned = learn_by_precision(
         run.captured, ranges, run.scheme, run.task.calibration, run.ladder.precisions,
-        Reconstruction(seed=run.settings.seed), folder, digest(run.inputs(Ranges)),
+        Reconstruction(N_ITERATIONS, seed=run.settings.seed), folder, digest(run.inputs(Ranges)),
         lambda done, n: run.progress("rounding", done, n),
     )
     shutil.rmtree(folder, ignore_errors=True)  # there is none where nothing is in integers
