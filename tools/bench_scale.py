@@ -1,10 +1,11 @@
-"""What a search takes in time and memory, against groups (on synthetic tables) and against samples (a whole run on
-images that are made as they are read).
+"""What a search takes in time and memory, against groups (on synthetic tables), and against samples (a whole run on
+images that are made as they are read, with one process and with two).
 
-    python tools/bench_scale.py [--groups 100 300 1000] [--samples 1000 10000 50000] [--json FILE]
+    python tools/bench_scale.py [--groups 100 300 1000] [--samples 1000 10000 50000] [--two 50000] [--json FILE]
 
-Every case runs in a process of its own. Memory is the peak of that process beyond what it holds before the case: for
-samples, with the network made and all libraries loaded.
+Every case runs in a process of its own. Memory is the peak beyond what that process holds before the case: for samples,
+with the network made and all libraries loaded. It is that of all processes together, where what they share counts once
+(PSS), sampled; and the resident set of the one process for the parts of a search.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,56 @@ N_LEVELS, N_WALKS, N_RACED = 3, 4, 60
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Memory:
+    """Samples what a process and its children hold together, in MB, from ``with`` to its end: before, and at most."""
+
+    def __enter__(self) -> Memory:
+        self.before = self.most = self._now()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            self.most = max(self.most, self._now())
+
+    def _now(self) -> float:
+        found, waiting = 0.0, [Path("/proc/self")]
+        while waiting:
+            process = waiting.pop()
+            try:
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                found += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+                for task in (process / "task").iterdir():
+                    waiting += [Path("/proc") / child for child in (task / "children").read_text().split()]
+            except (OSError, StopIteration):  # it ended meanwhile
+                continue
+        return found
+
+
+def of_report(n_groups: int) -> dict[str, float]:
+    """CPU seconds of making the report of a folder with so many groups, its size, and the peak of memory."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "report"))
+    from factory import make_run
+
+    from hwsmpq.report.render import render
+
+    with tempfile.TemporaryDirectory() as folder:
+        render(make_run(Path(folder) / "warm", n_groups=12))
+        run = make_run(Path(folder) / "run", n_groups=n_groups)
+        before, start = peak_mb(), time.process_time()
+        page = render(run)
+        return {
+            "report_s": time.process_time() - start, "page_mb": page.stat().st_size / 1e6,
+            "report_peak_mb": peak_mb() - before,
+        }
 
 
 def of_groups(n_groups: int) -> dict[str, float]:
@@ -82,11 +134,12 @@ def of_groups(n_groups: int) -> dict[str, float]:
         timed("memo_s", lambda: (memo.put_many("0" * 64, vectors), memo.get_many("0" * 64, list(vectors))))
     found["kept_surrogate"] = float(model is not None)
     found["peak_mb"] = peak_mb() - before
-    return found
+    return found | of_report(n_groups)
 
 
-def of_samples(n_samples: int) -> dict[str, float]:
-    """A whole run on so many images, and its peak of memory beyond network and libraries."""
+def of_samples(n_samples: int, n_workers: int = 1) -> dict[str, float]:
+    """A whole run on so many images, and its peak of memory beyond network and libraries. Its budget asks for a
+    mixture, so that contributions are taken."""
     import torch
     from torch import nn
 
@@ -121,27 +174,35 @@ def of_samples(n_samples: int) -> dict[str, float]:
     warm = torch.utils.data.TensorDataset(*map(torch.stack, zip(*[
         (Images()[i][0], torch.tensor(Images()[i][1])) for i in range(64)
     ], strict=True)))
-    small: dict[str, Any] = {"ladder": ("int8", "fp32"), "timing_seconds": 2.0, "n_mixtures": 3}
+    small: dict[str, Any] = {
+        "ladder": ("int8", "fp32"), "timing_seconds": 2.0, "n_mixtures": 3, "cost": "bitops", "workers": n_workers,
+        "bitops": 6e8,  # of 1.0e8 in int8 and 1.6e9 in fp32
+    }
     with tempfile.TemporaryDirectory() as folder:
         # Once on few samples: libraries are loaded and engines compiled.
-        optimize(hwsmpq.Task(model, warm, warm), Path(folder) / "warm", max_drop=5, **small)
-        before, start = peak_mb(), time.process_time()
+        optimize(hwsmpq.Task(model, warm, warm), Path(folder) / "warm", **small)
+        start = time.process_time()
         task = hwsmpq.Task(model, Images(), Images(), name=f"{n_samples} images")
-        certificate = optimize(task, Path(folder) / "run", max_drop=5, **small)
+        with Memory() as memory:
+            certificate = optimize(task, Path(folder) / "run", **small)
         return {
+            "processes": n_workers,
             "cpu_s": time.process_time() - start, "n_reported": certificate.accuracy.n_samples,
             "metric": certificate.accuracy.engine, "verified": float(certificate.verified),
-            "gigabytes_of_data": n_samples * N_COLOURS * SIZE**2 * 4 / 1e9, "peak_mb": peak_mb() - before,
+            "gigabytes_of_data": n_samples * N_COLOURS * SIZE**2 * 4 / 1e9, "peak_mb": memory.most - memory.before,
         }
 
 
-CASES: dict[str, Callable[[int], dict[str, float]]] = {"groups": of_groups, "samples": of_samples}
+CASES: dict[str, Callable[[int], dict[str, float]]] = {
+    "groups": of_groups, "samples": of_samples, "two": lambda n: of_samples(n, 2),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, nargs="*", default=[100, 300, 1000])
     parser.add_argument("--samples", type=int, nargs="*", default=[1000, 10_000, 50_000])
+    parser.add_argument("--two", type=int, nargs="*", default=[50_000], help="samples of runs with two processes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
