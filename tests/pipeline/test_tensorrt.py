@@ -162,6 +162,7 @@ def elsewhere(tmp_path: Path) -> Callable[[Path], list[Path]]:
     sys.path.pop(0)
 
 
+@pytest.mark.usefixtures("told_apart")
 def test_a_profile_from_elsewhere_is_searched_with_and_not_claimed(
     tmp_path: Path, elsewhere: Callable[[Path], list[Path]]
 ) -> None:

@@ -15,6 +15,7 @@ from hwsmpq.pipeline.run import Run
 from hwsmpq.types import CHOSEN, REFERENCE, Plan, Settings, Survey
 from tests.hardware.trt.weak_runtime import WeakEngine, WeakRuntime
 
+pytestmark = pytest.mark.usefixtures("told_apart")  # a mixture is what is asked for
 SMALL = {"n_pairs": 2, "n_mixtures": 2, "n_candidates": 2, "n_score_samples": 16, "timing_seconds": 0.1}
 
 
