@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(DEFAULTS), help="names, separated by commas")
     parser.add_argument("--precisions", help=f"by default those of every network; {PLAN}: what a search chooses")
     parser.add_argument("--methods", default="nearest,bias,reconstruct,finetune,both")
+    parser.add_argument("--target", default="onnx-qdq", help="whose grids they are")
     parser.add_argument("--minutes", type=float, help="of reconstruction (CPU; by default iterations are counted)")
     parser.add_argument("--aimet-python", help="a Python that holds aimet_onnx")
     parser.add_argument("--aimet-iterations", default="2000", help="a layer; several, separated by commas")
@@ -111,7 +112,7 @@ def _given(folder: Path, network: Network, task: Task, precision: str, options: 
     ladder = (*LADDER, REFERENCE) if is_plan else (precision, REFERENCE)
     runs = [
         Run(folder / name, Settings(
-            network.task_file, target="onnx-qdq", ladder=ladder, correct_bias=name == "bias", seed=options.seed,
+            network.task_file, target=options.target, ladder=ladder, correct_bias=name == "bias", seed=options.seed,
         ), task)
         for name in ("nearest", "bias")
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import Captured
 from hwsmpq.quantize.layer import channels_last
 from hwsmpq.train.blocks import Block
@@ -45,6 +46,7 @@ class Propagation:
         """Compute what a block gives in the network as it is."""
         graph = self._graph.to(self._device)
         self._targets = self._collected(block, self._plain, slice(0, self._n), lambda env: block.run(graph, env))
+        self._check_order(block, lambda env: block.run(graph, env))
         self._scales = tuple(1 / max(float(target.var()), 1e-30) for target in self._targets)
         graph.to("cpu")
 
@@ -82,7 +84,7 @@ class Propagation:
 
     def _error(self, outputs: tuple[Tensor, ...], rows: slice | Tensor) -> Tensor:
         errors = [
-            (out - target[rows].to(out.device)).square().mean() * scale
+            (out - self._of(target, rows).to(out.device)).square().mean() * scale
             for out, target, scale in zip(outputs, self._targets, self._scales, strict=True)
         ]
         return torch.stack(errors).sum()
@@ -95,8 +97,31 @@ class Propagation:
         env = {n: self._placed(x[rows]) for n, x in zip(self._names, self._inputs, strict=True) if n in read}
         if block.source is not None:
             assert source is not None
-            env[block.source.name] = self._placed(source[rows])
+            env[block.source.name] = self._placed(self._of(source, rows))
         return env
+
+    def _of(self, x: Tensor, rows: slice | Tensor) -> Tensor:
+        """What of a tensor belongs to samples, of which each has as many rows in it."""
+        return x[rows] if len(x) == self._n else x.unflatten(0, (self._n, -1))[rows].flatten(0, 1)
+
+    def _check_order(self, block: Block, run: Callable[[dict[str, Any]], tuple[Tensor, ...]]) -> None:
+        """Raises:
+            HwsmpqError: samples have several rows in what the block gives, and these do not lie one after the other.
+        """
+        if all(len(target) == self._n for target in self._targets):
+            return
+        rows = torch.tensor([self._n - 1, 0])
+        with torch.no_grad():
+            again = run(self._env(block, rows, self._plain))
+        for y, target in zip(again, self._targets, strict=True):
+            expected = self._of(target, rows) if len(target) % self._n == 0 else target
+            near = 1e-2 * float(y.std())
+            if expected.shape != y.shape or not torch.allclose(y.cpu(), expected, rtol=1e-2, atol=near):
+                raise HwsmpqError(
+                    f"samples cannot be told apart in {block.outputs[0].name}",
+                    "their rows do not lie one sample after the other in it",
+                    "have the network flatten samples with x.flatten(0, 1)",
+                )
 
     def _placed(self, x: Tensor) -> Tensor:
         return channels_last(x.to(self._device))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.layer import QuantizedLayer
+from hwsmpq.quantize.ranges import calibrate
+from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.train.blocks import blocks_of
 from hwsmpq.train.network import QuantizedNetwork, quantized
@@ -118,6 +120,35 @@ def test_what_did_not_lower_the_error_is_as_before() -> None:
     for layer in case.captured.network.layers:
         same = torch.equal(before[layer.weight_name], after[layer.weight_name])
         assert same or any(layer.name in one.layers for one in outcomes if one.is_kept)
+
+
+class Pairs(nn.Module):
+    """Two rows a sample, which run as if they were samples: one pair after the other, or all first ones first."""
+
+    def __init__(self, by_sample: bool) -> None:
+        super().__init__()
+        self.by_sample, self.first, self.body = by_sample, nn.Linear(6, 12), nn.Linear(12, 12)
+        self.middle, self.last = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x if self.by_sample else x.transpose(0, 1)).flatten(0, 1)
+        y = self.last(self.middle(self.body(self.first(y).relu()).relu()).relu())
+        return y.unflatten(0, (-1, 2)) if self.by_sample else y.unflatten(0, (2, -1)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("by_sample", [True, False])
+def test_samples_may_have_several_rows(by_sample: bool) -> None:
+    torch.manual_seed(0)
+    x, scheme = torch.randn(64, 2, 6), get_scheme("unsigned_activations")
+    captured = capture(Pairs(by_sample).eval(), (x[:4],))
+    ranges = calibrate(captured, (x,), scheme, [5])
+    net = quantized(captured, ranges, scheme, captured.network.uniform("w3a5"))
+    if not by_sample:
+        with pytest.raises(HwsmpqError, match="samples cannot be told apart"):
+            reconstruct(net, captured, (x,), SHORT)
+        return
+    outcomes = reconstruct(net, captured, (x,), SHORT)
+    assert len(outcomes) > 1 and any(one.is_kept for one in outcomes)
 
 
 class Interrupted(Exception):
