@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -97,6 +98,8 @@ def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[A
 
     # Torch logs its own view of a failing export; the error that follows says it in one message.
     set_logs(all=logging.ERROR)
+    gc.freeze()  # what was imported
+    gc.enable()
     settings = _settings(values["out"], values["task"], _given(values), quiet=values["json"])
     with display.progress_bars(not values["json"]) as progress:
         result = work(
