@@ -16,7 +16,6 @@ from hwsmpq import artifacts
 from hwsmpq.contribution.estimators import ESTIMATORS
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.onnx_file import check_onnx_file
-from hwsmpq.engine.runner import EngineRunner
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.target import Target, substitutes
@@ -353,7 +352,11 @@ class Run:
     @property
     def runner(self) -> Runner:
         """What runs assignments to evaluate them."""
-        return EngineRunner(self.builder) if self.settings.evaluate == "engine" else self.simulator
+        if self.settings.evaluate != "engine":
+            return self.simulator
+        from hwsmpq.engine.runner import EngineRunner  # which imports scipy
+
+        return EngineRunner(self.builder)
 
     @property
     def n_workers(self) -> int:
