@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import engine_tensors
+from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.targets import get_target
+from hwsmpq.model.batch import as_rows
 from hwsmpq.types import Manifest, Settings
 
 
@@ -20,13 +25,20 @@ class LoadedEngine:
     def __init__(self, engine: Engine, batch: int, names: tuple[str, ...]) -> None:
         self._engine, self._batch, self._names = engine, batch, names
 
-    def __call__(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Output (n, ...) of inputs (n, ...), one tensor an argument of the model.
+    def __call__(self, *inputs: Tensor | NDArray[Any]) -> Tensor | dict[str, Tensor]:
+        """Output (n, ...) of inputs (n, ...), one tensor or array an argument of the model.
 
         Raises:
             HwsmpqError: the inputs do not fit the engine, or its target has no runtime here.
         """
-        outputs = engine_tensors(self._engine, inputs, self._batch)
+        given = tuple(as_rows(x, f"input {i}") for i, x in enumerate(inputs))
+        for i, x in enumerate(given):
+            if x.is_floating_point() and x.dtype != torch.float32:
+                raise HwsmpqError(
+                    f"input {i} is {x.dtype}", "the engine takes float32",
+                    "convert it: x = x.float() of a tensor, x = x.astype('float32') of a NumPy array",
+                )
+        outputs = engine_tensors(self._engine, given, self._batch)
         return outputs[0] if len(outputs) == 1 else dict(zip(self._names, outputs, strict=True))
 
 

@@ -21,6 +21,8 @@ from hwsmpq.model.state import State
 from hwsmpq.model.tensors import set_parameter
 
 EXPORT_BATCH = 2
+OTHER_BATCHES = (3, 4, 8, 16, 32, 64)
+"""That a model may be written for alone."""
 
 
 class FixedBatch(HwsmpqError):
@@ -65,6 +67,9 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
     except Exception as error:
         if len(rows[0]) > 1 and _runs(run, 1):
             raise _fixed_batch(model, f"it runs on one sample, and not on two: {str(error).strip()[:300]}") from error
+        for n in OTHER_BATCHES:
+            if _runs(lambda n: call(model, tuple(x[:1].expand(n, *x.shape[1:]).clone() for x in rows), names), n):
+                raise _fixed_batch(model, f"it runs on {n} samples together, and neither on 1 nor on 2") from error
         raise does_not_run(model, rows, names, error) from error
     caches = state.changed()
     with suppress(Exception):  # the check of the graph says what is wrong with a sample alone
@@ -78,7 +83,8 @@ def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]
 
 def _runs(run: Callable[[int], Any], n: int) -> bool:
     try:
-        run(n)
+        with torch.no_grad():
+            run(n)
     except Exception:
         return False
     return True
@@ -87,7 +93,8 @@ def _runs(run: Callable[[int], Any], n: int) -> bool:
 def _fixed_batch(model: nn.Module, why: str) -> FixedBatch:
     return FixedBatch(
         f"{type(model).__name__} fixes the batch size", why,
-        "keep dimension 0 of inputs and outputs free: take sizes from x.shape[0], not from a constant",
+        "keep dimension 0 of inputs and outputs free: take its size from x.shape[0], not from a constant, as in"
+        " x.reshape(x.shape[0], -1)",
     )
 
 

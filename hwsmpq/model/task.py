@@ -336,8 +336,7 @@ class Task:
             raise HwsmpqError(
                 f"{tuple(outputs.shape)} outputs with {tuple(targets.shape)} {targets.dtype} labels: no classification",
                 f"the default {' and '.join(self._defaults)} take (n, classes) outputs and (n,) integer labels",
-                f"give the task its own {' and '.join(f'{name}=' for name in self._defaults)}; an error (MAE, MSE) may"
-                " be both: metric=mae, loss=mae, higher_is_better=False",
+                self._judged_otherwise(outputs, targets),
             )
         if self._defaults and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             raise HwsmpqError(
@@ -348,6 +347,20 @@ class Task:
                 " task (cross_entropy's ignore_index= is one)" if int(targets.min()) < 0 else
                 "check the class order of the data against the model's",
             )
+
+    def _judged_otherwise(self, outputs: Tensor, targets: Tensor) -> str:
+        """What to write where outputs and labels are none of a classifier of samples."""
+        if targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2 and outputs.shape[1] > 1:
+            return "if they are numbers of classes: labels.long(), or labels.astype('int64') of a NumPy array"
+        if outputs.ndim > 2 and targets.shape[1:] == outputs.shape[2:] and not targets.is_floating_point():
+            return (
+                "of classes of pixels or tokens: metric='miou', and as loss= a mean a sample, such as"
+                " cross_entropy(outputs, targets, ignore_index=255, reduction='none').flatten(1).mean(1)"
+            )
+        return (
+            f"give the task its own {' and '.join(f'{name}=' for name in self._defaults)}; an error (MAE, MSE) may"
+            " be both: metric=mae, loss=mae, higher_is_better=False"
+        )
 
     def split(
         self, seed: int, report_fraction: float = 0.5, most_searched: int | None = None

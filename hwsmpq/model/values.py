@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -95,7 +96,17 @@ def per_sample(function: Any, outputs: Tensor, targets: Tensor, role: str) -> Te
     numbers whose mean is that of all of these; see :func:`hwsmpq.model.metrics.pseudo_values`."""
     if isinstance(function, SetMetric):
         return pseudo_values(function, function.reduce(outputs, targets))
-    result = function(outputs, targets)
+    try:
+        result = function(outputs, targets)
+    except IndexError as error:
+        label = re.search(r"Target (-?\d+) is out of bounds", str(error))
+        if label is None:
+            raise
+        raise HwsmpqError(
+            f"the task's {role} refuses the label {label[1]}", f"the network gives outputs of {tuple(outputs.shape)}",
+            "correct the labels; or leave that one out, if it stands for none:"
+            f" cross_entropy(outputs, targets, ignore_index={label[1]}, reduction='none') in {role}=",
+        ) from error
     if not isinstance(result, torch.Tensor) or result.shape != (len(targets),):
         found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         raise HwsmpqError(

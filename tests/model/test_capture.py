@@ -345,8 +345,12 @@ def test_a_network_of_one_sample_is_captured_for_one() -> None:
 
 
 class FixedBatch(Reuse):
+    def __init__(self, n: int = 2) -> None:
+        super().__init__()
+        self.n = n
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x.reshape(2, 6))
+        return self.head(x.reshape(self.n, 6))
 
 
 @pytest.mark.parametrize(
@@ -355,6 +359,7 @@ class FixedBatch(Reuse):
         (DataDependent(), r"DataDependent cannot be exported: .*data-dependent[\s\S]*test_capture\.py"),
         (Numpy(), r"Numpy cannot be exported: .*numpy"),
         (FixedBatch(), r"FixedBatch fixes the batch size\n  why: .*constant \(2\)"),
+        (FixedBatch(16), r"FixedBatch fixes the batch size\n  why: it runs on 16 samples .*\n.*x.shape\[0\], -1"),
         (nn.Sequential(nn.ReLU()), "has no convolution or linear layer"),
         (Reuse().double(), r"float64 tensors \(scale\)"),
         (Reuse().half(), r"float16 tensors \(scale\)"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hwsmpq.engine.verify import compare
 from hwsmpq.errors import HwsmpqError
@@ -62,7 +63,9 @@ def test_the_least_data_is_accepted() -> None:
         (Y, torch.zeros(8, 4), "labels run from 0 to 4, the model has 4 classes"),
         (Y - 1, torch.zeros(8, 5), "labels run from -1 to 3"),
         (Y, torch.zeros(8, 5, 7), "no classification"),
-        (Y.float(), torch.zeros(8, 5), "no classification"),
+        (Y.float(), torch.zeros(8, 5), r"(?s)no classification.*labels.long\(\)"),
+        (Y.float(), torch.zeros(8, 1), r"(?s)no classification.*metric=mae"),
+        (Y[:, None].expand(-1, 7), torch.zeros(8, 5, 7), r"(?s)no classification.*metric='miou'.*ignore_index=255"),
         (Y[:, None], torch.zeros(8, 5), "no classification"),
     ],
 )
@@ -70,6 +73,21 @@ def test_outputs_must_fit_the_labels(targets: Tensor, outputs: Tensor, message: 
     task().check_outputs(torch.zeros(8, 5))
     with pytest.raises(HwsmpqError, match=message):
         task(targets=targets).check_outputs(outputs)
+
+
+def test_a_label_that_counts_for_nothing_is_named_with_the_line_to_change() -> None:
+    """Of a loss that is not told of it, and that gives one number a sample where it is."""
+    labels, logits = torch.randint(4, (8, 3, 3)), torch.randn(8, 4, 3, 3)
+    labels[:, 0] = 255
+    losses = [
+        lambda outputs, targets, kept=kept: functional.cross_entropy(
+            outputs, targets, reduction="none", **kept
+        ).flatten(1).mean(1)
+        for kept in ({}, {"ignore_index": 255})
+    ]
+    with pytest.raises(HwsmpqError, match=r"(?s)loss refuses the label 255.*ignore_index=255, reduction='none'"):
+        per_sample(losses[0], logits, labels, "loss")
+    assert per_sample(losses[1], logits, labels, "loss").shape == (8,)
 
 
 def test_own_metric_and_loss_free_the_labels() -> None:

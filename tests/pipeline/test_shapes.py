@@ -51,6 +51,10 @@ def test_several_shapes_reach_a_certificate(
     assert certificate.accuracy.engine == pytest.approx(
         float(np.mean((answers.argmax(1) == part.targets[:]).numpy())), abs=1e-6
     )
+    arrays = engine(*(x[:1].numpy() for x in part.inputs))
+    assert torch.equal(arrays, answers[:1])  # type: ignore[arg-type]
+    with pytest.raises(HwsmpqError, match=r"(?s)input 0 is torch.float64.*x.astype\('float32'\)"):
+        engine(*(x[:1].double() for x in part.inputs))
     manifest = run.read(Manifest)
     assert manifest.dynamic_batch is not None and not manifest.dynamic_batch.why_not
     assert "1 x any" in (run.folder / "engine" / "README.md").read_text() or asked
