@@ -27,7 +27,7 @@ from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.prove.verify import verify
 from hwsmpq.pipeline.run import Run
 from hwsmpq.stages import FILES, ROLES, ROWS, UNCOUNTED, Evaluations
-from hwsmpq.types import Certificate, Constraints, CostTable, Recipe, Settings, StageTimes
+from hwsmpq.types import Certificate, Constraints, CostTable, Front, Recipe, Settings, StageTimes
 
 SETTINGS = Settings(
     task=TASK_FILE, target="onnx-qdq", ladder=("w4a4", "int8", "fp32"), n_pairs=2, n_score_samples=16, n_candidates=2,
@@ -217,7 +217,7 @@ def with_version_1(folder: Folder) -> Iterator[Path]:
 
 def test_artifacts_of_version_1_are_read_and_made_again(made: Path, tmp_path: Path) -> None:
     folder = Folder(shutil.copytree(made, tmp_path / "run"))
-    before = states(folder)
+    before, front = states(folder), folder.read(Front)
     assert len(list(with_version_1(folder))) == len(before)
     assert all(folder.sha256(SCHEMAS[schema]) == payload for schema, (_, payload) in before.items())
     assert folder.made_from(Certificate) == {}
@@ -225,8 +225,11 @@ def test_artifacts_of_version_1_are_read_and_made_again(made: Path, tmp_path: Pa
     after = states(folder)
     kept = {"settings", "network"}
     assert {schema for schema in after if after[schema][0] != before[schema][0]} == after.keys() - kept
-    for schema in after.keys() - {"manifest", "certificate"}:  # which say how long it took
+    for schema in after.keys() - {"manifest", "certificate", "front"}:  # the first two say how long it took
         assert after[schema][1] == before[schema][1], schema
+    # A front that is made again is also made of the points of the one before: nothing of it is lost.
+    again = folder.read(Front).points
+    assert all(any(new.bitops <= old.bitops and new.value >= old.value for new in again) for old in front.points)
 
 
 GLOBAL = 1.0
