@@ -26,7 +26,7 @@ _OPTIONAL: dict[str, tuple[type, str]] = {
     "seed": (int, "Seed of everything random."),
     "evaluate": (str, "What assignments are run on: simulator, or engine (real engines of native precisions)."),
     "cost": (str, "What precisions cost: latency (default where it is measured) or bitops, which times nothing."),
-    "memory_mb": (int, "MB for intermediate tensors of the simulator, in all processes of this machine together."),
+    "memory_mb": (int, "MB for intermediate tensors of the simulator, in every process."),
     "estimator": (str, "Estimator of the contributions, or another sensitivity method; see docs/search.md."),
     "base": (str, "Precision that contributions start from; by default the lowest that does not destroy the network."),
     "n_score_samples": (int, "Samples of the search part that score contributions; 256 by default."),

@@ -341,13 +341,7 @@ class Run:
     @cached_property
     def simulator(self) -> Simulator:
         """One for all stages, so that every weight is quantized once a precision."""
-        return Simulator(self.captured, self.read(Ranges), self.scheme, self.memory_mb)
-
-    @property
-    def memory_mb(self) -> int:
-        """Of the simulator's intermediate tensors in one process: copies of it share what the user allows."""
-        n_copies = self.n_workers if self.cluster is None else 1
-        return self.settings.memory_mb // n_copies
+        return Simulator(self.captured, self.read(Ranges), self.scheme, self.settings.memory_mb)
 
     @property
     def runner(self) -> Runner:

@@ -13,16 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QDQ_SETTINGS
-from tiny_task import task
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.evaluate import forked
 from hwsmpq.pipeline.evaluate.forked import Forked
 from hwsmpq.pipeline.evaluate.serial import Serial
-from hwsmpq.pipeline.prepare.calibrate import calibrate
-from hwsmpq.pipeline.run import Run
-from hwsmpq.quantize.simulator import Simulator
 
 pytestmark = pytest.mark.skipif(not forked.CAN_FORK, reason="copies of a process need Linux")
 
@@ -61,17 +56,6 @@ def test_rows_are_those_of_one_process_and_come_from_several() -> None:
     pids = {int(one[0, -1]) for one in found.values()}
     assert len(pids) == 2 and HERE % 2**20 not in pids
     assert told[-1] == (24, 24) and told == sorted(told)
-
-
-def test_processes_share_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By default too few megabytes for all cores take fewer of them; and what one gets is its share."""
-    monkeypatch.setattr(forked.torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(forked.torch.cuda, "is_available", lambda: False)
-    assert [forked.n_processes(mb) for mb in (16, 128, 1024, 4096)] == [1, 2, 8, 8]
-    one, four = (Run(tmp_path / str(n), QDQ_SETTINGS, task(), workers=n) for n in (1, 4))
-    assert (one.memory_mb, four.memory_mb) == (1024, 256)
-    chunks = [Simulator(run.captured, calibrate(run), run.scheme, run.memory_mb).chunk_size for run in (one, four)]
-    assert chunks[1] == pytest.approx(chunks[0] / 4, abs=1) and four.simulator.chunk_size == chunks[1]
 
 
 def test_one_task_and_one_worker_stay_in_this_process() -> None:

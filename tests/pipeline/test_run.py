@@ -102,7 +102,7 @@ def test_certificate_with_latency(openvino_run: Finished) -> None:
         assert budget["limit"] == asked.limit
         assert budget["met"] == (budget["measured"] <= budget["limit"] * (1 + 1e-9))
     latency, accuracy = certificate["latency_ms"], certificate["accuracy"]
-    assert set(latency) == {"reference", "predicted", "measured", "spread", "streams", "interval", "shapes"}
+    assert set(latency) == {"reference", "predicted", "measured", "spread", "streams", "interval"}
     assert min(latency["reference"], latency["predicted"], latency["measured"]) > 0 <= latency["spread"]
     assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
     asked = openvino_run.budgets[0]

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,17 @@ CAN_FORK = sys.platform == "linux"
 MAX_LOSSES = 3
 """Processes that one task may lose before it is taken to be the reason."""
 PR_SET_PDEATHSIG = 1
-LEAST_MB = 64
-"""Of memory for a process: with less, it would run samples one by one."""
+MEMORY = Path("/proc/meminfo")
 
 
 def n_processes(memory_mb: int) -> int:
     """How many evaluate by default: as many as torch would take threads (one a core, or what ``OMP_NUM_THREADS`` says)
-    and as find :data:`LEAST_MB` in ``memory_mb``, which they share; one where there is a GPU."""
+    and as find ``memory_mb`` each; one where there is a GPU."""
     if not CAN_FORK or torch.cuda.is_available():
         return 1
-    return max(1, min(torch.get_num_threads(), memory_mb // LEAST_MB))
+    lines = MEMORY.read_text().splitlines()
+    available_kb = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return max(1, min(torch.get_num_threads(), available_kb // 1024 // memory_mb))
 
 
 class Forked(Serial):

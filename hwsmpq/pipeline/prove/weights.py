@@ -67,7 +67,7 @@ def simulator_of(prepared: Prepared, plan: Plan) -> Simulator:
     run, result = prepared.run, learned(prepared, plan)
     if result is None:
         return prepared.simulator
-    return Simulator(*starting_point(prepared, result), run.scheme, run.memory_mb)
+    return Simulator(*starting_point(prepared, result), run.scheme, run.settings.memory_mb)
 
 
 def store_weights(run: Run, kind: type[Learned], network: QuantizedNetwork) -> str:
