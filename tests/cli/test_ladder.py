@@ -12,10 +12,11 @@ TASK = "hwsmpq.quickstart.task:task"
 
 
 def test_a_ladder_is_proposed_that_a_run_takes(cli: Cli, tmp_path: Path) -> None:
-    shown = cli("ladder", TASK, "-o", tmp_path / "sweep", "--n-score-samples", "64")
+    asked = ("ladder", TASK, "-o", tmp_path / "sweep", "--n-score-samples", "64")
+    shown = cli(*asked)
     assert shown.code == 0
     proposed = next(line for line in shown.out.splitlines() if line.startswith("proposed: --ladder ")).split()[-1]
-    assert json.loads(cli("ladder", "-o", tmp_path / "sweep", "--json").out)["ladder"] == proposed.split(",")
+    assert json.loads(cli(*asked, "--json").out)["ladder"] == proposed.split(",")
     assert cli("inspect", TASK, "--ladder", proposed, "-o", tmp_path / "run").code == 0
     assert ",".join(Ladder.parse(proposed).names) == proposed
 

@@ -29,7 +29,7 @@ from hwsmpq.quickstart.task import task as digits_task
 from hwsmpq.train.fit import Course, fit
 from hwsmpq.types import Manifest, Plan, Recipe, Settings, Trained
 
-SHORT = Recipe(n_epochs=2, learning_rate=0.003, batch_size=16)
+SHORT = Recipe(n_epochs=2, learning_rate=0.0003, batch_size=16)
 
 
 @pytest.fixture

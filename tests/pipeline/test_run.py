@@ -474,9 +474,9 @@ def run_on_a_machine(
     fp32_ms: tuple[float, ...] = (4.0, 6.0, 7.0, 12.0),
 ) -> tuple[Run, Callable[[Assignment], float]]:
     """A run with a cost table that was made up, on a machine where an engine takes ``true_ms`` of what this predicts;
-    and what any assignment takes there."""
+    and what any assignment takes there. By its KL fp32 is worth most, whatever few samples say."""
     shutil.copytree(finished.folder, folder)
-    run = finished.open(folder)
+    run = Run(folder, replace(finished.settings, value="kl"), task())
     known = run.read(CostTable)
     uniform = {"int8": Measurement(10.0, 0.01, 7), "fp32": Measurement(sum(fp32_ms), 0.01, 7)}
     times = zip(run.network.group_names, (1.0, 2.0, 3.0, 4.0), fp32_ms, strict=True)
@@ -514,7 +514,8 @@ def test_rounds_end_with_the_best_that_keeps_the_budget(
     best = max(value[str(x)] for x in names if takes(x) <= limit)
     assert certificate.verified and value[str(plan.assignment)] == pytest.approx(best)
     assert run.read(Manifest).assignment == plan.assignment == certificate.rounds[-1].assignment
-    assert [r.met for r in certificate.rounds] == [factor < 1, True]
+    assert len(certificate.rounds) > 1
+    assert (certificate.rounds[0].met, certificate.rounds[-1].met) == (factor < 1, True)
     for built in certificate.rounds:
         assert built.met == (takes(built.assignment) <= limit)
         assert not built.met or value[str(built.assignment)] <= value[str(plan.assignment)]
