@@ -14,7 +14,7 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.attention import write_as_products
 from hwsmpq.model.constants import fold_constants
 from hwsmpq.model.coverage import Parameters
-from hwsmpq.model.describe import ValueShapes, groups_of, layer_nodes, layer_of_node, reads_of
+from hwsmpq.model.describe import ValueShapes, groups_of, kept_weights, layer_nodes, layer_of_node, reads_of
 from hwsmpq.model.export import EXPORT_BATCH, FixedBatch, Varying, exported
 from hwsmpq.model.faithful import check_faithful
 from hwsmpq.model.fold import fold_batch_norm
@@ -180,8 +180,10 @@ def capture(
             f"{type(model).__name__} has no convolution or linear layer to quantize",
             fix="check that the right module was given",
         )
-    stored: set[str] = set()
-    layers = tuple(layer_of_node(name, node, values.shapes, graph, stored, n_rows) for name, node in nodes.items())
+    stored, kept = set[str](), kept_weights(graph)
+    layers = tuple(
+        layer_of_node(name, node, values.shapes, graph, stored, kept, n_rows) for name, node in nodes.items()
+    )
     network = Network(
         model_sha256=model_sha256,
         layers=layers,

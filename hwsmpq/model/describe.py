@@ -67,10 +67,10 @@ def _module_of(node: fx.Node) -> str:
 
 def layer_of_node(
     name: str, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]], graph: fx.GraphModule, stored: set[str],
-    n_rows: int,
+    kept: set[str], n_rows: int,
 ) -> Layer:
     """Describe one layer, of ``n_rows`` samples in ``shapes``. Tensors that an earlier layer has ``stored`` count no
-    weights or biases again."""
+    weights or biases again. Weights that are ``kept`` are read by other operations too."""
     source, weight_node = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight_node, fx.Node)
     if str(node.target) in PRODUCTS:
@@ -91,8 +91,6 @@ def layer_of_node(
         stored.add(str(tensor.target))
         return get_tensor(graph, str(tensor.target)).numel()
 
-    same = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight_node.target]
-    is_kept = any(str(user.target) not in OPERATORS or user.args[1] is not n for n in same for user in n.users)
     n_weights = n_new(weight_node)
     return Layer(
         name=name,
@@ -106,8 +104,16 @@ def layer_of_node(
         n_macs=positions * weight.numel(),
         n_weights=n_weights,
         n_biases=n_new(bias),
-        n_kept=n_weights if is_kept else 0,
+        n_kept=n_weights if weight_node.target in kept else 0,
     )
+
+
+def kept_weights(graph: fx.GraphModule) -> set[str]:
+    """Tensors that something else reads than layers as their weight."""
+    return {
+        str(n.target) for n in graph.graph.nodes if n.op == "get_attr"
+        and any(str(user.target) not in OPERATORS or user.args[1] is not n for user in n.users)
+    }
 
 
 def _product(

@@ -15,7 +15,6 @@ from hwsmpq.errors import HwsmpqError
 from hwsmpq.model.decompose import decomposed
 from hwsmpq.model.inputs import call
 from hwsmpq.model.outputs import register
-from hwsmpq.model.record import recorded
 from hwsmpq.model.refusals import cannot_be_exported, does_not_run
 from hwsmpq.model.state import State
 from hwsmpq.model.tensors import set_parameter
@@ -39,7 +38,7 @@ def exported(
     """Copies of a sample, what the model gives for them, and its graph."""
     rows = tuple(x[:1].expand(n_rows, *x.shape[1:]).contiguous() for x in example)
     outputs = _run_once(model, rows, names, state)
-    graph = recorded(model, rows, names) if n_rows > 1 and not any(varying) else None
+    graph = _recorded(model, rows, names) if n_rows > 1 and not any(varying) else None
     if graph is None:
         state.restore()
         graph = _export(model, rows, names, varying)
@@ -49,6 +48,15 @@ def exported(
     for name, parameter in list(graph.named_parameters()):
         set_parameter(graph, name, parameter.detach())
     return rows, outputs, graph
+
+
+def _recorded(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...]) -> fx.GraphModule | None:
+    """The graph as it was recorded; None where it has to be exported."""
+    try:
+        from hwsmpq.model.record import recorded
+    except ImportError:  # it stands on private classes of torch, which another version may not have
+        return None
+    return recorded(model, rows, names)
 
 
 def _run_once(model: nn.Module, rows: tuple[Tensor, ...], names: tuple[str, ...], state: State) -> Any:

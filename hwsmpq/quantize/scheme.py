@@ -193,7 +193,7 @@ class Scheme:
             return StoredWeight(to_fp8(weight / _along(scales, weight.ndim, axis)), scales, axis)
         rows = weight.reshape(-1, block_size) if block_size else weight
         rows_axis = 0 if block_size else axis
-        exact = depthwise or not precision.quantizes_activations
+        exact = is_exact(precision, depthwise)
         if scales is None:
             scales = self.weight_scales(rows, bits, rows_axis, exact)
         if not precision.quantizes_activations:
@@ -203,6 +203,11 @@ class Scheme:
         if block_size:
             return StoredWeight(values.view_as(weight), scales.view(len(weight), -1), axis + 1, block_size)
         return StoredWeight(values, scales, axis)
+
+
+def is_exact(precision: Precision, depthwise: bool) -> bool:
+    """Whether kernels are free of the cap on integer weights; see :meth:`Scheme.weight_levels`."""
+    return depthwise or not precision.quantizes_activations
 
 
 def fp8_scale(low: float, high: float) -> float:

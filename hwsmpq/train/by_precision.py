@@ -53,11 +53,11 @@ def _with_learned(
     """What a network of one precision learned, as ranges of that precision."""
     name, after, learned = precision.name, network.ranges(), captured.with_weights(network.weights())
     layers = [layer for layer in captured.network.weighted if network.precisions_of(layer)[0] == precision]
-    readers = [layer.weight_name for layer in captured.network.weighted]
+    own = captured.network.with_own_weight
     rounding: dict[str, str] = {}
     shifts = dict(ranges.shifts.get(name, {}))
     for layer in layers:
-        if readers.count(layer.weight_name) == 1:
+        if layer.name in own:
             read = QuantizedLayer.of(layer, precision, ranges, scheme)
             weights = (get_tensor(one.graph, layer.weight_name).detach() for one in (captured, learned))
             before, now = (read.smoothed(weight) / network.weight_steps(layer) for weight in weights)

@@ -19,7 +19,7 @@ from hwsmpq.model.tensors import get_tensor
 from hwsmpq.quantize.carry import IN_BF16, carries_of
 from hwsmpq.quantize.layer import QuantizedLayer, channels_last, rounded
 from hwsmpq.quantize.residual import residuals
-from hwsmpq.quantize.scheme import Grid, Scheme
+from hwsmpq.quantize.scheme import Grid, Scheme, is_exact
 from hwsmpq.train.blocks import Block
 from hwsmpq.train.lsq import Quantizer, straight_through
 from hwsmpq.types import PRECISIONS, REFERENCE, Assignment, Layer, Precision, Ranges, TensorRange
@@ -141,11 +141,11 @@ class QuantizedNetwork(nn.Module):
 
     def weight_only_layers(self, block: Block) -> dict[fx.Node, _TrainedLayer]:
         """Linear layers of a block of which the weight alone is in integers and read by no other, by node."""
-        readers = [layer.weight_name for layer in self.network.weighted]
+        own = self.network.with_own_weight
         return {
             node: one for node, one in self._weighted(block).items()
             if one.precision.weight_format == "int" and not one.precision.has_integer_operands
-            and one.layer.kind == "linear" and readers.count(one.layer.weight_name) == 1
+            and one.layer.kind == "linear" and one.layer.name in own
         }
 
     def _weighted(self, block: Block) -> dict[fx.Node, _TrainedLayer]:
@@ -220,7 +220,7 @@ class _TrainedLayer(QuantizedLayer):
     @property
     def weight_levels(self) -> int:
         """The largest integer of the weight."""
-        exact = self.layer.is_depthwise or not self.precision.quantizes_activations
+        exact = is_exact(self.precision, self.layer.is_depthwise)
         return self._scheme.weight_levels(self.precision.weight_bits, exact)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -141,6 +142,12 @@ class Network:
     def products(self) -> tuple[str, ...]:
         """Names of the layers that have none."""
         return tuple(layer.name for layer in self.layers if not layer.has_weight)
+
+    @property
+    def with_own_weight(self) -> frozenset[str]:
+        """Names of the layers whose weight no other layer reads."""
+        n_readers = Counter(layer.weight_name for layer in self.weighted)
+        return frozenset(layer.name for layer in self.weighted if n_readers[layer.weight_name] == 1)
 
     @property
     def edges(self) -> tuple[Edge, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from hwsmpq.model.capture import _hash
+from hwsmpq.model.capture import _hash, capture
 from hwsmpq.model.decompose import decomposed
 from hwsmpq.model.record import recorded
 
@@ -164,3 +164,13 @@ def test_a_recorded_network_needs_no_compiler() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'sympy')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_torch_without_what_recording_stands_on_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, inputs = Block().eval(), _inputs(Block, 2)
+    networks = [capture(model, inputs).network]
+    monkeypatch.setitem(sys.modules, "hwsmpq.model.record", None)
+    networks.append(capture(model, inputs).network)
+    assert len({network.model_sha256 for network in networks}) == 1
+    assert networks[0].reads[-1].tensor != networks[1].reads[-1].tensor  # a recorded graph has names of its own
