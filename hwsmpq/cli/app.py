@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +22,10 @@ from hwsmpq.cli.options import (
     SCORING,
     SEARCH,
     ManyValues,
-    absolute,
     parse_budgets,
     takes,
 )
+from hwsmpq.cli.stage import in_folder
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
@@ -52,66 +48,6 @@ app = typer.Typer(
 )
 
 QUICKSTART = "hwsmpq.quickstart.task:task"
-
-
-def _settings(folder: Path, task: str | None, given: dict[str, Any], quiet: bool = False) -> Settings:
-    """What the folder remembers, changed by what the command line says. Unless ``quiet``, a target that follows from
-    the ladder is named."""
-    from hwsmpq.hardware.targets import target_for
-
-    run = Folder(folder)
-    changes = {name: value for name, value in given.items() if value not in (None, [])}
-    # The folder remembers them, and may be gone on with from anywhere.
-    task = absolute(task) if task else task
-    if "data" in changes:
-        changes["data"] = absolute(changes["data"])
-    if "weights" in changes:
-        changes["weights"] = os.path.abspath(changes["weights"])
-    kind, _, file = changes.get("target", "").partition(":")
-    if file.endswith(".json"):
-        changes["target"] = f"{kind}:{os.path.abspath(file)}"
-    known = run.read(Settings) if run.has(Settings) else None
-    if "ladder" in changes:
-        changes["ladder"] = Ladder.parse(changes["ladder"]).names
-        if "target" not in changes and (known is None or known.target == Settings.target):
-            changes["target"] = target_for(changes["ladder"], None if quiet else display.notify)
-    if known is not None:
-        return replace(known, **({"task": task} if task else {}), **changes)
-    if task is None:
-        raise HwsmpqError(
-            f"no task given, and {folder} remembers none",
-            fix="name a task, for example `hwsmpq run task.py -o runs/mine`",
-        )
-    return Settings(task=task, **changes)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(Settings)} - {"task"}
-    return {name: value for name, value in values.items() if name in names}
-
-
-def _stage(values: dict[str, Any], work: Callable[[Any], Any], show: Callable[[Any], None] | None) -> None:
-    """Open the run folder, do one stage under progress bars, and print its result."""
-    from torch._logging import set_logs
-
-    from hwsmpq.pipeline.run import Run
-
-    # Torch logs its own view of a failing export; the error that follows says it in one message.
-    set_logs(all=logging.ERROR)
-    gc.freeze()  # what was imported
-    gc.enable()
-    settings = _settings(values["out"], values["task"], _given(values), quiet=values["json"])
-    with display.progress_bars(not values["json"]) as progress:
-        result = work(
-            Run(
-                values["out"], settings, progress=progress, notify=progress.notify, status=progress.status,
-                workers=values.get("workers") or 0, ray_address=values.get("ray"),
-            )
-        )
-    if values["json"]:
-        display.show_json(result)
-    elif show and result is not None:
-        show(result)
 
 
 @app.command()
@@ -146,7 +82,7 @@ def inspect(values: dict[str, Any]) -> None:
         display.show_network(network, Folder(out).read(Settings).ladder)
         display.console.print(f"picture: {out / PICTURE_FILE}", markup=False, soft_wrap=True)
 
-    _stage(values, work, show)
+    in_folder(values, work, show)
 
 
 @app.command()
@@ -168,7 +104,7 @@ def calibrate(values: dict[str, Any]) -> None:
         ranges = [stages[name](run, values[name]) for name in asked]
         return ranges[-1] if ranges else stage(run)
 
-    _stage(
+    in_folder(
         values, work,
         lambda r: display.console.print(
             f"ranges of {len(r.layers)} layers from {r.n_samples} samples ({r.observer})"
@@ -197,7 +133,7 @@ def ladder(values: dict[str, Any]) -> None:
             "a proposal has a folder of its own, and changes no run", "choose another folder with -o",
         )
     values["ladder"] = ",".join(asked)
-    _stage(values, sweep, display.show_sweep)
+    in_folder(values, sweep, display.show_sweep)
 
 
 @app.command(cls=ManyValues)
@@ -216,16 +152,16 @@ def profile(values: dict[str, Any]) -> None:
 
     folder, files, table = values["emit_trtexec"], values["from_trtexec"], values["from_table"]
     if folder:
-        _stage(
+        in_folder(
             values, lambda run: str(elsewhere.emit_profile(run, folder)),
             lambda folder: display.console.print(f"read {folder}/README.txt", markup=False, soft_wrap=True),
         )
     elif files:
-        _stage(values, lambda run: elsewhere.import_profile(run, files), show)
+        in_folder(values, lambda run: elsewhere.import_profile(run, files), show)
     elif table:
-        _stage(values, lambda run: elsewhere.import_table(run, table), show)
+        in_folder(values, lambda run: elsewhere.import_table(run, table), show)
     else:
-        _stage(values, stage, show)
+        in_folder(values, stage, show)
 
 
 @app.command()
@@ -234,7 +170,7 @@ def contribute(values: dict[str, Any]) -> None:
     """Measure what every (group, precision) contributes to accuracy (Shapley values)."""
     from hwsmpq.pipeline.evaluate.contribute import contribute as stage
 
-    _stage(values, stage, display.show_contributions)
+    in_folder(values, stage, display.show_contributions)
 
 
 def _budgets(run: Any, values: dict[str, Any], whole: bool = False) -> Any:
@@ -249,7 +185,7 @@ def search(values: dict[str, Any]) -> None:
     """Solve for the budgets: the plan."""
     from hwsmpq.pipeline.decide.solve import search as stage
 
-    _stage(values, lambda run: stage(run, _budgets(run, values)), display.show_plan)
+    in_folder(values, lambda run: stage(run, _budgets(run, values)), display.show_plan)
 
 
 @app.command()
@@ -261,7 +197,7 @@ def pareto(values: dict[str, Any]) -> None:
 
     n_points = N_POINTS if values["points"] is None else values["points"]
     n_built = values["measure"] or 0
-    _stage(
+    in_folder(
         values, lambda run: stage(run, n_points, n_built),
         lambda front: display.show_front(front, sorted(spread(front, n_built), key=front.cost_of)),
     )
@@ -298,7 +234,7 @@ def build(values: dict[str, Any]) -> None:
     """Build the plan's engine and audit the precision of every layer."""
     from hwsmpq.pipeline.prove.build import build as stage
 
-    _stage(values, stage, lambda manifest: display.show_manifest(manifest, values["out"] / "engine"))
+    in_folder(values, stage, lambda manifest: display.show_manifest(manifest, values["out"] / "engine"))
 
 
 @app.command()
@@ -315,7 +251,7 @@ def verify(values: dict[str, Any]) -> None:
                 " tries again", soft_wrap=True,
             )
 
-    _stage(values, stage, show)
+    in_folder(values, stage, show)
     _exit_unless_verified(values["out"])
 
 
@@ -367,8 +303,6 @@ def quickstart(values: dict[str, Any]) -> None:
 @takes("device", "json")
 def targets(values: dict[str, Any]) -> None:
     """What this machine can do, or another one, and why not."""
-    from rich.markup import escape
-
     from hwsmpq.hardware.targets import targets as known
 
     rows = {}
@@ -381,21 +315,7 @@ def targets(values: dict[str, Any]) -> None:
     if values["json"]:
         display.show_json(rows)
         return
-    for name, row in rows.items():
-        if row["unavailable"]:
-            display.console.print(f"[bold]{name}[/]: {escape(row['unavailable'])}", highlight=False, soft_wrap=True)
-            continue
-        precisions = row["precisions"]
-        shown = ", ".join(precisions)
-        if len(precisions) > 8:
-            shown = f"any of {len(precisions)} from {precisions[0]} to {precisions[-1]}"
-        display.console.print(
-            f"[bold]{name}[/]: ready; {shown};"
-            f" {'measures latency' if row['latency'] else 'no latency claim'}",
-            highlight=False, soft_wrap=True,
-        )
-        for key, text in row["machine"].items():
-            display.console.print(f"  {key}: {escape(text)}", highlight=False, soft_wrap=True)
+    display.show_targets(rows)
 
 
 @app.callback(invoke_without_command=True)
@@ -419,7 +339,7 @@ def _ask_for_budgets(values: dict[str, Any]) -> dict[str, Any]:
         shown.append(uniform_front(run))
         return shown[0]
 
-    _stage(values, uniform, lambda front: display.show_front(front, title="One precision everywhere"))
+    in_folder(values, uniform, lambda front: display.show_front(front, title="One precision everywhere"))
     cost = "--speedup 1.3" if shown[0].cost == "latency_ms" else "--bitops int8"
     example = f"--max-drop 0.5 (the cheapest plan that loses at most half a point) or {cost} (the most accurate one)"
     if values["json"] or not sys.stdin.isatty():
@@ -439,7 +359,7 @@ def _recipe(kind: Any, values: dict[str, Any], **fields: str) -> Any:
 def _learn(values: dict[str, Any], work: Callable[[Any, str], Any], show: Callable[[Any], None]) -> None:
     """Work on the plan of a run folder, with the device that is computed on."""
     where = {"task": None, "out": values["folder"] or values["out"], "json": values["json"]}
-    _stage(where, lambda run: work(run, values["train_on"] or "cpu"), show)
+    in_folder(where, lambda run: work(run, values["train_on"] or "cpu"), show)
 
 
 def _run(values: dict[str, Any]) -> None:
@@ -454,7 +374,7 @@ def _run(values: dict[str, Any]) -> None:
         render(run.folder)
         return certificate
 
-    _stage(values, work, lambda certificate: show_verdict(certificate, values["out"]))
+    in_folder(values, work, lambda certificate: show_verdict(certificate, values["out"]))
     if not values["json"]:
         folder = values["out"]
         display.show_times(Folder(folder).read(StageTimes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -166,6 +166,25 @@ def show_json(value: Any) -> None:
     """A result as JSON on the output stream."""
     payload = TypeAdapter(type(value)).dump_python(value, mode="json")
     sys.stdout.write(json.dumps(payload, sort_keys=True, indent=1) + "\n")
+
+
+def show_targets(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """What every target offers on a machine, or why it does not."""
+    for name, row in rows.items():
+        if row["unavailable"]:
+            console.print(f"[bold]{name}[/]: {escape(row['unavailable'])}", highlight=False, soft_wrap=True)
+            continue
+        precisions = row["precisions"]
+        shown = ", ".join(precisions)
+        if len(precisions) > 8:
+            shown = f"any of {len(precisions)} from {precisions[0]} to {precisions[-1]}"
+        console.print(
+            f"[bold]{name}[/]: ready; {shown};"
+            f" {'measures latency' if row['latency'] else 'no latency claim'}",
+            highlight=False, soft_wrap=True,
+        )
+        for key, text in row["machine"].items():
+            console.print(f"  {key}: {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def show_network(network: Network, ladder: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from conftest import TASK_FILE, Finished
 from cli.console import Cli, stored
 from hwsmpq.cli import app, display
 from hwsmpq.cli.options import parse_budgets
+from hwsmpq.cli.stage import settings_of
 from hwsmpq.cli.verdict import show_verdict
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
@@ -64,7 +65,7 @@ def test_paths_hold_from_anywhere(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert cli("inspect", "-o", "../run").code == 0
     given = {"data": "imagefolder:photos", "weights": "w.pt"}
-    settings = app._settings(tmp_path / "none", "torchvision:resnet18", given)
+    settings = settings_of(tmp_path / "none", "torchvision:resnet18", given)
     here = tmp_path / "elsewhere"
     assert (settings.task, settings.data, settings.weights) == (
         "torchvision:resnet18", f"imagefolder:{here / 'photos'}", str(here / "w.pt")
