@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from hwsmpq import artifacts
-from hwsmpq.contribution.estimators import ESTIMATORS
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.errors import HwsmpqError
@@ -28,18 +27,16 @@ from hwsmpq.model.outputs import pack
 from hwsmpq.model.parts import Samples, tensors_sha256
 from hwsmpq.model.shapes import buckets, chunks, named
 from hwsmpq.model.task import Task
-from hwsmpq.model.values import VALUES
 from hwsmpq.pipeline.clock import Clock
-from hwsmpq.pipeline.evaluate.forked import CAN_FORK, n_processes
+from hwsmpq.pipeline.evaluate.forked import n_processes
 from hwsmpq.pipeline.evaluate.job import Job
 from hwsmpq.pipeline.evaluate.workers import Workers
 from hwsmpq.pipeline.outlook import WHOLE, Outlook
+from hwsmpq.pipeline.possible import check_settings
 from hwsmpq.pipeline.roles import Roles
 from hwsmpq.quantize.evaluate import Runner
-from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.types import (
     REFERENCE,
     Constraints,
@@ -142,38 +139,7 @@ class Run:
         self._task = task
         self.clock = Clock(self.read(StageTimes).stages if self.artifacts.has(StageTimes) else ())
         self.target.workspace(folder)
-        foreign = [name for name in self.ladder.names if name not in self.target.native]
-        if foreign:
-            raise HwsmpqError(
-                f"target {self.target.name} has no {', '.join(foreign)}" + (" here" if self.target.has_latency else ""),
-                self.target.why_not(foreign[0]) or f"it offers {', '.join(self.target.native[-8:])}",
-                "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
-            )
-        if self.settings.evaluate == "engine" and not self.target.has_latency:
-            raise HwsmpqError(
-                f"target {self.target.name} builds no engine that runs here", "--evaluate engine needs one",
-                "take --evaluate simulator, or a target that measures latency",
-            )
-        if self.settings.evaluate == "engine" and (workers > 1 or ray_address):
-            raise HwsmpqError(
-                "--evaluate engine cannot be spread over workers", "engines are built by the process that owns the run",
-                "leave out --workers and --ray, or take --evaluate simulator",
-            )
-        if workers > 1 and ray_address is None and not CAN_FORK:
-            raise HwsmpqError(
-                "--workers needs Linux", "other systems cannot copy a process",
-                "leave it out, or name a cluster with --ray",
-            )
-        named = {"observer": OBSERVERS, "value": VALUES, "estimator": (*ESTIMATORS, *SENSITIVITIES)}
-        for name, known in named.items():
-            if getattr(self.settings, name) not in (None, *known):
-                raise HwsmpqError(f"unknown {name} {getattr(self.settings, name)!r}", fix=f"one of {', '.join(known)}")
-        reason = self.target.unavailable()
-        if reason:
-            where, option = ("on the device", " --device COMMAND") if self.settings.device else ("here", "")
-            raise HwsmpqError(
-                f"target {self.target.name} cannot be used {where}", reason, f"`hwsmpq targets{option}` lists what can",
-            )
+        check_settings(self.settings, self.target, self.ladder, workers, ray_address)
 
     @property
     def seconds_left(self) -> float:
