@@ -22,8 +22,10 @@ N_LOADS = 7
 """Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
 of MobileNetV3, loaded five times in one process, .970 to 1.029 of its mean, and again so when timed again)."""
 MIN_BLOCKS, MAX_BLOCKS = 3, 30
-SETTLED = 0.003
-"""Relative error of every engine's time within a load at which more blocks say nothing beside what loads differ by."""
+LOADS_DIFFER = 0.01
+"""Relative standard deviation of an engine's time over its loads, as it is seen on processors."""
+LOAD_BLOCKS = 10.0
+"""Blocks that take as long as to load and warm up their engines (EfficientNet-Lite0 on OpenVINO: 11)."""
 SLOT_MS = 4.0
 MIN_SLOT_REPEATS, MAX_SLOT_REPEATS = 2, 20
 N_WARM_UP = 3
@@ -64,7 +66,7 @@ class TimingRequest:
         inputs: the inputs of every inference.
         seed: orders the blocks.
         seconds: wall time to spend at most, besides loading; each of seven loads has its share, and from 3 to 30
-            blocks: as many as settle its times. What is left then is spent on further loads while the machine is too
+            blocks: as many as pay beside further loads. What is left then is spent on these while the machine is too
             noisy.
     """
 
@@ -122,9 +124,15 @@ def measure(
 
 
 def _are_settled(blocks: NDArray[np.float64]) -> bool:
-    """Whether further blocks (n_blocks, n_engines) of a load would hardly move the medians of any engine."""
+    """Whether time is better spent on loads than on more blocks of one, (n_blocks, n_engines).
+
+    A time over L loads of n blocks has the variance (s^2 + w^2 / n) / L, where loads differ by s and blocks within one
+    by w, and costs L (c + n) blocks, c of them for loading. The product of both is least at n = sqrt(c) w / s (Cochran,
+    Sampling Techniques, 1977, 10.6): there the error of a load, w / sqrt(n), has come down to s sqrt(n / c).
+    """
     relative = _without_drift(np.log(blocks))
-    return max(median_stderr(spread(of_one), len(of_one)) for of_one in relative.T) < SETTLED
+    error = max(median_stderr(spread(of_one), len(of_one)) for of_one in relative.T)
+    return error <= LOADS_DIFFER * math.sqrt(len(blocks) / LOAD_BLOCKS)
 
 
 def _timing(names: Sequence[str], loads: NDArray[np.float64]) -> Timing:

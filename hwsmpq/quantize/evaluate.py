@@ -18,6 +18,9 @@ from hwsmpq.model.values import per_sample, value_function
 from hwsmpq.quantize.order import order_for_prefixes
 from hwsmpq.types import Assignment
 
+AT_ONCE = 32
+"""Outputs that are known of which so many are scored together."""
+
 
 class Runner(Protocol):
     """Runs assignments: the simulator, or real engines."""
@@ -37,12 +40,14 @@ class Evaluator:
     """Values and metric of assignments on ``samples``.
 
     Calling it gives float32 (n_assignments, 2 * n_samples): the value of every sample, then the metric of every
-    sample, so that both come from one forward pass and are stored together.
+    sample, so that both come from one forward pass and are stored together. The reference is run once: where the value
+    compares with its outputs, they are kept, and scored when it is evaluated itself.
 
     Args:
         value: name of the value function, see :mod:`hwsmpq.model.values`.
         reference: the assignment whose outputs ``kl`` compares with.
         progress: called with (evaluations done, evaluations in all) of one request.
+        expected: outputs of the reference on ``samples``, where they are known.
     """
 
     def __init__(
@@ -53,13 +58,20 @@ class Evaluator:
         value: str,
         reference: Assignment,
         progress: Callable[[int, int], None] | None = None,
+        expected: Tensor | None = None,
     ) -> None:
         self._runner, self._task, self._samples, self._progress = runner, task, samples, progress
-        self._value = value_function(value, task, samples, lambda: self.outputs(reference))
+        self._reference, self._expected = reference, expected
+        self._value = value_function(value, task, samples, self._outputs_of_reference)
 
     def outputs(self, assignment: Assignment) -> Tensor:
         """Outputs of the network under one assignment, (n_samples, ...)."""
         return self._runner.scores([assignment], self._samples.inputs, lambda out, rows: out)[0]
+
+    def _outputs_of_reference(self) -> Tensor:
+        if self._expected is None:
+            self._expected = self.outputs(self._reference)
+        return self._expected
 
     def __call__(self, assignments: list[Assignment]) -> NDArray[np.float32]:
         targets, metric = self._samples.targets, self._task.metric
@@ -70,14 +82,22 @@ class Evaluator:
                 return torch.cat((values[:, None].double().cpu(), metric.reduce(outputs, here)), 1)
             return torch.stack((values, per_sample(metric, outputs, here, "metric")), 1)
 
-        order = _order(assignments)
-        ordered = [assignments[row] for row in order]
-        scores = self._runner.scores(ordered, self._samples.inputs, score, self._progress)
-        if isinstance(metric, SetMetric):
-            whole = [torch.stack((row[:, 0].float(), pseudo_values(metric, row[:, 1:])), 1) for row in scores]
-            scores = torch.stack(whole)
-        found = np.empty((len(assignments), 2 * len(self._samples)), dtype=np.float32)
-        found[order] = scores.transpose(1, 2).flatten(1).numpy()
+        def vectors(scores: Tensor) -> NDArray[np.float32]:
+            if isinstance(metric, SetMetric):
+                whole = [torch.stack((row[:, 0].float(), pseudo_values(metric, row[:, 1:])), 1) for row in scores]
+                scores = torch.stack(whole)
+            return scores.transpose(1, 2).flatten(1).numpy()
+
+        n, known = len(self._samples), self._expected
+        found = np.empty((len(assignments), 2 * n), dtype=np.float32)
+        is_known = np.array([known is not None and one == self._reference for one in assignments])
+        order = [row for row in _order(assignments) if not is_known[row]]
+        if order:
+            ordered = [assignments[row] for row in order]
+            found[order] = vectors(self._runner.scores(ordered, self._samples.inputs, score, self._progress))
+        if known is not None and is_known.any():
+            parts = [slice(start, start + AT_ONCE) for start in range(0, n, AT_ONCE)]
+            found[is_known] = vectors(torch.cat([score(known[rows], rows).cpu() for rows in parts])[None])
         return found
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.solve import search
+from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
+from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import Budget, Plan, Settings
 
 
@@ -44,6 +47,26 @@ def test_an_error_that_is_stated_as_one_is_not_traded_for_a_larger_one(tmp_path:
 def test_an_error_that_is_taken_for_a_score_is_told_by_the_loss(tmp_path: Path) -> None:
     _, said = searched(tmp_path, regression(higher_is_better=True))
     assert any("Task(higher_is_better=False)" in one for one in said)
+
+
+def test_the_check_costs_two_evaluations_that_the_search_needs_as_well(tmp_path: Path, monkeypatch: Any) -> None:
+    rows: list[int] = []
+    scores = Simulator.scores
+
+    def counted(self: Simulator, assignments: Any, inputs: Any, *how: Any) -> torch.Tensor:
+        rows.append(len(assignments) * len(inputs[0]))
+        return scores(self, assignments, inputs, *how)
+
+    net = network(10)
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(1))
+    task = Task(net, x[:40], (x[40:], net(x[40:]).argmax(1)))
+    said: list[str] = []
+    run = Run(tmp_path, Settings(target="onnx-qdq", ladder=("w6a6", "int8", "fp32")), task, notify=said.append)
+    prepare(run)
+    monkeypatch.setattr(Simulator, "scores", counted)
+    plan = search(run, [Budget("max_drop", 50)])
+    assert plan.assignment == prepare(run).network.uniform("w6a6") and any("no contributions" in one for one in said)
+    assert sum(rows) == 2 * len(run.parts[0])
 
 
 def test_a_network_near_chance_is_told_with_the_commonest_causes(tmp_path: Path) -> None:

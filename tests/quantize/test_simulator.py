@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,6 +290,32 @@ def test_evaluator_gives_values_then_metric() -> None:
             torch.testing.assert_close(row[24:], correct)
         if value in ("kl", "mse"):
             assert found[1, :24].abs().max() < 1e-6 and (found[0, :24] < 0).all()
+
+
+@pytest.mark.parametrize("value", ["loss", "soft"])
+def test_the_reference_is_run_once_and_scored_as_any_other(value: str) -> None:
+    case = make_case("residual")
+    task, top, floor = task_of(case), case.captured.network.uniform("fp32"), case.captured.network.uniform("w3a5")
+    simulator, samples = case.simulator(), task.evaluation
+    run, scores = list[Assignment](), simulator.scores
+
+    class Seen:
+        def scores(self, assignments: list[Assignment], *how: Any) -> Tensor:
+            run.extend(assignments)
+            return scores(assignments, *how)
+
+    other = {**top, next(iter(top)): "int8"}
+    asked = [floor, top, other, top]
+    found = Evaluator(Seen(), task, samples, value, top)(asked)
+    assert run.count(top) == (2 if value == "loss" else 1)  # who asks twice for what no value needs gets it twice
+    run.clear()
+    known = scores([top], samples.inputs, lambda out, rows: out)[0]
+    again = Evaluator(Seen(), task, samples, value, top, expected=known)(asked)
+    assert top not in run
+    one_by_one = [Evaluator(simulator, task, samples, value, floor)([one])[0] for one in asked]
+    for row, expected in zip(again, one_by_one, strict=True):
+        np.testing.assert_allclose(row[24:], expected[24:])  # the metric does not depend on what it is compared with
+    np.testing.assert_allclose(found, again, rtol=1e-5, atol=1e-6)
 
 
 @networks

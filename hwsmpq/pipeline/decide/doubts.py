@@ -24,11 +24,13 @@ def tell_doubts(prepared: Prepared) -> None:
     """Notify of a network that is hardly better than chance on the data, and of a metric that rises where the value
     that scores assignments falls.
 
-    Costs one evaluation a precision of the ladder and two of the reference, on the score batch.
+    Costs one evaluation of the ladder's floor, which differs from the reference most, and one of the reference, on the
+    score batch. Both are kept for the search.
     """
     run = prepared.run
     batch = run.score_batch
-    outputs = prepared.simulator.scores([prepared.network.uniform(REFERENCE)], batch.inputs, lambda out, rows: out)[0]
+    reference_network = prepared.network.uniform(REFERENCE)
+    outputs = run.runner.scores([reference_network], batch.inputs, lambda out, rows: out)[0]
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(run.settings.seed))
     right, shuffled = (
         per_sample(run.judge.metric, outputs, targets, "metric").double().numpy()
@@ -45,18 +47,15 @@ def tell_doubts(prepared: Prepared) -> None:
             f" labels {100 * chance:.1f}): check the preprocessing (scale, mean, order of channels), the class order of"
             " the labels, and that the weights are trained ones"
         )
-    game = evaluation_game(prepared, batch, lambda done, n: run.progress("search: check the task", done, n))
-    names = dict.fromkeys((*run.ladder.names, REFERENCE))
-    rows = game.samples_of([prepared.network.uniform(name) for name in names]).astype(np.float64)
-    values, metrics = (part - part[-1] for part in np.split(rows, 2, axis=1))
-    opposed = [
-        name for name, value, metric in zip(names, values, metrics, strict=True)
-        if min(_z(metric), -_z(value)) > Z_SURE or min(_z(value), -_z(metric)) > Z_SURE
-    ]
-    if opposed:
+    game = evaluation_game(
+        prepared, batch, lambda done, n: run.progress("search: check the task", done, n), outputs
+    )
+    rows = game.samples_of([prepared.network.uniform(run.ladder.floor), reference_network]).astype(np.float64)
+    value, metric = (floor - top for floor, top in np.split(rows, 2, axis=1))
+    if min(_z(metric), -_z(value)) > Z_SURE or min(_z(value), -_z(metric)) > Z_SURE:
         run.notify(
-            f"the metric and the value {run.value} disagree about uniform {opposed[0]}: by one of them it is better"
-            " than fp32, by the other it is worse. If a smaller metric is better (an error), say so with"
+            f"the metric and the value {run.value} disagree about uniform {run.ladder.floor}: by one of them it is"
+            " better than fp32, by the other it is worse. If a smaller metric is better (an error), say so with"
             " Task(higher_is_better=False)"
         )
 

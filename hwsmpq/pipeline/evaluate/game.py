@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from torch import Tensor
+
 from hwsmpq.artifacts import digest
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.memoized import Executor, MemoizedGame
@@ -17,14 +19,20 @@ from hwsmpq.stages import MEMO_FILE, Evaluations
 from hwsmpq.types import REFERENCE, Assignment
 
 
-def evaluation_game(prepared: Prepared, samples: Samples, progress: Callable[[int, int], None]) -> MemoizedGame:
-    """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric."""
+def evaluation_game(
+    prepared: Prepared, samples: Samples, progress: Callable[[int, int], None], expected: Tensor | None = None
+) -> MemoizedGame:
+    """Assignments evaluated on ``samples``, stored in the run folder: rows of values, then of the metric.
+
+    Args:
+        expected: outputs of the reference on them, where they are known.
+    """
     run = prepared.run
     context = digest(run.inputs(Evaluations, samples=samples.sha256()))
     reference = prepared.network.uniform(REFERENCE)
 
     def make(tell: Tell) -> Evaluator:
-        return Evaluator(run.runner, run.judge, samples, run.value, reference, tell)
+        return Evaluator(run.runner, run.judge, samples, run.value, reference, tell, expected)
 
     def warm(assignments: Sequence[Assignment]) -> None:
         _ = samples.inputs  # read once
