@@ -53,10 +53,10 @@ def test_a_loaded_engine_is_called_with_tensors(folder: Path) -> None:
 
 
 def test_a_second_call_goes_on_where_the_first_was(folder: Path) -> None:
-    before = (folder / "contributions.json").read_bytes()
+    before = (folder / "plan.json").read_bytes()
     hwsmpq.optimize(task(), folder, ladder=("int8", "fp32"), target="openvino-cpu", speedup=0.2, max_drop=50,
                     timing_seconds=0.5, **SMALL)
-    assert (folder / "contributions.json").read_bytes() == before
+    assert (folder / "plan.json").read_bytes() == before
 
 
 def test_folders_without_an_engine_or_a_task_say_so(folder: Path, qdq_run: Finished, tmp_path: Path) -> None:

@@ -34,5 +34,10 @@ def preferred(
             most = min(costs[i] for i in places) + resolution
             places = [i for i in places if costs[i] <= most]
         else:
-            places = [i for i in places if z_score(standings[i], standings[places[0]]) > -Z_SURE]
+            places = [i for i in places if not surely_worse(standings[i], standings[places[0]])]
     return min(places, key=lambda i: complexity[i])
+
+
+def surely_worse(one: Standing, than: Standing) -> bool:
+    """Whether samples show that one choice is worth less than another."""
+    return z_score(one, than) <= -Z_SURE

@@ -16,7 +16,8 @@ from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prove.refine import worth_another
 from hwsmpq.pipeline.run import Run
 from hwsmpq.report.verdict import judge
-from hwsmpq.types import Budget, CostTable, Measurement, Round, Rounds, RuntimeDefault
+from hwsmpq.search import preferred as preferring
+from hwsmpq.types import Budget, Contributions, CostTable, Measurement, Round, Rounds, RuntimeDefault
 
 
 def test_certificate_has_what_the_runtime_does_by_itself(openvino_run: Finished) -> None:
@@ -73,6 +74,22 @@ def test_a_speedup_is_sought_ahead_of_it(
     assert (asked.predicted_latency_ms > 1.5) == (most_ms > 1.5), "nothing is lost for more than is asked"
     stated = search(run, (Budget("latency_ms", 2.0),))
     assert stated.predicted_latency_ms == pytest.approx(2.0), "milliseconds are what they are"
+
+
+@pytest.mark.parametrize("sure", [1e9, 1e-9])
+def test_the_fastest_is_the_plan_where_nothing_is_surely_worth_more(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sure: float
+) -> None:
+    """Then no contributions are needed, nor mixtures that show what switches cost."""
+    monkeypatch.setattr(preferring, "Z_SURE", sure)
+    run = _with_costs(openvino_run, tmp_path / "run", None)
+    run.path(Contributions).unlink()
+    plan = search(run, (Budget("latency_ms", 2.0),))
+    is_enough = sure > 1
+    assert set(plan.assignment.values()) == ({"int8"} if is_enough else {"fp32"}) and plan.objective == "value"
+    assert plan.forgone is None and (len(plan.candidates) == 1) == is_enough != run.path(Contributions).exists()
+    paper = Run(run.folder, replace(run.settings, additive=True), task())
+    assert set(search(paper, (Budget("latency_ms", 2.0),)).assignment.values()) == {"fp32"}, "it takes no shortcut"
 
 
 @pytest.mark.parametrize(("default_ms", "int8_ms", "objective", "speedup", "goes_on"), [

@@ -52,7 +52,7 @@ def resolve_budgets(
     if throughput is not None and not (math.isfinite(throughput) and throughput > 0):
         raise HwsmpqError(f"a throughput of {throughput}", "it must be a positive number", "such as --throughput 100")
     run = divided(run)
-    foresee(run, whole, evaluates=max_drop is None or bool(given))
+    foresee(run, whole, evaluates=max_drop is None and not run.measures_latency)
     if peak_mb is not None:
         budgets.insert(0, Budget("peak_mb", peak_mb))
     if size_mb is not None:

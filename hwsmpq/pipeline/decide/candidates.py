@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from hwsmpq.search.milp import solve
 from hwsmpq.search.moves import neighbours
 from hwsmpq.search.paired import Drop, paired_stderr
 from hwsmpq.search.pool import Proposal, merge, pool, uniform_choices, unsolved
+from hwsmpq.search.preferred import surely_worse
 from hwsmpq.search.problem import Choice, Problem, Solution, identity
 from hwsmpq.search.race import Race, Standing
 from hwsmpq.search.surrogate import fit_surrogate
@@ -49,6 +50,30 @@ class LargestDrop:
     def is_hopeless(self, drop: Drop) -> bool:
         """Whether more samples will hardly show that the drop is kept."""
         return not self.budget.met(drop.points - Z_HOPELESS * drop.stderr)
+
+    def on(self, batches: NestedBatches) -> Demand:
+        """The same of choices."""
+
+        def passes(choice: Choice, n_samples: int, is_whole: bool) -> bool:
+            drop = batches.drop(choice, n_samples)
+            return self.keeps(drop) if is_whole else not self.is_hopeless(drop)
+
+        return passes
+
+
+Demand = Callable[[Choice, int, bool], bool]
+"""Whether a choice passes on the first samples of the search part: (choice, number of these, whether these are all of
+them). Before it is all of them, what may still pass does."""
+
+
+def worth_as_much(than: Choice, batches: NestedBatches) -> Demand:
+    """That another choice is not surely worth more."""
+
+    def passes(choice: Choice, n_samples: int, is_whole: bool) -> bool:
+        one, other = (Standing(c, batches.up_to(c, n_samples)[0]) for c in (choice, than))
+        return not surely_worse(one, other)
+
+    return passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +142,14 @@ def race_for_value(
 
 
 def cheapest_of_all(
-    problem: Problem, cheapest: str, largest: LargestDrop, batches: NestedBatches, resolution: float = 0.0,
+    problem: Problem, cheapest: str, demands: Sequence[Demand], batches: NestedBatches, resolution: float = 0.0,
     knows_switches: bool = True, of: Sequence[Solution] = (),
 ) -> tuple[list[Measured], float] | None:
-    """The cheapest assignment within the limits, or the first ``of`` some that keeps the largest drop, and the
-    evaluations spent, in first batches; None where it does not keep it, or is a mixture that may only seem cheapest
-    since switches cost nothing.
+    """The cheapest assignment within the limits, or the first ``of`` some that passes all demands, and the evaluations
+    spent, in first batches; None where it does not pass, or is a mixture that may only seem cheapest since switches
+    cost nothing.
 
-    No value is needed for it, nor any other assignment where it keeps the drop. Switches only add to a cost: where one
+    No contributions are needed for it, nor any other assignment where it passes. Switches only add to a cost: where one
     precision everywhere is the cheapest without them, it is so with them.
 
     Args:
@@ -142,7 +167,7 @@ def cheapest_of_all(
         of = [solution]
     n_evaluations = 0.0
     for proposal in (Proposal(solution, ("cheapest",)) for solution in of):
-        n_samples, n_spent, kept = _screen([proposal], largest, batches)
+        n_samples, n_spent, kept = _screen([proposal], demands, batches)
         n_evaluations += n_spent
         if kept:
             return [Measured(proposal, n_samples[proposal])], n_evaluations
@@ -170,7 +195,7 @@ def screen_for_cost(
     n_samples: dict[Proposal, int] = {}
     n_evaluations = 0.0
     for start in range(0, len(proposals), N_TOGETHER):
-        screened, n_spent, kept = _screen(proposals[start : start + N_TOGETHER], largest, batches)
+        screened, n_spent, kept = _screen(proposals[start : start + N_TOGETHER], [largest.on(batches)], batches)
         n_samples |= screened
         n_evaluations += n_spent
         if kept:
@@ -179,25 +204,23 @@ def screen_for_cost(
 
 
 def _screen(
-    proposals: Sequence[Proposal], largest: LargestDrop, batches: NestedBatches
+    proposals: Sequence[Proposal], demands: Sequence[Demand], batches: NestedBatches
 ) -> tuple[dict[Proposal, int], float, bool]:
-    """Measure proposals together, which shares work, batch by batch; what surely loses more is measured no further.
+    """Measure proposals together, which shares work, batch by batch; what surely does not pass is measured no further.
 
     Returns:
-        Samples that each was measured on, the evaluations spent, and whether one keeps the drop.
+        Samples that each was measured on, the evaluations spent, and whether one passes all demands.
     """
     n_samples: dict[Proposal, int] = {}
-    n_evaluations, alive, kept = 0.0, list(proposals), False
-    for batch, end in enumerate(np.cumsum(batches.sizes)):
+    n_evaluations, alive, whole = 0.0, list(proposals), sum(batches.sizes)
+    for batch, end in enumerate(np.cumsum(batches.sizes).tolist()):
         if not alive:
             break
         batches.values(np.array([p.solution.choice for p in alive]), batch)
-        n_samples |= dict.fromkeys(alive, int(end))
+        n_samples |= dict.fromkeys(alive, end)
         n_evaluations += len(alive) * batches.sizes[batch] / batches.sizes[0]
-        drops = [(p, batches.drop(p.solution.choice, int(end))) for p in alive]
-        kept = any(largest.keeps(drop) for _, drop in drops)
-        alive = [p for p, drop in drops if not largest.is_hopeless(drop)]
-    return n_samples, n_evaluations, kept
+        alive = [p for p in alive if all(passes(p.solution.choice, end, end == whole) for passes in demands)]
+    return n_samples, n_evaluations, bool(alive)
 
 
 def surrogate(problem: Problem, levels: NDArray[np.int64], values: NDArray[np.float64]) -> Cost | None:

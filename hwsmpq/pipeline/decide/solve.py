@@ -20,6 +20,7 @@ from hwsmpq.pipeline.decide.candidates import (
     cheapest_of_all,
     race_for_value,
     screen_for_cost,
+    worth_as_much,
 )
 from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import choices_of, costs_of
@@ -72,7 +73,8 @@ def search(
     maximised. Of plans that are worth the same as far as samples tell, the fastest is taken where latency is known. A
     speedup is one over what there was before: where the runtime computes the network faster than the reference by
     itself, a plan is sought that is faster than that too, and only if there is none, one as asked.
-    Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated.
+    Where the cheapest assignment of all keeps the drop, it is the plan, and no contributions are estimated; nor are
+    they where the search part does not show that the ladder's top is worth more than the fastest of all.
     The additive mode of the paper takes the best solution of the contributions; by default the best
     solutions of several tables are raced on the search part, and the winner improved by swaps.
 
@@ -93,7 +95,7 @@ def search(
     if not run.path(Plan).exists():
         tell_doubts(prepared)
     # What switching costs is measured where a mixture of precisions can be the answer.
-    for of_mixtures in (True,) if "latency_ms" in limits else (False, True):
+    for of_mixtures in (False, True):
         model = cost_model(prepared, of_mixtures)
         if "latency_ms" in limits and model is None:
             raise HwsmpqError(
@@ -109,7 +111,7 @@ def search(
             )
         searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
         cheapest = searched.cheapest_of_all()
-        if cheapest or not searched.minimises_latency:
+        if cheapest or not ("latency_ms" in limits or searched.minimises_latency):
             break
     ahead = _ahead(searched, model, budgets)
     if not cheapest:
@@ -124,7 +126,7 @@ def search(
         if contributions:
             return searched.best(contributions)
         assert cheapest is not None
-        run.notify("the cheapest plan of all keeps --max-drop on the search part, so no contributions are needed")
+        run.notify(f"{searched.enough}, so no contributions are needed")
         return searched.plan(*cheapest)
 
     unused = {CostTable: model is None, Rounds: not run.measures_latency, Contributions: contributions is None}
@@ -206,26 +208,37 @@ class _Search:
         """Made only where something is evaluated: it hashes the whole search part."""
         return NestedBatches(self._prepared)
 
-    def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
-        """The cheapest assignment, if the least cost is sought and it keeps the largest drop, and the evaluations. The
-        last time it is one of those that were measured, if any was measured to keep the budgets."""
-        if self._cheapest is None or self._largest is None:
-            return None
-        built = self._as_measured() if self._is_last and self._met else []
-        model = self._model if self.minimises_latency else None
-        resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
-        return cheapest_of_all(
-            self._problem, self._cheapest, self._largest, self._batches, resolution, knows, built
-        )
+    @property
+    def enough(self) -> str:
+        """What is found of a plan that :meth:`cheapest_of_all` gives."""
+        if self._cheapest:
+            return "the cheapest plan of all keeps --max-drop on the search part"
+        return "the search part does not show that anything is worth more than the fastest plan of all"
 
-    def _as_measured(self) -> list[Solution]:
+    def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
+        """The cheapest assignment, if it keeps the largest drop where the least cost is sought, or else if it is worth
+        as much as the ladder's top; and the evaluations. The last time it is one of those that were measured, if any
+        was measured to keep the budgets. The mode of the paper has no use for it, unless a drop is held."""
+        cheapest = self._cheapest or ("latency_ms" if self._speed and not self._run.settings.additive else None)
+        if cheapest is None:
+            return None
+        demands = [] if self._largest is None else [self._largest.on(self._batches)]
+        if not self._cheapest:
+            # No mixture loses less than the top: only by chance would one be surely worth more where the top is not.
+            top = self._problem.permitted.nearest(len(self._run.ladder.names) - 1)
+            demands.append(worth_as_much(top, self._batches))
+        built = self._as_measured(cheapest) if self._is_last and self._met else []
+        model = self._model if cheapest == "latency_ms" else None
+        resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
+        return cheapest_of_all(self._problem, cheapest, demands, self._batches, resolution, knows, built)
+
+    def _as_measured(self, cheapest: str) -> list[Solution]:
         """What was measured to keep the budgets, and one precision everywhere: the cheapest first, by latencies as they
         were measured last."""
         uniform = [choice for choice in uniform_choices(self._problem) if self._problem.keeps_limits(choice)]
         known = {identity(choice): unsolved(self._problem, choice) for choice in (*self._met, *uniform)}
-        ms = self._speed.measured_ms if self._speed and self.minimises_latency else {}
-        assert self._cheapest is not None
-        costs = {key: ms.get(key, solution.costs[self._cheapest]) for key, solution in known.items()}
+        ms = self._speed.measured_ms if self._speed and cheapest == "latency_ms" else {}
+        costs = {key: ms.get(key, solution.costs[cheapest]) for key, solution in known.items()}
         return [known[key] for key in sorted(known, key=lambda key: costs[key])]
 
     def best(self, contributions: Contributions) -> Plan:
