@@ -2,7 +2,8 @@
 object with ``update``, ``compute`` and ``reset``, as torchmetrics has it.
 
 Each keeps what it needs of every sample (:meth:`SetMetric.reduce`), so that it can be computed of any of them: its
-uncertainty is found by resampling samples.
+uncertainty is found by resampling samples. It keeps nothing else: a metric that was used is still the same to the
+artifacts that rest on it.
 """
 
 from __future__ import annotations
@@ -90,12 +91,11 @@ class F1(SetMetric):
 
     def reduce(self, outputs: Any, targets: Tensor) -> Tensor:
         logits = self._judged(outputs)
-        self._n_classes = logits.shape[1]
-        return _columns(logits.argmax(1), targets)
+        return _columns(logits.argmax(1), targets, torch.full((len(targets),), logits.shape[1]))
 
     def compute(self, reduced: NDArray[np.float64]) -> float:
-        found, right = reduced.T
-        classes = [1] if self._n_classes == 2 else range(self._n_classes)
+        found, right, n_classes = reduced.T
+        classes = [1] if n_classes[0] == 2 else range(int(n_classes[0]))
         scores = []
         for one in classes:
             n_right = ((found == one) & (right == one)).sum()
@@ -181,11 +181,9 @@ class AveragePrecision(SetMetric):
         boxes = self._judged(outputs).detach().cpu().double().numpy()
         labels = targets.detach().cpu().double().numpy()
         n, k, m = len(labels), boxes.shape[1], labels.shape[1]
-        found = np.full((n, 3 * k + m), -1.0)  # score, class and hit of every box; class of every target
+        found = np.empty((n, 1 + 3 * k + m))  # k; score, class and hit of every box; class of every target
         for i in range(n):
-            found[i, : 3 * k] = self._matched(boxes[i], labels[i]).ravel()
-            found[i, 3 * k :] = labels[i, :, 4]
-        self._n_boxes = k
+            found[i] = [k, *self._matched(boxes[i], labels[i]).ravel(), *labels[i, :, 4]]
         return torch.from_numpy(found)
 
     def _matched(self, boxes: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -202,9 +200,10 @@ class AveragePrecision(SetMetric):
         return rows
 
     def compute(self, reduced: NDArray[np.float64]) -> float:
-        boxes = reduced[:, : 3 * self._n_boxes].reshape(-1, 3)
+        end = 1 + 3 * int(reduced[0, 0])
+        boxes = reduced[:, 1:end].reshape(-1, 3)
         boxes = boxes[boxes[:, 0] > 0]
-        classes = reduced[:, 3 * self._n_boxes :]
+        classes = reduced[:, end:]
         scores = []
         for one in np.unique(classes[classes >= 0]):
             mine = boxes[boxes[:, 1] == one]
@@ -230,16 +229,19 @@ class Resettable(SetMetric):
     All outputs and targets are kept while it is computed.
     """
 
-    __slots__ = ("_given",)  # what is installed counts by its name and settings, not by all that it holds
+    # What is installed counts by its name and settings, not by all that it holds, nor by what it was given last.
+    __slots__ = ("_forms", "_given")
 
     def __init__(self, given: Any, of: View | None = None) -> None:
         super().__init__(of)
         self._given = copy.deepcopy(given)
+        self._given.reset()
         declared = getattr(given, "higher_is_better", None)
         self.higher_is_better = True if declared is None else bool(declared)
         simple = (bool, int, float, str, tuple, type(None))
         self.content = type(given), {
-            name: value for name, value in vars(given).items() if not name.startswith("_") and isinstance(value, simple)
+            name: value for name, value in vars(self._given).items()
+            if not name.startswith("_") and isinstance(value, simple)
         }
         self._forms: list[tuple[torch.Size, torch.dtype]] = []
 

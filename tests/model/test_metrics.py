@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hwsmpq import optimize
 from hwsmpq.errors import HwsmpqError
+from hwsmpq.model.functions import function_sha256
 from hwsmpq.model.metrics import (
     AUC,
     F1,
@@ -145,6 +146,25 @@ def test_an_object_with_update_compute_and_reset_is_one() -> None:
     assert set_metric(lambda outputs, targets: outputs) is None
     with pytest.raises(HwsmpqError, match="no metric 'f2'"):
         set_metric("f2")
+
+
+@pytest.mark.parametrize(("metric", "outputs", "targets"), [
+    (Spearman(), SCORES, LOGITS[:, 0]), (F1(), LOGITS, LABELS), (AUC(), SCORES, BINARY), (MeanIoU(), MAPS, MASKS),
+    (Perplexity(), WORDS, TOKENS), (AveragePrecision(), torch.rand(4, 3, 6), torch.rand(4, 2, 5)),
+    (set_metric(Counter()), LOGITS, LABELS),
+], ids=lambda x: type(x).__name__)
+def test_what_was_measured_with_one_is_found_again_after_its_use(
+    metric: SetMetric, outputs: Tensor, targets: Tensor
+) -> None:
+    before = function_sha256(metric)
+    of(metric, outputs, targets)
+    assert function_sha256(metric) == before
+
+
+def test_an_object_that_was_used_before_is_the_same() -> None:
+    used = Counter()
+    used.update(LOGITS, LABELS)
+    assert function_sha256(set_metric(used)) == function_sha256(set_metric(Counter()))
 
 
 def test_one_of_torchmetrics_is_one() -> None:
