@@ -38,7 +38,10 @@ OURS: dict[str, dict[str, list[str]]] = {
         "speedup": ["--speedup", "1.6"],
         "bitops": ["--ladder", "w4a4,w5a5,w6a6,w7a7,w8a8", "--bitops", "w6a6"],
     },
+    "mobilenet_v3_large": {"default": ["--max-drop", "1"], "speedup": ["--speedup", "1.3"]},
+    "resnet50": {"default": ["--max-drop", "1"], "speedup": ["--speedup", "1.3"]},
 }
+"""Those of torchvision have random weights, images and labels (:mod:`_cost_networks`): what they cost counts alone."""
 TASKS = {"resnet20": "cifar_resnet20", "efficientnet_lite0": "efficientnet_lite0"}
 PEERS = ("nncf", "nncf_accuracy_control")
 BATCH = 32
@@ -62,8 +65,8 @@ def main() -> None:
     bench = Bench("bench_time", options, {}, ("openvino",))
     for network in options.networks.split(","):
         for way in options.ways.split(","):
-            if way in PEERS and find_spec("nncf") is None:
-                print(f"{network} {way}: NNCF is not installed (extra peers)", flush=True)
+            if why_not := _why_not(way, network):
+                print(f"{network} {way}: {why_not}", flush=True)
                 continue
             folder = options.work / network / way
             shutil.rmtree(folder, ignore_errors=True)
@@ -80,8 +83,22 @@ def main() -> None:
     bench.finish()
 
 
+def _why_not(way: str, network: str) -> str | None:
+    """Why a way is left out."""
+    if way not in PEERS:
+        return None if way in OURS[network] else "not asked of this network"
+    if network not in TASKS:
+        return "its random weights say nothing about accuracy"
+    return "NNCF is not installed (extra peers)" if find_spec("nncf") is None else None
+
+
 def _our_row(way: str, network: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    task = str(_few(network, folder) if options.quick else TOOLS / "tasks" / f"{TASKS[network]}.py")
+    if options.quick and network in TASKS:
+        task = _written(folder, "_peer_networks", network, ".load(True)")
+    elif network in TASKS:
+        task = str(TOOLS / "tasks" / f"{TASKS[network]}.py")
+    else:
+        task = _written(folder, "_cost_networks", network, "()")
     command = ["-c", "from hwsmpq.cli import main; main()", "run", task, *OURS[network][way], "-o", str(folder)]
     command += ["--seed", str(options.seed), *(QUICK if options.quick else [])]
     row = _measured(command, folder / "log.txt", OURS_END)
@@ -98,14 +115,14 @@ def _our_row(way: str, network: str, folder: Path, options: argparse.Namespace) 
     }
 
 
-def _few(network: str, folder: Path) -> Path:
-    """A task file of a few of the network's samples."""
-    file = folder / "few.py"
+def _written(folder: Path, module: str, network: str, call: str) -> str:
+    """A task file for a network that a module of the benchmarks makes."""
+    file = folder / "task.py"
     file.write_text(
-        f"import sys\n\nsys.path.insert(0, {str(TOOLS)!r})\nfrom _peer_networks import NETWORKS\n\n\n"
-        f"def task():\n    return NETWORKS[{network!r}].load(True)\n"
+        f"import sys\n\nsys.path.insert(0, {str(TOOLS)!r})\nfrom {module} import NETWORKS\n\n\n"
+        f"def task():\n    return NETWORKS[{network!r}]{call}\n"
     )
-    return file
+    return str(file)
 
 
 def _peer_row(tool: str, network: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
