@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hwsmpq.artifacts import file_digest
@@ -21,6 +22,14 @@ from hwsmpq.quantize.scheme import Scheme
 from hwsmpq.types import REFERENCE, Assignment, LayerAudit, Manifest, Ranges
 
 ONNX_FILE = "qdq.onnx"
+
+
+@dataclass(frozen=True)
+class _Built:
+    """The files of an engine, and the seconds that building it took."""
+
+    folder: Path
+    seconds: float
 
 
 class Builder:
@@ -44,7 +53,7 @@ class Builder:
         self.target, self.batch, self._threads, self._streams = target, batch, threads, streams
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
-        self._built: dict[tuple[tuple[str, str], ...], Path] = {}
+        self._built: dict[tuple[tuple[str, str], ...], _Built] = {}
 
     def of_any_batch(self) -> Builder:
         """The same for engines that take any number of samples at once."""
@@ -73,12 +82,21 @@ class Builder:
 
     def engine(self, assignment: Assignment) -> Engine:
         """A loaded engine whose files live as long as this builder, which builds it once."""
+        return self.target.load(self._built_of(assignment).folder)
+
+    def is_in(self, folder: Path, assignment: Assignment) -> bool:
+        """Whether the files in a folder are those of the engine of an assignment, byte for byte."""
+        built = {folder / one.name: one for one in self._built_of(assignment).folder.iterdir()}
+        return all(other.is_file() and file_digest(other) == file_digest(one) for other, one in built.items())
+
+    def _built_of(self, assignment: Assignment) -> _Built:
         key = tuple(assignment.items())
         if key not in self._built:
             folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+            start = time.perf_counter()
             self.write(assignment, folder)
-            self._built[key] = folder
-        return self.target.load(self._built[key])
+            self._built[key] = _Built(folder, time.perf_counter() - start)
+        return self._built[key]
 
     def untouched(self) -> Engine:
         """The loaded engine that the runtime makes of the network by itself."""
@@ -100,19 +118,18 @@ class Builder:
             yield self.target.load(Path(name))
 
     def deliver(self, assignment: Assignment, folder: Path) -> Manifest:
-        """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer."""
+        """Write the engine of a plan into ``folder``, replacing what is there, and audit every layer. One that this
+        builder has built is the one that is delivered."""
         with tempfile.TemporaryDirectory(prefix=BUILDING, dir=_existing(folder.parent)) as name:
-            fresh = Path(name) / folder.name
-            start = time.perf_counter()
-            self.write(assignment, fresh)
-            seconds = time.perf_counter() - start
+            fresh, built = Path(name) / folder.name, self._built_of(assignment)
+            shutil.copytree(built.folder, fresh)
             layers = self.audit(assignment, self.target.load(fresh), fresh)
             shutil.rmtree(folder, ignore_errors=True)
             fresh.rename(folder)
         return Manifest(
             target=self.target.name,
             assignment=assignment,
-            build_seconds=seconds,
+            build_seconds=built.seconds,
             n_bytes=sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith(ONNX_FILE)),
             files={path.name: file_digest(path) for path in sorted(folder.iterdir())},
             layers=layers,

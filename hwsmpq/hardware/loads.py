@@ -42,10 +42,17 @@ def time_on(
     device: Device, engines: Mapping[str, Engine], loads: Sequence[Load], seed: int, seconds: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Timing, tuple[Timing, ...]]:
-    """Engines timed against each other: in the mean over the loads, and on each of them."""
-    each = tuple(
-        device.measure(engines, TimingRequest(load.inputs, seed, seconds / len(loads)), progress) for load in loads
-    )
+    """Engines timed against each other: in the mean over the loads, and on each of them. One that has several names is
+    timed once."""
+    once = {id(engine): name for name, engine in reversed(engines.items())}
+    timed = {name: engine for name, engine in engines.items() if once[id(engine)] == name}
+
+    def measure(load: Load) -> Timing:
+        found = device.measure(timed, TimingRequest(load.inputs, seed, seconds / len(loads)), progress)
+        measured = {name: found.measured[once[id(engine)]] for name, engine in engines.items()}
+        return Timing(measured, found.noise)
+
+    each = tuple(measure(load) for load in loads)
     if len(each) == 1:
         return each[0], each
     shares = [load.share for load in loads]

@@ -146,6 +146,16 @@ class RunnableConformance(TargetConformance):
         assert np.array_equal(first, kept)
         assert not np.array_equal(first, second)
 
+    @pytest.mark.parametrize("case", ASSIGNMENTS)
+    def test_a_load_anew_is_the_same_engine(self, build, expected, case):
+        engine = build(ASSIGNMENTS[case])
+        first = engine.infer([net.sample(0)])
+        for _ in range(2):
+            engine.reload()
+            for one, again in zip(first, engine.infer([net.sample(0)]), strict=True):
+                np.testing.assert_array_equal(one, again)
+        assert engine.realised(net.NAMES) == expected(ASSIGNMENTS[case])
+
     def test_wrong_batch_is_an_error(self, build):
         with pytest.raises(HwsmpqError, match="refuses"):
             build(UNIFORM["fp32"]).infer([np.zeros((2, *net.INPUT_SHAPE[1:]), np.float32)])

@@ -36,6 +36,13 @@ class TestOpenvinoCpu(RunnableConformance):
             kernel = named[name]
             assert kernel is None or kernel.upper().endswith("_I8") == (precision == "int8"), (name, kernel)
 
+    def test_loads_anew_compile_nothing_again(self, build, monkeypatch):
+        engine = build(UNIFORM["int8"])
+        monkeypatch.setattr(engine, "_compile", None)
+        engine.reload()
+        engine.reload()
+        assert sum(engine.layer_ms(net.NAMES, [net.sample(0)], n_repeats=3).values()) > 0
+
     def test_audit_sees_a_layer_that_the_runtime_keeps_in_fp32(self, build):
         """The plugin has no int8 transposed convolution for inputs with a zero point."""
         realised = build(UNIFORM["int8"], zero_points={"r5": 100}).realised(net.NAMES)

@@ -11,7 +11,7 @@ from test_cost_model import LADDER, Truth, chain
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
 from hwsmpq.device.timing import LOADS_DIFFER, N_LOADS, Timing, TimingRequest, measure, median_stderr, spread, too_noisy
 from hwsmpq.errors import HwsmpqError
-from hwsmpq.hardware.loads import Load
+from hwsmpq.hardware.loads import Load, time_on
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs, measure_mixtures
 from hwsmpq.hardware.target import Target
 from hwsmpq.types import Ladder, Measurement
@@ -92,6 +92,22 @@ def test_an_engine_is_measured_over_its_loads_and_noise_says_how_well(width):
     assert np.std(errors) < max(once, 1e-9)
     assert np.std(errors) / 3 - 1e-9 < noise < 3 * np.std(errors) + 1e-9
     assert (too_noisy(noise) is None) == (width < 0.1)
+
+
+def test_an_engine_of_two_names_is_timed_once():
+    machine = Steady()
+    fast, slow = FakeEngine(machine, 2.0), FakeEngine(machine, 3.0)
+    loads, seen = [Load([], 0.25, "a"), Load([], 0.75, "b")], []
+
+    class Noting:
+        def measure(self, engines, how, progress):
+            seen.append(list(engines))
+            return measure(engines, how, progress)
+
+    timing, each = time_on(Noting(), {"int8": fast, "fp32": slow, "chosen": fast}, loads, 0, 1.0)
+    assert seen == [["int8", "fp32"]] * 2
+    for one in (timing, *each):
+        assert list(one.measured) == ["int8", "fp32", "chosen"] and one.measured["chosen"] == one.measured["int8"]
 
 
 def test_sessions_are_compared_by_what_both_measured():

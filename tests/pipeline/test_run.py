@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -361,6 +362,27 @@ def test_a_cheapest_plan_that_keeps_the_drop_needs_no_contributions(tmp_path: Pa
     before = contents(tmp_path)
     assert refine(Run(tmp_path, QDQ_SETTINGS, task()), plan.budgets) == certificate
     assert contents(tmp_path) == before
+
+
+def test_one_engine_under_two_names_is_timed_and_run_once(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(openvino_run.folder, tmp_path / "run")
+    run, timed = openvino_run.open(tmp_path / "run"), list[str]()
+    measure = type(run.target.device).measure
+
+    def counted(device: Any, engines: dict[str, Any], *how: Any) -> Timing:
+        timed.extend(engines)
+        assert len({id(engine) for engine in engines.values()}) == len(engines)
+        return measure(device, engines, *how)
+
+    monkeypatch.setattr(type(run.target.device), "measure", counted)
+    assert len(set(run.plan().assignment.values())) > 1
+    run.artifacts.write(replace(run.plan(), assignment=run.network.uniform("int8")), run.artifacts.made_from(Plan))
+    certificate = verify(run)
+    assert CHOSEN not in timed and {"int8", "fp32"} <= set(timed)
+    chosen, int8 = ({**vars(one), "name": ""} for one in certificate.engines if one.name in (CHOSEN, "int8"))
+    assert chosen == int8 and certificate.agrees and certificate.audit.is_clean
 
 
 def test_changed_data_makes_the_ranges_stale(qdq_copy: Path, qdq_run: Finished) -> None:

@@ -21,8 +21,8 @@ def build_engines(prepared: Prepared, assignments: Sequence[Assignment]) -> list
     for name, assignment in named.items():
         engines[name] = prepared.builder.engine(assignment)
         run.progress("pareto: build", len(engines), len(named))
-    latency = time_engines(run, engines, "pareto")
     outputs, network = outputs_of(run, engines, "pareto"), network_outputs(prepared)
+    latency = time_engines(run, engines, "pareto")
     return [
         BuiltEngine(
             assignment=assignment,

@@ -75,12 +75,15 @@ def _verify(prepared: Prepared) -> Certificate:
     memory: dict[str, float] = {}
     times: dict[str, Measurement] = {}
     conditions: dict[str, str] = {}
-    by_itself: dict[str, Engine] = {}
     engines = _engines(prepared, assignments) if run.target.has_latency else {}
+    by_itself = _by_itself(prepared) if run.measures_latency else {}
+    untouched = {name: engine for name, engine in by_itself.items() if name == BY_ITSELF}
+    # Before they are timed, for which they are loaded anew: what is judged is what lies in the folder.
+    outputs = outputs_of(run, engines | untouched, "verify") or _simulated(prepared, assignments, plan)
+    plain_outputs = _some_outputs(run, by_itself[PLAIN]) if by_itself else None
     if run.measures_latency:
         model = cost_model(prepared)
         assert model is not None
-        by_itself = _by_itself(prepared)
         times, of_shapes = time_shapes(run, engines | by_itself, "verify")
         conditions = run.target.conditions()
         latency = LatencyOutcome(
@@ -99,9 +102,7 @@ def _verify(prepared: Prepared) -> Certificate:
             ),
         )
         memory = _memory(run, engines | by_itself)
-    untouched = {name: engine for name, engine in by_itself.items() if name == BY_ITSELF}
-    outputs = outputs_of(run, engines | untouched, "verify") or _simulated(prepared, assignments, plan)
-    runtime_default = _runtime_default(run, by_itself, times, outputs[CHOSEN]) if by_itself else None
+    runtime_default = None if plain_outputs is None else _runtime_default(run, plain_outputs, times, outputs[CHOSEN])
     network = network_outputs(prepared) if engines else outputs[REFERENCE]
     accuracy = compare(
         run.judge, report_part, network, outputs[CHOSEN],
@@ -158,8 +159,13 @@ def _counted(prepared: Prepared, assignment: Assignment | None) -> tuple[float, 
 
 def _memory(run: Run, engines: Mapping[str, Engine]) -> dict[str, float]:
     """What engines need of the memory, where that is measured; the uniform ones were when they were profiled."""
-    peaks = {name: engines[name].peak_mb(timing_inputs(run)) for name in (CHOSEN, BY_ITSELF) if name in engines}
-    return run.read(CostTable).peak_mb | {name: peak for name, peak in peaks.items() if peak is not None}
+    uniform = run.read(CostTable).peak_mb
+    known: dict[int, float | None] = {id(engines[name]): peak for name, peak in uniform.items()}
+    for name in (CHOSEN, BY_ITSELF):
+        if name in engines and id(engines[name]) not in known:
+            known[id(engines[name])] = engines[name].peak_mb(timing_inputs(run))
+    found = {name: known.get(id(engine)) for name, engine in engines.items()}
+    return {name: peak for name, peak in found.items() if peak is not None}
 
 
 def _by_itself(prepared: Prepared) -> dict[str, Engine]:
@@ -170,11 +176,13 @@ def _by_itself(prepared: Prepared) -> dict[str, Engine]:
     return {BY_ITSELF: prepared.builder.untouched(), PLAIN: run.target.load_plainly(run.path(Manifest).parent)}
 
 
+def _some_outputs(run: Run, engine: Engine) -> Tensor:
+    return engine_outputs(engine, tuple(x[:N_SAMPLES] for x in run.parts[1].inputs), run.settings.batch)
+
+
 def _runtime_default(
-    run: Run, by_itself: dict[str, Engine], times: dict[str, Measurement], certified: Tensor
+    run: Run, plain: Tensor, times: dict[str, Measurement], certified: Tensor
 ) -> RuntimeDefault:
-    rows = tuple(x[:N_SAMPLES] for x in run.parts[1].inputs)
-    plain = engine_outputs(by_itself[PLAIN], rows, run.settings.batch)
     return RuntimeDefault(
         precision=run.target.computes_in,
         latency_ms=times[BY_ITSELF].median_ms,
@@ -185,18 +193,19 @@ def _runtime_default(
 
 
 def outputs_of(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Tensor]:
-    """Outputs of engines on the report part, by name. What is read as it is needed is read once for all of them."""
+    """Outputs of engines on the report part, by name. What is read as it is needed is read once for all of them, and an
+    engine that has several names is run once."""
     inputs, n = run.parts[1].inputs, len(run.parts[1])
     step = math.ceil(READ_AT_ONCE / run.settings.batch) * run.settings.batch
-    found: dict[str, Tensor] = {}
+    once, found = {id(engine): engine for engine in engines.values()}, dict[int, Tensor]()
     for start in range(0, n if engines else 0, step):
         rows = tuple(x[start : start + step] for x in inputs)
-        for name, engine in engines.items():
+        for engine in once.values():
             outputs = engine_outputs(engine, rows, run.settings.batch)
-            whole = found.setdefault(name, outputs.new_empty((n, *outputs.shape[1:])))
+            whole = found.setdefault(id(engine), outputs.new_empty((n, *outputs.shape[1:])))
             whole[start : start + step] = outputs
-        run.progress(f"{stage}: {len(engines)} engines", min(start + step, n), n)
-    return found
+        run.progress(f"{stage}: {len(once)} engines", min(start + step, n), n)
+    return {name: found[id(engine)] for name, engine in engines.items()}
 
 
 def network_outputs(prepared: Prepared) -> Tensor:
@@ -245,9 +254,15 @@ def _claim(prepared: Prepared, plan: Plan) -> str:
 
 
 def _engines(prepared: Prepared, assignments: dict[str, Assignment]) -> dict[str, Engine]:
-    run, builder = prepared.run, prepared.builder
-    uniform = {name: builder.engine(assignment) for name, assignment in assignments.items() if name != CHOSEN}
-    return uniform | {CHOSEN: run.target.load(run.path(Manifest).parent)}
+    """The plan's engine as it lies in the run folder, and uniform ones: one engine where their files are the same."""
+    builder, folder = prepared.builder, prepared.run.path(Manifest).parent
+    chosen = prepared.run.target.load(folder)
+
+    def engine(assignment: Assignment) -> Engine:
+        same = assignment == assignments[CHOSEN] and builder.is_in(folder, assignment)
+        return chosen if same else builder.engine(assignment)
+
+    return {name: chosen if name == CHOSEN else engine(assignment) for name, assignment in assignments.items()}
 
 
 def _simulated(prepared: Prepared, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
