@@ -20,8 +20,8 @@ from hwsmpq.model.parts import Held, Streamed
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.judged import outputs_of
 from hwsmpq.pipeline.prove.refine import refine
-from hwsmpq.pipeline.prove.verify import outputs_of
 from hwsmpq.pipeline.run import Run, silent
 
 N = 150

@@ -37,6 +37,7 @@ from hwsmpq.pipeline.prepare import calibrate as calibrating
 from hwsmpq.pipeline.prepare import profile as profiling_stage
 from hwsmpq.pipeline.prepare.calibrate import calibrate
 from hwsmpq.pipeline.prepare.survey import prepare
+from hwsmpq.pipeline.prove import judged as judging
 from hwsmpq.pipeline.prove import refine as refining
 from hwsmpq.pipeline.prove import verify as verifying
 from hwsmpq.pipeline.prove.build import build
@@ -377,12 +378,12 @@ def test_one_engine_under_two_names_is_timed_and_run_once(
         return measure(device, engines, *how)
 
     monkeypatch.setattr(type(run.target.device), "measure", counted)
-    assert len(set(run.plan().assignment.values())) > 1
-    run.artifacts.write(replace(run.plan(), assignment=run.network.uniform("int8")), run.artifacts.made_from(Plan))
+    name = next(one for one in ("int8", "fp32") if run.plan().assignment != run.network.uniform(one))
+    run.artifacts.write(replace(run.plan(), assignment=run.network.uniform(name)), run.artifacts.made_from(Plan))
     certificate = verify(run)
     assert CHOSEN not in timed and {"int8", "fp32"} <= set(timed)
-    chosen, int8 = ({**vars(one), "name": ""} for one in certificate.engines if one.name in (CHOSEN, "int8"))
-    assert chosen == int8 and certificate.agrees and certificate.audit.is_clean
+    chosen, same = ({**vars(one), "name": ""} for one in certificate.engines if one.name in (CHOSEN, name))
+    assert chosen == same and certificate.agrees and certificate.audit.is_clean
 
 
 def test_changed_data_makes_the_ranges_stale(qdq_copy: Path, qdq_run: Finished) -> None:
@@ -431,6 +432,25 @@ def slow_down_the_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         return times | {verifying.CHOSEN: chosen}, of_shapes
 
     monkeypatch.setattr(verifying, "time_shapes", slow)
+
+
+@pytest.mark.usefixtures("told_apart")
+def test_later_rounds_run_the_new_engine_alone(
+    openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = run_on_a_machine(openvino_run, tmp_path / "run", monkeypatch, lambda ms: 1.06 * ms)
+    ran, networks = list[set[str]](), list[int]()
+    outputs, network = judging.outputs_of, judging.network_outputs
+    monkeypatch.setattr(judging, "outputs_of", lambda run, new, stage: ran.append(set(new)) or outputs(run, new, stage))
+    monkeypatch.setattr(judging, "network_outputs", lambda prepared: networks.append(1) or network(prepared))
+    certificate = refine(run, resolve_budgets(run, latency_ms=25.5))
+    assert len(ran) == len(certificate.rounds) > 1 and len(networks) == 1
+    assert {"int8", "fp32", CHOSEN} <= ran[0] and all(names == {CHOSEN} for names in ran[1:])
+    again = verifying._verify(prepare(Run(run.folder, run.settings, task())))
+    assert [one.name for one in again.engines] == [one.name for one in certificate.engines]
+    for one, other in zip(again.engines, certificate.engines, strict=True):
+        assert (one.metric, one.loss, one.kl) == (other.metric, other.loss, other.kl)
+    assert again.agreement == certificate.agreement
 
 
 def test_missed_latency_is_solved_again_with_what_was_measured(

@@ -8,7 +8,7 @@ from hwsmpq.device.runtime import Engine
 from hwsmpq.engine.verify import compare
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import time_engines
-from hwsmpq.pipeline.prove.verify import network_outputs, outputs_of
+from hwsmpq.pipeline.prove.judged import network_outputs, outputs_of
 from hwsmpq.types import REFERENCE, Assignment, Audit, BuiltEngine
 
 

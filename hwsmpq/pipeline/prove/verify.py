@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from hwsmpq.device.runtime import Engine
-from hwsmpq.engine.agree import N_SAMPLES, check
-from hwsmpq.engine.verify import compare, engine_outputs, mean_loss
+from hwsmpq.engine.agree import check
+from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.model.agreement import relative_error
 from hwsmpq.pipeline.decide.costs import counted_costs
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import cost_model, loads_of, rounds, time_shapes, timing_inputs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.prove.build import build
+from hwsmpq.pipeline.prove.judged import Judged, judged, sampled
 from hwsmpq.pipeline.prove.weights import builder_of, learned, simulator_of
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
     BY_ITSELF,
     CHOSEN,
@@ -45,8 +44,6 @@ from hwsmpq.types import (
     Trained,
 )
 
-READ_AT_ONCE = 64
-"""Samples of the report part that all engines are run on before the next ones are read."""
 PLAIN = "plain"
 """Name of the plan's engine without settings while engines are timed."""
 UNTIMED_CLAIM = "accuracy measured on the built engine; latency not measured, as asked"
@@ -68,7 +65,7 @@ def certify(run: Run, make: Callable[[], Certificate]) -> Certificate:
 
 def _verify(prepared: Prepared) -> Certificate:
     run = prepared.run
-    plan, manifest, report_part = run.read(Plan), run.read(Manifest), run.parts[1]
+    plan, manifest = run.read(Plan), run.read(Manifest)
     uniform = dict.fromkeys((*run.ladder.names, REFERENCE))
     assignments = {name: prepared.network.uniform(name) for name in uniform} | {CHOSEN: plan.assignment}
     latency: LatencyOutcome | None = None
@@ -79,8 +76,8 @@ def _verify(prepared: Prepared) -> Certificate:
     by_itself = _by_itself(prepared) if run.measures_latency else {}
     untouched = {name: engine for name, engine in by_itself.items() if name == BY_ITSELF}
     # Before they are timed, for which they are loaded anew: what is judged is what lies in the folder.
-    outputs = outputs_of(run, engines | untouched, "verify") or _simulated(prepared, assignments, plan)
-    plain_outputs = _some_outputs(run, by_itself[PLAIN]) if by_itself else None
+    found, network = judged(prepared, plan, assignments, engines | untouched)
+    plain_outputs = engine_outputs(by_itself[PLAIN], _some(prepared), run.settings.batch) if by_itself else None
     if run.measures_latency:
         model = cost_model(prepared)
         assert model is not None
@@ -102,12 +99,8 @@ def _verify(prepared: Prepared) -> Certificate:
             ),
         )
         memory = _memory(run, engines | by_itself)
-    runtime_default = None if plain_outputs is None else _runtime_default(run, plain_outputs, times, outputs[CHOSEN])
-    network = network_outputs(prepared) if engines else outputs[REFERENCE]
-    accuracy = compare(
-        run.judge, report_part, network, outputs[CHOSEN],
-        "engine" if run.target.has_latency else "simulator", run.settings.drop_confidence,
-    )
+    runtime_default = None if plain_outputs is None else _runtime_default(run, plain_outputs, times, found[CHOSEN])
+    accuracy = found[CHOSEN].accuracy
     by_bound = run.settings.confidence is not None
     outcomes = tuple(_outcome(b, plan, latency, memory.get(CHOSEN), accuracy, by_bound) for b in plan.budgets)
     this_round = Round(
@@ -115,15 +108,14 @@ def _verify(prepared: Prepared) -> Certificate:
         all(outcome.met for outcome in outcomes), memory.get(CHOSEN), tuple(o.kind for o in outcomes if not o.met),
     )
     results = []
-    for name, out in outputs.items():
+    for name, one in found.items():
         bitops, size_mb = _counted(prepared, assignments.get(name))
-        judged = compare(run.judge, report_part, network, out, accuracy.source, run.settings.drop_confidence)
         results.append(
             EngineResult(
                 name=name, latency_ms=times[name].median_ms if name in times else None,
-                spread_ms=times[name].spread_ms if name in times else None, metric=judged.engine,
-                loss=mean_loss(run.judge, report_part, out), kl=judged.kl,
-                bitops=bitops, size_mb=size_mb, drop_bound=judged.drop_bound, peak_mb=memory.get(name),
+                spread_ms=times[name].spread_ms if name in times else None, metric=one.accuracy.engine, loss=one.loss,
+                kl=one.accuracy.kl, bitops=bitops, size_mb=size_mb, drop_bound=one.accuracy.drop_bound,
+                peak_mb=memory.get(name),
             )
         )
     return Certificate(
@@ -140,7 +132,7 @@ def _verify(prepared: Prepared) -> Certificate:
         n_loads=times[CHOSEN].n_repeats if times else 0,
         fallbacks=run.read(Survey).fallbacks(run.network),
         conditions=conditions,
-        agreement=_agreements(prepared, plan, network, outputs) if engines else {},
+        agreement=_agreements(prepared, plan, network, found) if engines else {},
         coverage=run.network.coverage,
         runtime_default=runtime_default,
         held=plan.held,
@@ -176,67 +168,38 @@ def _by_itself(prepared: Prepared) -> dict[str, Engine]:
     return {BY_ITSELF: prepared.builder.untouched(), PLAIN: run.target.load_plainly(run.path(Manifest).parent)}
 
 
-def _some_outputs(run: Run, engine: Engine) -> Tensor:
-    return engine_outputs(engine, tuple(x[:N_SAMPLES] for x in run.parts[1].inputs), run.settings.batch)
+def _some(prepared: Prepared) -> tuple[Tensor, ...]:
+    """Inputs of the samples whose outputs are compared one by one."""
+    return tuple(x[sampled(prepared)] for x in prepared.run.parts[1].inputs)
 
 
-def _runtime_default(
-    run: Run, plain: Tensor, times: dict[str, Measurement], certified: Tensor
-) -> RuntimeDefault:
+def _runtime_default(run: Run, plain: Tensor, times: dict[str, Measurement], certified: Judged) -> RuntimeDefault:
     return RuntimeDefault(
         precision=run.target.computes_in,
         latency_ms=times[BY_ITSELF].median_ms,
         spread_ms=times[BY_ITSELF].spread_ms,
         plain_ms=times[PLAIN].median_ms,
-        plain_error=relative_error([certified[: len(plain)]], [plain]),
+        plain_error=relative_error([certified.some], [plain]),
     )
 
 
-def outputs_of(run: Run, engines: Mapping[str, Engine], stage: str) -> dict[str, Tensor]:
-    """Outputs of engines on the report part, by name. What is read as it is needed is read once for all of them, and an
-    engine that has several names is run once."""
-    inputs, n = run.parts[1].inputs, len(run.parts[1])
-    step = math.ceil(READ_AT_ONCE / run.settings.batch) * run.settings.batch
-    once, found = {id(engine): engine for engine in engines.values()}, dict[int, Tensor]()
-    for start in range(0, n if engines else 0, step):
-        rows = tuple(x[start : start + step] for x in inputs)
-        for engine in once.values():
-            outputs = engine_outputs(engine, rows, run.settings.batch)
-            whole = found.setdefault(id(engine), outputs.new_empty((n, *outputs.shape[1:])))
-            whole[start : start + step] = outputs
-        run.progress(f"{stage}: {len(once)} engines", min(start + step, n), n)
-    return {name: found[id(engine)] for name, engine in engines.items()}
-
-
-def network_outputs(prepared: Prepared) -> Tensor:
-    """Outputs of the network itself on the report part, for which no engine of it stands in."""
-    run = prepared.run
-    return prepared.simulator.scores(
-        [prepared.network.uniform(REFERENCE)], run.parts[1].inputs, lambda out, rows: out,
-        lambda done, n: run.progress("verify: network", done, n),
-    )[0]
-
-
 def _agreements(
-    prepared: Prepared, plan: Plan, network: Tensor, outputs: dict[str, Tensor]
+    prepared: Prepared, plan: Plan, network: Tensor, found: Mapping[str, Judged]
 ) -> dict[str, Agreement]:
     """Whether the fp32 engine reproduces the network, and the plan's engine what was simulated."""
-    run = prepared.run
-    part, reference = run.parts[1], prepared.network.uniform(REFERENCE)
-    some = prepared.captured.some_of(len(part), N_SAMPLES)
-    inputs = tuple(x[some] for x in part.inputs)
-    found = {
+    inputs, reference = _some(prepared), prepared.network.uniform(REFERENCE)
+    agreements = {
         REFERENCE: check(
-            prepared.builder, prepared.simulator, reference, inputs, outputs[REFERENCE][some], network[some]
+            prepared.builder, prepared.simulator, reference, inputs, found[REFERENCE].some, network[sampled(prepared)]
         ),
         CHOSEN: check(
-            builder_of(prepared, plan), simulator_of(prepared, plan), plan.assignment, inputs, outputs[CHOSEN][some]
+            builder_of(prepared, plan), simulator_of(prepared, plan), plan.assignment, inputs, found[CHOSEN].some
         ),
     }
-    for name, one in found.items():
+    for name, one in agreements.items():
         if not one.agrees:
-            run.notify(f"the {name} engine does not compute what was simulated: {one.said}")
-    return found
+            prepared.run.notify(f"the {name} engine does not compute what was simulated: {one.said}")
+    return agreements
 
 
 def _claim(prepared: Prepared, plan: Plan) -> str:
@@ -263,23 +226,6 @@ def _engines(prepared: Prepared, assignments: dict[str, Assignment]) -> dict[str
         return chosen if same else builder.engine(assignment)
 
     return {name: chosen if name == CHOSEN else engine(assignment) for name, assignment in assignments.items()}
-
-
-def _simulated(prepared: Prepared, assignments: dict[str, Assignment], plan: Plan) -> dict[str, Tensor]:
-    """Outputs on the report part: uniform networks as they came, the plan with trained weights if there are any."""
-    run = prepared.run
-
-    def outputs(simulator: Simulator, stage: str, part: dict[str, Assignment]) -> dict[str, Tensor]:
-        rows = simulator.scores(
-            list(part.values()), run.parts[1].inputs, lambda out, rows: out,
-            lambda done, n: run.progress(f"verify: {stage}", done, n),
-        )
-        return dict(zip(part, rows, strict=True))
-
-    uniform = {name: assignment for name, assignment in assignments.items() if name != CHOSEN}
-    return outputs(prepared.simulator, "uniform", uniform) | outputs(
-        simulator_of(prepared, plan), CHOSEN, {CHOSEN: assignments[CHOSEN]}
-    )
 
 
 def _outcome(
