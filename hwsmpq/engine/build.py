@@ -53,7 +53,7 @@ class Builder:
         self.target, self.batch, self._threads, self._streams = target, batch, threads, streams
         self._fp32_onnx: bytes | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hwsmpq-")
-        self._built: dict[tuple[tuple[str, str], ...], _Built] = {}
+        self._built: dict[frozenset[tuple[str, str]], _Built] = {}
 
     def of_any_batch(self) -> Builder:
         """The same for engines that take any number of samples at once."""
@@ -90,7 +90,7 @@ class Builder:
         return all(other.is_file() and file_digest(other) == file_digest(one) for other, one in built.items())
 
     def _built_of(self, assignment: Assignment) -> _Built:
-        key = tuple(assignment.items())
+        key = frozenset(assignment.items())
         if key not in self._built:
             folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
             start = time.perf_counter()

@@ -21,7 +21,9 @@ def test_what_was_built_is_delivered_and_told_from_other_files(
     builder.engine(fp32)
     with monkeypatch.context() as patch:
         patch.setattr(Builder, "write", None)
-        manifest = builder.deliver(int8, tmp_path / "engine")
+        in_another_order = dict(sorted(int8.items(), reverse=True))
+        assert list(in_another_order) != list(int8)
+        manifest = builder.deliver(in_another_order, tmp_path / "engine")
     assert manifest.build_seconds > 0 and manifest.assignment == int8
     assert builder.is_in(tmp_path / "engine", int8) and not builder.is_in(tmp_path / "engine", fp32)
     assert not builder.is_in(tmp_path, int8)

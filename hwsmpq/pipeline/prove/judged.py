@@ -52,7 +52,7 @@ def judged(
     none, what is simulated of the assignments. In later rounds of a search only the plan's engine is run."""
     run = prepared.run
     known, part = _known.setdefault(prepared.builder, _Known()), run.parts[1]
-    keys = {name: (name, *assignments.get(name, {}).items()) for name in engines}
+    keys = {name: (name, frozenset(assignments.get(name, {}).items())) for name in engines}
     new = {name: engine for name, engine in engines.items() if name == CHOSEN or keys[name] not in known.judged}
     outputs = outputs_of(run, new, "verify") if engines else _simulated(prepared, assignments, plan)
     if known.network is None:
