@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import QDQ_SETTINGS
+from conftest import OPENVINO_SETTINGS, QDQ_SETTINGS
 from tiny_task import task
 
 from hwsmpq.errors import HwsmpqError
@@ -18,6 +18,7 @@ from hwsmpq.pipeline.division import Pace, divide, divided, foresee
 from hwsmpq.pipeline.outlook import WHOLE, Outlook
 from hwsmpq.pipeline.prove.refine import refine
 from hwsmpq.pipeline.run import Run
+from hwsmpq.search import preferred as preferring
 from hwsmpq.types import Budget, Contributions, Division, Plan, Settings, StageTime
 
 PACE = Pace(sample_s=0.01, build_s=2.0, n_groups=50, n_levels=3, n_report=300, times_engines=True)
@@ -84,12 +85,18 @@ def test_a_run_that_has_no_time_left_ends_with_a_plan(tmp_path: Path) -> None:
     assert any(stage == WHOLE and "about" in text for stage, text in told)
 
 
-def test_what_may_not_be_needed_is_not_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the cheapest plan keeps the drop, nothing is said of contributions, and no evaluation is timed."""
+@pytest.mark.parametrize(("settings", "budget"), [
+    (QDQ_SETTINGS, {"max_drop": 100.0}), (OPENVINO_SETTINGS, {"speedup": 0.2}),
+])
+def test_what_may_not_be_needed_is_not_foreseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, budget: dict[str, float]
+) -> None:
+    """Where the cheapest plan is enough, nothing is said of contributions, and no evaluation is timed."""
     monkeypatch.setattr(division, "_sample_s", lambda prepared: pytest.fail("timed"))
+    monkeypatch.setattr(preferring, "Z_SURE", 1e9)
     told: list[tuple[str, str]] = []
-    run = Run(tmp_path, QDQ_SETTINGS, task(), status=lambda stage, text: told.append((stage, text)))
-    refine(run, resolve_budgets(run, max_drop=100.0, whole=True))
+    run = Run(tmp_path, settings, task(), status=lambda stage, text: told.append((stage, text)))
+    refine(run, resolve_budgets(run, **budget, whole=True))
     said = [text for stage, text in told if stage == WHOLE]
     assert said and not any("contributions" in text or "race" in text for text in said)
 

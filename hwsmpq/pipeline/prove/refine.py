@@ -36,7 +36,7 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     """
     n_corrections, run = 0, divided(run)
     kinds = {budget.kind for budget in budgets}
-    foresee(run, whole=True, evaluates="latency_ms" in kinds or "max_drop" not in kinds)
+    foresee(run, whole=True, evaluates="max_drop" not in kinds and not run.measures_latency)
     while True:
         measured = rounds(run)
         earlier = measured.of(budgets)
