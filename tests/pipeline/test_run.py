@@ -196,6 +196,7 @@ def _quantize_by_hand(layer: nn.Module, precision: Precision, clip: dict[int, tu
     layer.register_forward_pre_hook(lambda m, x: (((x[0] / step).round() + zero).clamp(0, n).sub(zero) * step,))
 
 
+@pytest.mark.usefixtures("told_apart")
 def test_a_second_run_does_nothing(
     openvino_run: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
