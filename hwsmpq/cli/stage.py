@@ -48,7 +48,8 @@ def settings_of(folder: Path, task: str | None, given: dict[str, Any], quiet: bo
     return Settings(task=task, **changes)
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def given_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The options that are settings."""
     names = {f.name for f in fields(Settings)} - {"task"}
     return {name: value for name, value in values.items() if name in names}
 
@@ -63,7 +64,7 @@ def in_folder(values: dict[str, Any], work: Callable[[Any], Any], show: Callable
     set_logs(all=logging.ERROR)
     gc.freeze()  # what was imported
     gc.enable()
-    settings = settings_of(values["out"], values["task"], _given(values), quiet=values["json"])
+    settings = settings_of(values["out"], values["task"], given_of(values), quiet=values["json"])
     with display.progress_bars(not values["json"]) as progress:
         result = work(
             Run(

@@ -80,6 +80,7 @@ def test_memory_that_no_engine_keeps_is_refused_by_name(streams_run: Finished) -
         refine(run, resolve_budgets(run, peak_mb=SMALL_MB))
 
 
+@pytest.mark.usefixtures("told_apart")
 def test_what_needed_more_memory_than_its_budget_is_not_chosen_again(streams_run: Finished, tmp_path: Path) -> None:
     import shutil
 

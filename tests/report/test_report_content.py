@@ -251,6 +251,7 @@ def test_runs_that_do_not_compare_say_so(complete: Path, tmp_path: Path) -> None
 def test_the_command_asks_for_the_same_again(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed by the command line itself, it gives the settings and budgets of the folder."""
     from hwsmpq.cli import app as cli
+    from hwsmpq.cli.stage import given_of, settings_of
 
     _, plan, _ = load(complete)
     given: dict[str, Any] = {}
@@ -259,7 +260,7 @@ def test_the_command_asks_for_the_same_again(complete: Path, monkeypatch: pytest
     assert program == "hwsmpq"
     cli.app(arguments, standalone_mode=False)
     settings = artifacts.read(complete / "settings.json", Settings)
-    assert cli._settings(complete / "nowhere", given["task"], cli._given(given)) == settings
+    assert settings_of(complete / "nowhere", given["task"], given_of(given)) == settings
     assert {b.kind: b.limit for b in plan.budgets} == {
         kind: float(given[kind]) for kind in ("latency_ms", "bitops", "size_mb", "max_drop") if given[kind] is not None
     }
