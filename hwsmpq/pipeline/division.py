@@ -133,6 +133,12 @@ def divided(run: Run) -> Run:
     return run.with_settings(replace(run.settings, **{k: v for k, v in vars(division).items() if k != "sample_s"}))
 
 
+def is_sure_to_evaluate(run: Run, holds_drop: bool) -> bool:
+    """Whether contributions and a race are made whatever is found first: where a drop is held or latency is known, the
+    cheapest plan of all may be enough."""
+    return not holds_drop and not run.measures_latency
+
+
 def foresee(run: Run, whole: bool, evaluates: bool = True) -> None:
     """Tell how long the search will take, where there is one to be made; what every stage takes corrects it.
 

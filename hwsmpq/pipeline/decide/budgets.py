@@ -6,7 +6,7 @@ import math
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.pipeline.decide.costs import counted_costs
-from hwsmpq.pipeline.division import divided, foresee
+from hwsmpq.pipeline.division import divided, foresee, is_sure_to_evaluate
 from hwsmpq.pipeline.prepare.profile import uniform_costs
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run
@@ -52,7 +52,7 @@ def resolve_budgets(
     if throughput is not None and not (math.isfinite(throughput) and throughput > 0):
         raise HwsmpqError(f"a throughput of {throughput}", "it must be a positive number", "such as --throughput 100")
     run = divided(run)
-    foresee(run, whole, evaluates=max_drop is None and not run.measures_latency)
+    foresee(run, whole, evaluates=is_sure_to_evaluate(run, max_drop is not None))
     if peak_mb is not None:
         budgets.insert(0, Budget("peak_mb", peak_mb))
     if size_mb is not None:

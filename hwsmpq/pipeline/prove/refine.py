@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hwsmpq.errors import InfeasibleError
 from hwsmpq.pipeline.decide.solve import search
-from hwsmpq.pipeline.division import divided, foresee
+from hwsmpq.pipeline.division import divided, foresee, is_sure_to_evaluate
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.profile import rounds
 from hwsmpq.pipeline.prepare.survey import prepare, record
@@ -35,8 +35,8 @@ def refine(run: Run, budgets: tuple[Budget, ...]) -> Certificate:
     begins after a budget of time. The last certificate is returned whether or not it meets every budget.
     """
     n_corrections, run = 0, divided(run)
-    kinds = {budget.kind for budget in budgets}
-    foresee(run, whole=True, evaluates="max_drop" not in kinds and not run.measures_latency)
+    holds_drop = any(budget.kind == "max_drop" for budget in budgets)
+    foresee(run, whole=True, evaluates=is_sure_to_evaluate(run, holds_drop))
     while True:
         measured = rounds(run)
         earlier = measured.of(budgets)
