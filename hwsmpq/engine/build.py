@@ -112,7 +112,10 @@ class Builder:
 
     @contextmanager
     def temporary(self, assignment: Assignment) -> Iterator[Engine]:
-        """A loaded engine whose files are gone after the block."""
+        """A loaded engine whose files are gone after the block, unless it was there before."""
+        if frozenset(assignment.items()) in self._built:
+            yield self.engine(assignment)
+            return
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
             self.write(assignment, Path(name))
             yield self.target.load(Path(name))

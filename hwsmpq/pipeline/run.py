@@ -12,11 +12,14 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import torch
+
 from hwsmpq import artifacts
 from hwsmpq.engine.build import Builder
 from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
+from hwsmpq.hardware.device import HERE
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.lock import hold
@@ -56,6 +59,11 @@ P = ParamSpec("P")
 LOGGER = logging.getLogger("hwsmpq")
 """The one that everything of the package goes to: warnings of what the user should know, and as information which
 artifacts were made, and how long that took."""
+
+ENGINES_GAIN = 2
+"""How many times as long a sample takes in the simulator as in an engine of as many threads, at least (fp32 and int8
+together, on a processor: ResNet-20 1.6, EfficientNet-Lite0 2.4)."""
+
 
 class Progress(Protocol):
     """Told how far a stage is: (stage, done, total)."""
@@ -159,6 +167,18 @@ class Run:
         for name in ("score_batch", "roles", "cluster"):
             vars(other).pop(name, None)
         self.within_minutes = other.within_minutes = other
+        return other
+
+    def on_engines(self) -> Run:
+        """The same run, where assignments of which there are engines anyway are evaluated by these if that is faster:
+        where they compute on this machine's processor, as the simulator does, which has not many more threads."""
+        here = self.target.has_latency and self.target.device is HERE and not torch.cuda.is_available()
+        if not here or torch.get_num_threads() > ENGINES_GAIN * self.settings.threads:
+            return self
+        other = copy.copy(self)
+        other.settings, other._ray_address = replace(self.settings, evaluate="engine"), None
+        for name in ("roles", "cluster"):
+            vars(other).pop(name, None)
         return other
 
     def _default_ladder(self) -> tuple[str, ...]:

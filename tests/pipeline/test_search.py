@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from hwsmpq.pipeline.decide.costs import costs_of, counted_costs
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.evaluate import contribute as contributing
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores
+from hwsmpq.pipeline.evaluate.game import evaluation_game
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.survey import prepare
-from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.run import ENGINES_GAIN, Run
 from hwsmpq.search.losses import cheapest_at_losses
 from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
@@ -233,6 +235,25 @@ def test_engines_may_score_in_place_of_the_simulator(tmp_path: Path) -> None:
     assert measured.phi != simulated.phi
     for group, row in simulated.phi.items():
         assert measured.phi[group]["fp32"] == pytest.approx(row["fp32"], abs=0.2 * abs(simulated.top_value) + 0.02)
+
+
+@pytest.mark.parametrize("on_engines", [True, False])
+def test_what_is_built_anyway_is_evaluated_by_the_faster_of_engines_and_simulator(
+    tmp_path: Path, on_engines: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: ENGINES_GAIN if on_engines else ENGINES_GAIN + 1)
+    run = open_run(tmp_path, OPENVINO_SETTINGS, ladder=("int8", "fp32"), cost="bitops")
+    plan = search(run, resolve_budgets(run, max_drop=100))
+    assert plan.assignment == run.network.uniform("int8") and not run.path(Contributions).exists()
+    expected = value_by("engine" if on_engines else "simulator", run, plan.assignment)
+    assert plan.candidates[0].value == pytest.approx(expected, rel=1e-9)
+
+
+def value_by(evaluate: Literal["engine", "simulator"], run: Run, assignment: dict[str, str]) -> float:
+    prepared = replace(prepare(run), run=Run(run.folder, replace(run.settings, evaluate=evaluate), task()))
+    game = evaluation_game(prepared, run.parts[0], lambda done, n: None)
+    return float(game.samples_of([assignment])[0][: len(run.parts[0])].astype(np.float64).mean())
 
 
 def test_engines_cannot_score_where_none_runs(tmp_path: Path) -> None:

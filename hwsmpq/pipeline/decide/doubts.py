@@ -25,8 +25,9 @@ def tell_doubts(prepared: Prepared) -> None:
     that scores assignments falls.
 
     Costs one evaluation of the ladder's floor, which differs from the reference most, and one of the reference, on the
-    score batch. Both are kept for the search.
+    score batch. Both are kept for what the search asks of uniform networks.
     """
+    prepared = prepared.on_engines()
     run = prepared.run
     batch = run.score_batch
     reference_network = prepared.network.uniform(REFERENCE)

@@ -127,7 +127,7 @@ def search(
             return searched.best(contributions)
         assert cheapest is not None
         run.notify(f"{searched.enough}, so no contributions are needed")
-        return searched.plan(*cheapest)
+        return searched.simplest(*cheapest)
 
     unused = {CostTable: model is None, Rounds: not run.measures_latency, Contributions: contributions is None}
     return run.stage(
@@ -208,6 +208,12 @@ class _Search:
         """Made only where something is evaluated: it hashes the whole search part."""
         return NestedBatches(self._prepared)
 
+    @cached_property
+    def _on_engines(self) -> NestedBatches:
+        """The same for what :meth:`cheapest_of_all` compares, which is built or will be: never compared with what is
+        simulated."""
+        return NestedBatches(self._prepared.on_engines())
+
     @property
     def enough(self) -> str:
         """What is found of a plan that :meth:`cheapest_of_all` gives."""
@@ -222,15 +228,15 @@ class _Search:
         cheapest = self._cheapest or ("latency_ms" if self._speed and not self._run.settings.additive else None)
         if cheapest is None:
             return None
-        demands = [] if self._largest is None else [self._largest.on(self._batches)]
+        demands = [] if self._largest is None else [self._largest.on(self._on_engines)]
         if not self._cheapest:
             # No mixture loses less than the top: only by chance would one be surely worth more where the top is not.
             top = self._problem.permitted.nearest(len(self._run.ladder.names) - 1)
-            demands.append(worth_as_much(top, self._batches))
+            demands.append(worth_as_much(top, self._on_engines))
         built = self._as_measured(cheapest) if self._is_last and self._met else []
         model = self._model if cheapest == "latency_ms" else None
         resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
-        return cheapest_of_all(self._problem, cheapest, demands, self._batches, resolution, knows, built)
+        return cheapest_of_all(self._problem, cheapest, demands, self._on_engines, resolution, knows, built)
 
     def _as_measured(self, cheapest: str) -> list[Solution]:
         """What was measured to keep the budgets, and one precision everywhere: the cheapest first, by latencies as they
@@ -246,18 +252,25 @@ class _Search:
         table = table_of(self._prepared, contributions)
         problem = valued(self._problem, table, contributions.floor_value)
         measured, n_evaluations = self._measured(problem, contributions)
-        plan = self.plan(measured, n_evaluations, problem.value)
+        plan = self._plan(measured, n_evaluations, self._batches, problem.value)
         return plan if self._cheapest else replace(plan, stability=_stability(self._prepared, problem, contributions))
 
-    def plan(self, measured: Sequence[Measured], n_evaluations: float, value: Cost | None = None) -> Plan:
+    def simplest(self, measured: Sequence[Measured], n_evaluations: float) -> Plan:
+        """The plan of what :meth:`cheapest_of_all` gave."""
+        return self._plan(measured, n_evaluations, self._on_engines)
+
+    def _plan(
+        self, measured: Sequence[Measured], n_evaluations: float, batches: NestedBatches, value: Cost | None = None
+    ) -> Plan:
         """The plan that is chosen of measured candidates.
 
         Args:
+            batches: that they were measured on.
             value: what predicts their value; None where nothing does.
         """
         run = self._run
-        candidates = [as_candidate(self._prepared, value, self._batches, one) for one in measured]
-        place, forgone = self._choose(measured)
+        candidates = [as_candidate(self._prepared, value, batches, one) for one in measured]
+        place, forgone = self._choose(measured, batches)
         chosen, solution = candidates[place], measured[place].proposal.solution
         return Plan(
             assignment=chosen.assignment,
@@ -303,7 +316,7 @@ class _Search:
             problem, values, met, evaluated, self._batches, run.settings, seconds, self._speed, self._largest
         )
 
-    def _choose(self, measured: Sequence[Measured]) -> tuple[int, Forgone | None]:
+    def _choose(self, measured: Sequence[Measured], batches: NestedBatches) -> tuple[int, Forgone | None]:
         """The place of the candidate to take, of those that keep the largest drop, and what a slower one promised.
 
         Where latency is known, it decides between candidates that are worth the same as far as samples tell, and value
@@ -313,7 +326,7 @@ class _Search:
         n_samples = max(one.n_samples for one in measured)
         choices = [one.proposal.solution.choice for one in measured]
         whole = [i for i, one in enumerate(measured) if one.n_samples == n_samples]
-        drops = [self._batches.drop(choices[i], n_samples) for i in whole]
+        drops = [batches.drop(choices[i], n_samples) for i in whole]
         kept = [i for i, drop in zip(whole, drops, strict=True) if self._largest is None or self._largest.keeps(drop)]
         if not kept:
             raise self._no_drop_kept(drops)
@@ -321,7 +334,7 @@ class _Search:
             return min(kept, key=lambda i: measured[i].proposal.solution.costs["bitops"]), None
         if self._speed is None:
             return kept[0], None
-        standings = [Standing(choices[i], self._batches.up_to(choices[i], n_samples)[0]) for i in kept]
+        standings = [Standing(choices[i], batches.up_to(choices[i], n_samples)[0]) for i in kept]
         if self._cheapest:
             return kept[self._speed.preferred(standings, fastest_first=True)], None
         place = self._speed.preferred(standings, fastest_first=False)

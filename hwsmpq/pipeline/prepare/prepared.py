@@ -29,6 +29,10 @@ class Prepared:
     def network(self) -> Network:
         return self.captured.network
 
+    def on_engines(self) -> Prepared:
+        """The same for evaluations of assignments of which there are engines anyway; see :meth:`Run.on_engines`."""
+        return replace(self, run=self.run.on_engines())
+
     def with_survey(self, survey: Survey) -> Prepared:
         """The same with precisions that do not run taken for what runs instead."""
         return replace(self, captured=replace(self.captured, network=survey.realise(self.network)))

@@ -93,7 +93,7 @@ def uniform_front(run: Run) -> Front:
     network = prepared.network
     costs = costs_of(network, run.ladder, cost_model(prepared))
     problem = problem_of(prepared, costs, {})
-    batches = NestedBatches(prepared)
+    batches = NestedBatches(prepared.on_engines())
     whole = sum(batches.sizes)
     choices = choices_of(network, run.ladder, [network.uniform(name) for name in run.ladder.names])
     points = [
