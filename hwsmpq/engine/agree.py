@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from hwsmpq.engine.build import Builder
 from hwsmpq.engine.verify import engine_outputs
 from hwsmpq.hardware.target import Target
 from hwsmpq.model.agreement import FLOOR, relative_error
+from hwsmpq.model.parts import tensors_sha256
 from hwsmpq.quantize.disturb import Disturbance
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import REFERENCE, Agreement, Assignment
@@ -21,6 +23,19 @@ N_SAMPLES = 32
 N_DRAWS, QUANTILE = 8, 2.998
 """Disturbances that are taken where the first one does not explain an error, and of how many standard deviations of
 the logarithm of a response the next is within with 99 % (Student's t with 7 degrees of freedom)."""
+
+
+@dataclass(eq=False)
+class _Simulated:
+    """What is simulated of an assignment for some samples, and the responses to the first draws of a disturbance."""
+
+    key: Hashable
+    outputs: Tensor
+    responses: list[float] = field(default_factory=list)
+
+
+_last: WeakKeyDictionary[Simulator, _Simulated] = WeakKeyDictionary()
+"""A plan has several engines, one of which is compared after the other."""
 
 
 def agreement(
@@ -46,19 +61,27 @@ def agreement(
     def outputs(simulator: Simulator) -> Tensor:
         return simulator.scores([assignment], rows, lambda out, rows: out)[0]
 
-    expected = outputs(simulator) if expected is None else expected[:n]
+    if expected is None:
+        simulated = _last.get(simulator)
+        key = (frozenset(assignment.items()), tensors_sha256(rows), halves)
+        if simulated is None or simulated.key != key:
+            simulated = _last[simulator] = _Simulated(key, outputs(simulator))
+    else:
+        simulated = _Simulated(None, expected[:n])
 
     def error_of(outputs: Tensor) -> float:
-        return relative_error(*([tensor for _, tensor in simulator.form.floats(x)] for x in (expected, outputs)))
+        return relative_error(
+            *([tensor for _, tensor in simulator.form.floats(x)] for x in (simulated.outputs, outputs))
+        )
 
-    error, limit = error_of(found[:n]), FLOOR
-    responses: list[float] = []
-    for seed in range(N_DRAWS):
+    error, limit, responses = error_of(found[:n]), FLOOR, simulated.responses
+    for n_draws in range(1, N_DRAWS + 1):
         if error <= limit:
             break
-        responses.append(error_of(outputs(simulator.disturbed(Disturbance(seed, halves=halves)))))
-        if len(responses) in (1, N_DRAWS):
-            limit = max(limit, _likely(responses))
+        if n_draws > len(responses):
+            responses.append(error_of(outputs(simulator.disturbed(Disturbance(n_draws - 1, halves=halves)))))
+        if n_draws in (1, N_DRAWS):
+            limit = max(limit, _likely(responses[:n_draws]))
     return Agreement(error, limit, n)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from hwsmpq.engine.agree import agreement, locate
+from hwsmpq.engine.agree import N_DRAWS, agreement, locate
 from hwsmpq.model.agreement import FLOOR
 from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import REFERENCE, Agreement
+from hwsmpq.types import REFERENCE, Agreement, Assignment
 
 
 def test_the_shortest_region_is_found() -> None:
@@ -68,3 +69,28 @@ def test_sums_in_another_order_agree() -> None:
         found = agreement(simulator, captured.network.uniform(REFERENCE), (x,), net(x))
     assert found.error > 2 * FLOOR
     assert found.agrees, found.said
+
+
+def test_engines_of_one_plan_are_compared_with_one_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(32, 8)
+    captured, scheme = capture(net, (x,)), get_scheme("unsigned_activations")
+    simulator = Simulator(captured, calibrate(captured, (x,), scheme, [8]), scheme)
+    int8, reference = (captured.network.uniform(name) for name in ("int8", REFERENCE))
+    outputs = simulator.scores([int8], (x,), lambda out, rows: out)[0]
+    scores, asked = Simulator.scores, list[int]()
+    monkeypatch.setattr(Simulator, "scores", lambda self, *args: asked.append(1) or scores(self, *args))
+
+    def n_simulated(assignment: Assignment, x: Tensor, found: Tensor) -> int:
+        asked.clear()
+        one = agreement(simulator, assignment, (x,), found)
+        n = len(asked)
+        assert agreement(simulator, assignment, (x,), found) == one
+        assert len(asked) == n
+        return n
+
+    assert n_simulated(int8, x, outputs) == 1
+    assert n_simulated(int8, x, outputs + 1) == N_DRAWS
+    assert n_simulated(reference, x, outputs) == 1 + N_DRAWS
+    assert n_simulated(int8, x[:16], outputs) == 1
+    assert n_simulated(int8, x, outputs) == 1
