@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from tiny_task import images, network, task
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError, InfeasibleError
+from hwsmpq.hardware import profile as profiling
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.candidates import N_TOGETHER, LargestDrop, screen_for_cost
@@ -31,7 +33,7 @@ from hwsmpq.search.milp import solve
 from hwsmpq.search.paired import Drop
 from hwsmpq.search.problem import Problem
 from hwsmpq.stages import MEMO_FILE
-from hwsmpq.types import Bound, Budget, Contributions, Cost, Plan, Scores, Settings
+from hwsmpq.types import Bound, Budget, Contributions, Cost, CostTable, Network, Plan, Scores, Settings
 
 
 def open_run(folder: Path, settings: Settings = QDQ_SETTINGS, **changes: object) -> Run:
@@ -254,6 +256,23 @@ def value_by(evaluate: Literal["engine", "simulator"], run: Run, assignment: dic
     prepared = replace(prepare(run), run=Run(run.folder, replace(run.settings, evaluate=evaluate), task()))
     game = evaluation_game(prepared, run.parts[0], lambda done, n: None)
     return float(game.samples_of([assignment])[0][: len(run.parts[0])].astype(np.float64).mean())
+
+
+@pytest.mark.parametrize("n_mixtures", [0, 4])
+def test_of_mixtures_only_that_one_is_timed_which_seems_the_fastest_of_all(
+    tmp_path: Path, n_mixtures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counters(network: Network, engines: Mapping[str, object], *_: object) -> dict[str, dict[str, float]]:
+        return {g: {"int8": 1.0 if i % 2 else 1e-3, "fp32": 1e-3 if i % 2 else 1.0}
+                for i, g in enumerate(network.group_names)}
+
+    monkeypatch.setattr(profiling, "_counters", counters)
+    run = open_run(tmp_path, OPENVINO_SETTINGS, ladder=("int8", "fp32"), n_mixtures=n_mixtures, timing_seconds=0.1)
+    search(run, resolve_budgets(run, max_drop=100))
+    timed = [one.assignment for one in run.read(CostTable).engines]
+    seemed = {g: "fp32" if i % 2 else "int8" for i, g in enumerate(run.network.group_names)}
+    assert timed == [seemed] * (n_mixtures > 0)
+    assert run.path(Contributions).exists() == (n_mixtures == 0)  # nothing says then what the fastest really takes
 
 
 def test_engines_cannot_score_where_none_runs(tmp_path: Path) -> None:

@@ -141,32 +141,24 @@ def race_for_value(
     return candidates, race.n_evaluations
 
 
-def cheapest_of_all(
-    problem: Problem, cheapest: str, demands: Sequence[Demand], batches: NestedBatches, resolution: float = 0.0,
-    knows_switches: bool = True, of: Sequence[Solution] = (),
+def cheapest_of_all(problem: Problem, cheapest: str, resolution: float = 0.0) -> Solution:
+    """The cheapest assignment within the limits; one precision everywhere, where that costs no more than ``resolution``
+    besides."""
+    solution = solve(replace(problem, minimise=cheapest))
+    uniform = [unsolved(problem, choice) for choice in uniform_choices(problem) if problem.keeps_limits(choice)]
+    simplest = min(uniform, key=lambda one: one.costs[cheapest], default=solution)
+    if simplest.costs[cheapest] > solution.costs[cheapest] + resolution:
+        return solution
+    return solution if np.array_equal(simplest.choice, solution.choice) else simplest
+
+
+def first_that_passes(
+    solutions: Sequence[Solution], demands: Sequence[Demand], batches: NestedBatches
 ) -> tuple[list[Measured], float] | None:
-    """The cheapest assignment within the limits, or the first ``of`` some that passes all demands, and the evaluations
-    spent, in first batches; None where it does not pass, or is a mixture that may only seem cheapest since switches
-    cost nothing.
-
-    No contributions are needed for it, nor any other assignment where it passes. Switches only add to a cost: where one
-    precision everywhere is the cheapest without them, it is so with them.
-
-    Args:
-        resolution: costs that differ by less are the same; then one precision everywhere is taken.
-        knows_switches: whether ``problem`` counts them.
-    """
-    if not of:
-        solution = solve(replace(problem, minimise=cheapest))
-        uniform = [unsolved(problem, choice) for choice in uniform_choices(problem) if problem.keeps_limits(choice)]
-        simplest = min(uniform, key=lambda one: one.costs[cheapest], default=solution)
-        if simplest.costs[cheapest] <= solution.costs[cheapest] + resolution:
-            solution = solution if np.array_equal(simplest.choice, solution.choice) else simplest
-        elif not knows_switches:
-            return None
-        of = [solution]
+    """The first of some solutions that passes all demands, and the evaluations spent, in first batches; None where none
+    does. No contributions are needed for it, nor any other assignment behind it."""
     n_evaluations = 0.0
-    for proposal in (Proposal(solution, ("cheapest",)) for solution in of):
+    for proposal in (Proposal(solution, ("cheapest",)) for solution in solutions):
         n_samples, n_spent, kept = _screen([proposal], demands, batches)
         n_evaluations += n_spent
         if kept:

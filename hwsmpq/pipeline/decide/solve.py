@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -18,12 +18,13 @@ from hwsmpq.pipeline.decide.candidates import (
     Measured,
     as_candidate,
     cheapest_of_all,
+    first_that_passes,
     race_for_value,
     screen_for_cost,
     worth_as_much,
 )
 from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
-from hwsmpq.pipeline.decide.costs import choices_of, costs_of
+from hwsmpq.pipeline.decide.costs import assignment_of, choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
 from hwsmpq.pipeline.decide.speed import Speed
@@ -31,7 +32,7 @@ from hwsmpq.pipeline.division import divided, foresee
 from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
-from hwsmpq.pipeline.prepare.profile import cost_model, rounds
+from hwsmpq.pipeline.prepare.profile import cost_model, rounds, try_mixture
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
@@ -94,29 +95,19 @@ def search(
     _Search(prepared, [b for b in budgets if b.kind in counted], None, counted)
     if not run.path(Plan).exists():
         tell_doubts(prepared)
-    # What switching costs is measured where a mixture of precisions can be the answer.
-    for of_mixtures in (False, True):
-        model = cost_model(prepared, of_mixtures)
-        if "latency_ms" in limits and model is None:
-            raise HwsmpqError(
-                f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
-                "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile"
-                " --from-trtexec`)",
-            )
-        costs = costs_of(prepared.network, run.ladder, model)
-        if "peak_mb" in limits and "peak_mb" not in costs:
-            raise HwsmpqError(
-                "a memory budget needs measured memory", f"the cost table of {run.target.name} holds none",
-                "leave --peak-mb out, profile again, or take --target openvino-cpu",
-            )
-        searched = _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met)
+    searched, model = _searched(prepared, budgets, limits, n_margins, fastest, met)
+    if searched.in_doubt:
+        try_mixture(prepared, searched.in_doubt)
+        searched, model = _searched(prepared, budgets, limits, n_margins, fastest, met)
+    cheapest = searched.cheapest_of_all()
+    if cheapest is None and ("latency_ms" in limits or searched.minimises_latency):
+        # Mixtures of precisions may be the answer: what switching costs is measured.
+        searched, model = _searched(prepared, budgets, limits, n_margins, fastest, met, of_mixtures=True)
         cheapest = searched.cheapest_of_all()
-        if cheapest or not ("latency_ms" in limits or searched.minimises_latency):
-            break
     ahead = _ahead(searched, model, budgets)
     if not cheapest:
         foresee(run, whole=False)
-    contributions = None if cheapest else contribute(run, purpose(prepared, costs, limits))
+    contributions = None if cheapest else contribute(run, purpose(prepared, searched.costs, limits))
 
     def make() -> Plan:
         if contributions and ahead:
@@ -135,6 +126,27 @@ def search(
         budgets=sorted((b.kind, b.limit, *filter(None, [b.speedup])) for b in budgets),
         margin=(n_margins, fastest), met=met,
     )
+
+
+def _searched(
+    prepared: Prepared, budgets: Sequence[Budget], limits: Mapping[str, float], n_margins: float, fastest: bool,
+    met: Sequence[Assignment], of_mixtures: bool = False,
+) -> tuple[_Search, CostModel | None]:
+    """The search with what is known of costs now, or with mixtures timed."""
+    run, model = prepared.run, cost_model(prepared, of_mixtures)
+    if "latency_ms" in limits and model is None:
+        raise HwsmpqError(
+            f"target {run.target.name} makes no latency claim", "a latency budget needs measured costs",
+            "drop the latency budget, choose another --target, or import a profile (`hwsmpq profile"
+            " --from-trtexec`)",
+        )
+    costs = costs_of(prepared.network, run.ladder, model)
+    if "peak_mb" in limits and "peak_mb" not in costs:
+        raise HwsmpqError(
+            "a memory budget needs measured memory", f"the cost table of {run.target.name} holds none",
+            "leave --peak-mb out, profile again, or take --target openvino-cpu",
+        )
+    return _Search(prepared, budgets, model, costs, math.inf if fastest else n_margins, met), model
 
 
 def _ahead(searched: _Search, model: CostModel | None, budgets: Sequence[Budget]) -> _Search | None:
@@ -166,6 +178,7 @@ class _Search:
         run = prepared.run
         self.within = partial(_Search, prepared, budgets, model, costs, n_margins, met)
         self._prepared, self._run, self._budgets, self._model = prepared, run, tuple(budgets), model
+        self.costs = costs
         by_bound = run.settings.confidence is not None
         self._largest = next((LargestDrop(b, by_bound) for b in budgets if b.kind == "max_drop"), None)
         limits = {str(b.kind): b.limit for b in budgets if b.kind != "max_drop"}
@@ -221,22 +234,47 @@ class _Search:
             return "the cheapest plan of all keeps --max-drop on the search part"
         return "the search part does not show that anything is worth more than the fastest plan of all"
 
+    @cached_property
+    def in_doubt(self) -> Assignment | None:
+        """The mixture that seems to be the cheapest of all by latency as long as none has shown what switches cost.
+        These only add to a cost: where one precision everywhere is the cheapest without them, it is so with them."""
+        if self._model is None or self._model.n_checks > 0 or self._least != "latency_ms" or self._known_to_keep:
+            return None
+        choice = self._cheapest_solution.choice
+        uniform = [one for one in uniform_choices(self._problem) if self._problem.keeps_limits(one)]
+        if not uniform or any(np.array_equal(choice, one) for one in uniform):
+            return None
+        return assignment_of(self._prepared.network, self._run.ladder, choice)
+
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if it keeps the largest drop where the least cost is sought, or else if it is worth
         as much as the ladder's top; and the evaluations. The last time it is one of those that were measured, if any
         was measured to keep the budgets. The mode of the paper has no use for it, unless a drop is held."""
-        cheapest = self._cheapest or ("latency_ms" if self._speed and not self._run.settings.additive else None)
-        if cheapest is None:
+        if self._least is None or self.in_doubt:
             return None
         demands = [] if self._largest is None else [self._largest.on(self._on_engines)]
         if not self._cheapest:
             # No mixture loses less than the top: only by chance would one be surely worth more where the top is not.
             top = self._problem.permitted.nearest(len(self._run.ladder.names) - 1)
             demands.append(worth_as_much(top, self._on_engines))
-        built = self._as_measured(cheapest) if self._is_last and self._met else []
-        model = self._model if cheapest == "latency_ms" else None
-        resolution, knows = (model.resolution_ms, model.n_checks > 0) if model else (0.0, True)
-        return cheapest_of_all(self._problem, cheapest, demands, self._on_engines, resolution, knows, built)
+        solutions = self._known_to_keep or [self._cheapest_solution]
+        return first_that_passes(solutions, demands, self._on_engines)
+
+    @property
+    def _least(self) -> str | None:
+        """The cost whose least is looked at first."""
+        return self._cheapest or ("latency_ms" if self._speed and not self._run.settings.additive else None)
+
+    @cached_property
+    def _cheapest_solution(self) -> Solution:
+        assert self._least is not None
+        resolution = self._model.resolution_ms if self._model and self._least == "latency_ms" else 0.0
+        return cheapest_of_all(self._problem, self._least, resolution)
+
+    @cached_property
+    def _known_to_keep(self) -> list[Solution]:
+        """The last time, what was measured, if any of it was measured to keep the budgets."""
+        return self._as_measured(self._least) if self._least and self._is_last and self._met else []
 
     def _as_measured(self, cheapest: str) -> list[Solution]:
         """What was measured to keep the budgets, and one precision everywhere: the cheapest first, by latencies as they

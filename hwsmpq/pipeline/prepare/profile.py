@@ -19,7 +19,7 @@ from hwsmpq.model.shapes import buckets, named
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
-from hwsmpq.types import REFERENCE, CostTable, Measurement, Rounds
+from hwsmpq.types import REFERENCE, Assignment, CostTable, Measurement, Rounds
 
 N_TOGETHER = 4
 """Mixtures that are timed together, at least, where so many are allowed."""
@@ -36,12 +36,27 @@ def profile(run: Run) -> CostTable | None:
     drawn = draw_mixtures(prepared.network, run.ladder, settings.n_mixtures, settings.seed)
     while len(table.engines) < len(drawn) and not fit(table, prepared.network).is_sure:
         more = drawn[len(table.engines) :][: max(N_TOGETHER, -(-len(drawn) // 2))]
-        table = profiling.measure_mixtures(
-            run.target, prepared.network, table, more, prepared.builder.engine, loads_of(run), settings.seed,
-            settings.timing_seconds, progress=_progress(run, "mixtures"),
-        )
-        _tell_if_noisy(run, table.noise)
-        run.artifacts.write(table, run.artifacts.made_from(CostTable))
+        table = _with_mixtures(prepared, table, more)
+    return table
+
+
+def try_mixture(prepared: Prepared, mixture: Assignment) -> None:
+    """Time a mixture that counts as one of those that the cost table may hold, unless these are timed already."""
+    run = prepared.run
+    table = uniform_costs(run)
+    if table is not None and run.measures_latency and len(table.engines) < run.settings.n_mixtures:
+        with run.clock("profile"):
+            _with_mixtures(prepared, table, [mixture])
+
+
+def _with_mixtures(prepared: Prepared, table: CostTable, mixtures: Sequence[Assignment]) -> CostTable:
+    run, settings = prepared.run, prepared.run.settings
+    table = profiling.measure_mixtures(
+        run.target, prepared.network, table, mixtures, prepared.builder.engine, loads_of(run), settings.seed,
+        settings.timing_seconds, progress=_progress(run, "mixtures"),
+    )
+    _tell_if_noisy(run, table.noise)
+    run.artifacts.write(table, run.artifacts.made_from(CostTable))
     return table
 
 
