@@ -18,9 +18,12 @@ from hwsmpq.errors import HwsmpqError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-N_LOADS = 7
+FEWEST_LOADS, N_LOADS = 4, 7
 """Where an engine's data come to lie in memory makes it faster or slower, by several percent (measured: the same engine
 of MobileNetV3, loaded five times in one process, .970 to 1.029 of its mean, and again so when timed again)."""
+PRECISE = 0.007
+"""Relative error of an engine's time at which loads are enough before they are as many as usual: a ratio of two times
+has 1 % then, and costs that differ by less count as the same."""
 MIN_BLOCKS, MAX_BLOCKS = 3, 30
 LOADS_DIFFER = 0.01
 """Relative standard deviation of an engine's time over its loads, as it is seen on processors."""
@@ -66,8 +69,8 @@ class TimingRequest:
         inputs: the inputs of every inference.
         seed: orders the blocks.
         seconds: wall time to spend at most, besides loading; each of seven loads has its share, and from 3 to 30
-            blocks: as many as pay beside further loads. What is left then is spent on these while the machine is too
-            noisy.
+            blocks: as many as pay beside further loads. Four to seven loads are taken, until times are known to .7 %.
+            What is left then is spent on more of them while the machine is too noisy.
     """
 
     inputs: Sequence[NDArray[Any]]
@@ -97,10 +100,13 @@ def measure(
         raise HwsmpqError("no engines to time", "at least one is needed to measure anything")
     names, inputs, rng = list(engines), how.inputs, np.random.default_rng(how.seed)
     n_slot = [_slot_repeats(engine, inputs) for engine in engines.values()]
-    timing: Timing | None = None
+    timing = Timing({}, math.inf)
     loads: list[NDArray[np.float64]] = []
     started = time.perf_counter()
-    while timing is None or (too_noisy(timing.noise) and time.perf_counter() - started < how.seconds):
+    while (
+        len(loads) < FEWEST_LOADS or (len(loads) < N_LOADS and timing.noise > PRECISE)
+        or (too_noisy(timing.noise) and time.perf_counter() - started < how.seconds)
+    ):
         if loads:
             for index in rng.permutation(len(names)):
                 engines[names[index]].reload()
@@ -118,8 +124,7 @@ def measure(
         loads.append(np.median(_without_drift(np.log(blocks)), axis=0))
         if progress is not None:
             progress(len(loads), max(len(loads), N_LOADS))
-        if len(loads) >= N_LOADS:
-            timing = _timing(names, np.array(loads))
+        timing = _timing(names, np.array(loads))
     return timing
 
 

@@ -9,7 +9,18 @@ import pytest
 from test_cost_model import LADDER, Truth, chain
 
 from hwsmpq.device.runtime import UNATTRIBUTED, Engine
-from hwsmpq.device.timing import LOADS_DIFFER, N_LOADS, Timing, TimingRequest, measure, median_stderr, spread, too_noisy
+from hwsmpq.device.timing import (
+    FEWEST_LOADS,
+    LOADS_DIFFER,
+    N_LOADS,
+    PRECISE,
+    Timing,
+    TimingRequest,
+    measure,
+    median_stderr,
+    spread,
+    too_noisy,
+)
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.hardware.loads import Load, time_on
 from hwsmpq.hardware.profile import draw_mixtures, measure_costs, measure_mixtures
@@ -57,7 +68,7 @@ def test_times_survive_drift_and_cold_caches():
     # Drift of +-50 % hits all of them alike.
     assert all(one.spread_ms < 0.05 * one.median_ms for one in timing.measured.values())
     assert timing.noise < 0.02
-    assert all(m.n_repeats == N_LOADS for m in timing.measured.values())
+    assert all(FEWEST_LOADS <= m.n_repeats <= N_LOADS for m in timing.measured.values())
 
 
 class Placed(FakeEngine):
@@ -148,14 +159,16 @@ def test_time_budget_sets_the_blocks(monkeypatch):
 class Loaded(FakeEngine):
     """Every load differs by 1 %, and every inference by ``within``; loading takes as long as ten blocks."""
 
-    def __init__(self, machine: Machine, ms: float, rng: np.random.Generator, within: float) -> None:
+    def __init__(
+        self, machine: Machine, ms: float, rng: np.random.Generator, within: float, scatter: float = LOADS_DIFFER
+    ) -> None:
         super().__init__(machine, ms)
-        self.rng, self.within, self.typical_ms = rng, within, ms
+        self.rng, self.within, self.typical_ms, self.scatter = rng, within, ms, scatter
         self.reload()
 
     def reload(self):
         self.machine.now += 10 * 3 * self.typical_ms / 1e3
-        self.ms = self.typical_ms * math.exp(LOADS_DIFFER * self.rng.standard_normal())
+        self.ms = self.typical_ms * math.exp(self.scatter * self.rng.standard_normal())
 
     def infer(self, inputs):
         self.machine.now += (math.exp(self.within * self.rng.standard_normal()) - 1) * self.ms / 1e3
@@ -194,8 +207,25 @@ def test_time_that_is_left_goes_to_loads_of_noisy_engines(monkeypatch):
 
     quiet, noisy, longer = measured(0.001, 60.0), measured(0.3, 1.0), measured(0.3, 60.0)
     n_loads = [timing.measured["a"].n_repeats for timing in (quiet, noisy, longer)]
-    assert n_loads[0] == N_LOADS < n_loads[1] < n_loads[2]
+    assert n_loads[0] == FEWEST_LOADS < N_LOADS < n_loads[1] < n_loads[2]
     assert longer.noise < noisy.noise
+
+
+@pytest.mark.parametrize("scatter", [0.005, 0.01, 0.02])
+def test_fewer_loads_are_taken_where_they_say_enough_and_errors_are_as_said(scatter):
+    def measured(seed: int) -> tuple[Timing, float]:
+        machine, ms = Steady(), {"a": 20.0, "b": 30.0, "c": 25.0}
+        engines = {name: Loaded(machine, one, rng, 0.003, scatter) for name, one in ms.items()}
+        timing = measure(engines, TimingRequest([], seed, 0.0))
+        return timing, math.log(timing.measured["b"].median_ms / timing.measured["a"].median_ms / 1.5)
+
+    rng = np.random.default_rng(0)
+    timings, errors = zip(*(measured(seed) for seed in range(100)), strict=True)
+    n_loads, said = np.array([(timing.measured["a"].n_repeats, timing.noise) for timing in timings]).T
+    assert (n_loads >= FEWEST_LOADS).all() and (n_loads <= N_LOADS).all()
+    assert (said[n_loads < N_LOADS] <= PRECISE).all()
+    assert scatter > PRECISE or n_loads.mean() < N_LOADS - 1
+    assert np.std(errors) < 1.5 * math.sqrt(2 * (said**2).mean())
 
 
 def test_there_is_something_to_time():
