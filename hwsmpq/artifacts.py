@@ -23,6 +23,8 @@ SCHEMA_VERSION = 3
 OLDEST_VERSION = 1
 IMPORTED = "imported"
 """Role of the files that an imported cost table was made from, its only input."""
+_read: dict[tuple[Path, type], tuple[tuple[int, ...], dict[str, Any]]] = {}
+"""Envelopes that were read and checked, while their files are the same ones: stages ask for them again and again."""
 
 
 def digest(payload: Any) -> str:
@@ -79,11 +81,24 @@ def write(path: Path, value: Any, inputs: dict[str, str] | None = None) -> None:
         "payload": payload,
         "payload_sha256": digest(payload),
     }
+    _read.pop((path, type(value)), None)
     write_bytes(path, (json.dumps(envelope, sort_keys=True, indent=1) + "\n").encode())
 
 
 def read_envelope(path: Path, kind: type) -> dict[str, Any]:
-    """Read and check the envelope of an artifact of type ``kind``; see :func:`read` for the errors."""
+    """Read and check the envelope of an artifact of type ``kind``, which is not to be changed; see :func:`read` for the
+    errors."""
+    try:
+        stat = path.stat()
+    except OSError:  # reading says what is wrong
+        return _envelope(path, kind)
+    known, which = _read.get((path, kind)), (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if known is None or known[0] != which:
+        known = _read[path, kind] = which, _envelope(path, kind)
+    return known[1]
+
+
+def _envelope(path: Path, kind: type) -> dict[str, Any]:
     fix = f"delete {path.name} and run the stage that writes it again"
     try:
         envelope = json.loads(path.read_text(encoding="utf-8"))

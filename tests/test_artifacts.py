@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_numbers_come_back_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.M
     value = TensorRange(-1 / 3, 1e-300, {4: (0.1, 2 / 3), 8: (-0.0, 1e300)})
     artifacts.write(tmp_path / "x.json", value)
     assert artifacts.read(tmp_path / "x.json", TensorRange) == value
+
+
+def test_what_was_read_is_read_again_only_where_it_was_written_since(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert artifacts.read(path, Settings) == SETTINGS
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", lambda *args, **kwargs: pytest.fail("it was read again"))
+        assert artifacts.read(path, Settings) == SETTINGS
+    other = replace(SETTINGS, seed=8)  # as many bytes
+    artifacts.write(path, other)
+    assert artifacts.read(path, Settings) == other
+    path.write_text("edited")
+    with pytest.raises(HwsmpqError, match="not readable JSON"):
+        artifacts.read(path, Settings)
 
 
 def test_missing(tmp_path: Path) -> None:
