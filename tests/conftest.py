@@ -67,10 +67,18 @@ def finish(folder: Path, settings: Settings, **limits: float | str) -> Finished:
 
 
 @contextmanager
+def never_enough() -> Iterator[None]:
+    """The fastest plan of all is not taken for what it is worth: a search takes all that it can."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solving, "worth_as_much", lambda than, batches: lambda choice, n_samples, is_whole: False)
+        yield
+
+
+@contextmanager
 def all_told_apart() -> Iterator[None]:
     """Samples tell every difference of value, so that no speed is preferred to a few of them: what is chosen hangs on
     no timing."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, never_enough():
         patch.setattr(preferring, "Z_SURE", 1e-9)
         yield
 
@@ -78,14 +86,6 @@ def all_told_apart() -> Iterator[None]:
 @pytest.fixture
 def told_apart() -> Iterator[None]:
     with all_told_apart():
-        yield
-
-
-@contextmanager
-def never_enough() -> Iterator[None]:
-    """The fastest plan of all is not taken for what it is worth: a search takes all that it can."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "worth_as_much", lambda than, batches: lambda choice, n_samples, is_whole: False)
         yield
 
 
@@ -111,7 +111,7 @@ def unchanged(run: Finished) -> Iterator[Finished]:
 def openvino_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     """Budgets wide enough that timing noise on a busy machine cannot miss them."""
     folder = tmp_path_factory.mktemp("openvino") / "run"
-    with all_told_apart(), never_enough():
+    with all_told_apart():
         finished = finish(folder, OPENVINO_SETTINGS, speedup=0.2, size_mb="fp32", max_drop=50)
     yield from unchanged(finished)
 
