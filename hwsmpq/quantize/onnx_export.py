@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass
@@ -31,14 +33,15 @@ FX_NODE = "pkg.torch.onnx.fx_node"
 IN_THE_GRAPH = "captured"
 """Where a float file of that size says that its weights are: they stay in the captured graph."""
 
-_exported: WeakKeyDictionary[fx.GraphModule, dict[int | None, bytes]] = WeakKeyDictionary()
+_exported: WeakKeyDictionary[fx.GraphModule, dict[int | None, bytes | HwsmpqError]] = WeakKeyDictionary()
 
 
 def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
     """The captured network in full precision as ONNX, every layer's node named by the layer. Weights of more than
     :data:`LARGEST_MESSAGE` are left out, for :func:`write_qdq` to take them from the graph.
 
-    A graph never changes, and its export takes as long as its capture: what was exported is kept with it.
+    A graph never changes, and its export takes longer than its capture: what was exported is kept with it, and what
+    takes one number of samples is made from what takes any, where that can be done.
 
     Args:
         batch_size: samples that it takes at once; None for any number.
@@ -55,8 +58,45 @@ def export_onnx(captured: Captured, batch_size: int | None = 1) -> bytes:
         )
     exported = _exported.setdefault(captured.graph, {})
     if batch_size not in exported:
-        exported[batch_size] = _export(captured, batch_size)
-    return exported[batch_size]
+        try:
+            exported[batch_size] = _with_number(captured, batch_size) or _export(captured, batch_size)
+        except HwsmpqError as error:
+            exported[batch_size] = error
+    found = exported[batch_size]
+    if isinstance(found, HwsmpqError):
+        raise found
+    return found
+
+
+def _with_number(captured: Captured, batch_size: int | None) -> bytes | None:
+    """What takes any number of samples, with one put in its place; None where there is no such export, or where sizes
+    that are computed from the number would stay."""
+    if batch_size is None or captured.takes_one:
+        return None
+    try:
+        model = ir.from_proto(onnx.load_model_from_string(export_onnx(captured, None)))
+    except HwsmpqError:
+        return None
+    graph = model.graph
+    number = {x.shape[0] for x in graph.inputs if x.shape is not None}
+    weights = [value.const_value for value in graph.initializers.values()]
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights):
+        return None
+    for value in (*graph.inputs, *(result for node in graph for result in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([batch_size if size in number else size for size in value.shape])
+    _fold(model)
+    remove_unused_nodes(model)
+    sizes = {str(size) for node in graph for result in node.outputs for size in result.shape or ()}
+    names = {str(size) for size in number}
+    if any(node.op_type in READ_SIZES for node in graph) or any(
+        name in re.findall(r"\w+", size) for size in sizes for name in names
+    ):
+        return None
+    for index, node in enumerate(graph):
+        if node.name not in captured.layer_nodes:
+            node.name = _other_name(index, node)
+    return ir.serde.serialize_model(model).SerializeToString()
 
 
 def _export(captured: Captured, batch_size: int | None) -> bytes:
@@ -81,8 +121,7 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
     model = program.model
     _name_ports(model.graph, captured)
     NameFixPass()(model)  # the exporter gives two values one name at times; inputs and outputs keep theirs
-    # Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them.
-    fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
+    _fold(model)
     write_out_circular(model.graph)
     fold_padding(model.graph)
     remove_unused_nodes(model)
@@ -96,6 +135,11 @@ def _export(captured: Captured, batch_size: int | None) -> bytes:
                     IN_THE_GRAPH, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
                 )
     return ir.serde.serialize_model(model).SerializeToString()
+
+
+def _fold(model: ir.Model) -> None:
+    """Axes and shapes as constants, which TensorRT insists on; weights stay where layers are recognised by them."""
+    fold_constants(model, should_fold=lambda node: False if node.op_type == "Transpose" else None)
 
 
 def _name_ports(graph: ir.Graph, captured: Captured) -> None:
@@ -142,13 +186,18 @@ def _name_layers(model: ir.Model, captured: Captured) -> None:
                 node.name = match
                 del unnamed[match]
                 continue
-        node.name = f"op_{index}_{node.op_type}"
+        node.name = _other_name(index, node)
     if unnamed:
         raise HwsmpqError(
             f"layer {next(iter(unnamed))!r} was not found in the exported ONNX",
             "no Conv, ConvTranspose, Gemm or MatMul reads its weight or its operands",
             "report the model: this layer type is not supported yet",
         )
+
+
+def _other_name(index: int, node: ir.Node) -> str:
+    """Of a node that is no layer."""
+    return f"op_{index}_{node.op_type}"
 
 
 def _products(model: ir.Model, captured: Captured) -> dict[ir.Node, str]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -245,6 +246,52 @@ def test_batch_size_is_written() -> None:
     model = onnx.load_from_string(export_onnx(case.captured, batch_size=3))
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
     assert model.opset_import[0].version == OPSET
+
+
+@networks
+def test_a_number_that_is_put_into_an_export_gives_the_export_for_that_number(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, calls, export = make_case(network).captured, list[int](), torch.onnx.export
+    expected = described(onnx_export._export(captured, 3))
+    monkeypatch.setattr(onnx_export, "_exported", WeakKeyDictionary())
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: calls.append(1) or export(*args, **kwargs))
+    assert described(export_onnx(captured, 3)) == expected
+    export_onnx(captured, None)
+    assert len(calls) == 1
+
+
+def test_sizes_that_are_computed_from_the_number_of_samples_are_exported_for_each() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, t, _ = x.shape
+            return self.a(x).reshape(n * t, 4).softmax(1).reshape(n, t, 4)
+
+    x = torch.randn(3, 5, 4)
+    captured = capture(Odd().eval(), (x,))
+    model = onnx.load_from_string(export_onnx(captured, 1))
+    assert described(export_onnx(captured, 1)) == described(onnx_export._export(captured, 1))
+    with torch.no_grad():
+        assert torch.allclose(run(model, x), captured.graph(x), atol=1e-6)
+
+
+def described(file: bytes) -> list[object]:
+    """What is computed, in order, whatever tensors are called."""
+    model = onnx.load_from_string(file)
+    tensors = {one.name: str(onnx.numpy_helper.to_array(one).tolist()) for one in model.graph.initializer}
+    shapes = {one.name: str(one.type) for one in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    found: list[object] = []
+    for node in model.graph.node:
+        inputs = [tensors.get(name, name) for name in node.input]
+        found.append(
+            (node.op_type, node.name, inputs, [shapes.get(name) for name in node.output], [*map(str, node.attribute)])
+        )
+        tensors |= {name: f"output {i} of {node.name}" for i, name in enumerate(node.output)}
+    return found
 
 
 def test_an_identity_branch_is_read_in_eight_bits_where_both_sides_are(tmp_path: Path) -> None:
