@@ -175,7 +175,7 @@ class Comparison:
     def _untouched(self, folder: Path) -> Record:
         clock = Clock()
         onnx = self._engine_folder(REFERENCE) / ONNX_FILE
-        clock("build", lambda: self._run.target.untouched(onnx, folder))
+        clock("build", lambda: self._run.target.build_untouched(onnx, folder))
         return clock.record()
 
     def _nncf(self, tool: str) -> Callable[[Path], Record]:

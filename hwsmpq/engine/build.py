@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hwsmpq.artifacts import file_digest
@@ -99,7 +100,11 @@ class Builder:
         return self._built[key]
 
     def untouched(self) -> Engine:
-        """The loaded engine that the runtime makes of the network by itself."""
+        """The loaded engine that the runtime makes of the network by itself, built once too."""
+        return self.target.load_plainly(self._untouched)
+
+    @cached_property
+    def _untouched(self) -> Path:
         from hwsmpq.quantize.onnx_export import export_onnx
         from hwsmpq.quantize.qdq import write_qdq
 
@@ -108,7 +113,8 @@ class Builder:
             export_onnx(self._captured, self.batch), self._captured, self._captured.network.uniform(REFERENCE),
             self._ranges, self._scheme, folder / ONNX_FILE,
         )
-        return self.target.untouched(folder / ONNX_FILE, folder)
+        self.target.build_untouched(folder / ONNX_FILE, folder)
+        return folder
 
     @contextmanager
     def temporary(self, assignment: Assignment) -> Iterator[Engine]:

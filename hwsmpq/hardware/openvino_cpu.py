@@ -135,9 +135,8 @@ class OpenvinoCpuTarget(Target):
     def computes_in(self) -> str:
         return str(self._runtime.capabilities()["computes_in"])
 
-    def untouched(self, onnx: Path, folder: Path) -> Engine:
+    def build_untouched(self, onnx: Path, folder: Path) -> None:
         self._runtime.build(onnx, folder, {"untouched": True})
-        return self.load_plainly(folder)
 
     def load_plainly(self, folder: Path) -> Engine:
         return self._runtime.load(folder, {**self._execution, "plain": True})

@@ -142,13 +142,13 @@ class Target(ABC):
         """What the runtime computes floats in by itself: the precision of an fp32 file without settings."""
         return REFERENCE
 
-    def untouched(self, onnx: Path, folder: Path) -> Engine:
-        """The engine of a network's own ONNX file as the runtime's documentation makes and loads it, with the threads
-        of the target. Only where :attr:`computes_in` is not fp32."""
+    def build_untouched(self, onnx: Path, folder: Path) -> None:
+        """Build the engine of a network's own ONNX file as the runtime's documentation makes it. Only where
+        :attr:`computes_in` is not fp32."""
         raise NotImplementedError(f"{self.name} computes fp32 files in fp32")
 
     def load_plainly(self, folder: Path) -> Engine:
-        """Load what :meth:`build` wrote without settings, likewise."""
+        """Load what was built as the runtime's documentation does, with the threads of the target, likewise."""
         raise NotImplementedError(f"{self.name} computes fp32 files in fp32")
 
     @abstractmethod
