@@ -80,7 +80,7 @@ def _with_number(captured: Captured, batch_size: int | None) -> bytes | None:
     graph = model.graph
     number = {x.shape[0] for x in graph.inputs if x.shape is not None}
     weights = [value.const_value for value in graph.initializers.values()]
-    if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights):
+    if any(isinstance(size, int) for size in number) or any(isinstance(one, ir.ExternalTensor) for one in weights):
         return None
     for value in (*graph.inputs, *(result for node in graph for result in node.outputs)):
         if value.shape is not None:
