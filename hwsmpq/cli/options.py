@@ -173,7 +173,7 @@ _SPECIAL: dict[str, tuple[Any, Any]] = {
             bool | None,
             typer.Option(
                 "--smooth/--no-smooth", show_default=False,
-                help="Move spread of inputs of linear layers into weights (SmoothQuant), where that helps (default).",
+                help="Share the spread of linear inputs with weights (SmoothQuant, AWQ), where that helps (default).",
             ),
         ],
         None,

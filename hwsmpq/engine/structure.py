@@ -68,7 +68,8 @@ class _Difference:
         elif self._has_another_bias(factor):
             yield "another bias"
         yield from _other_grids(quantized, stored)
-        if stored.input_scale is not None and quantized.input_scale is not None and self._is_smoothed_otherwise():
+        reads_alike = (stored.input_scale is None) == (quantized.input_scale is None)  # else it is the audit's
+        if reads_alike and not quantized.precision.is_float and self._is_smoothed_otherwise():
             yield "other smoothing factors"
 
     def _factor(self) -> NDArray[np.float32] | None:

@@ -55,11 +55,12 @@ class _Ir:
         real = in_shape(weight, layer, transposes)
         if real is None:
             return None
-        bias, x = self._bias(node), self._input(node, 0)
+        bias, read = self._bias(node), self._input(node, 0)
+        x = read
         while x.attrib["type"] in PASS_THROUGH_OPS:
             x = self._input(x, 0)
         if x.attrib["type"] != "FakeQuantize":
-            return Stored(real, bias=bias)
+            return Stored(real, bias=bias, inverse=self._factor(read))
         bounds = [self._value(self._input(x, port)) for port in range(1, 5)]
         low, high, least, largest = (np.empty(0) if one is None else one.reshape(-1) for one in bounds)
         if not low.size or least.size != 1:
@@ -82,8 +83,10 @@ class _Ir:
         return scale, round(-least / scale) - (levels // 2 if least < 0 else 0)
 
     def _factor(self, node: ElementTree.Element) -> NDArray[Any]:
-        """What a tensor was multiplied by last, by one constant a last entry; additions aside."""
+        """What a tensor was multiplied by last, by one constant a last entry; additions and conversions aside."""
         found: NDArray[Any] = np.ones(1)
+        while node.attrib["type"] == "Convert":
+            node = self._input(node, 0)
         while (step := self._arithmetic(node)) is not None and step[0].size in (1, step[0].shape[-1]):
             constant, other = step
             found = found * constant.reshape(-1) if node.attrib["type"] == "Multiply" else found

@@ -26,8 +26,8 @@ class Stored:
             not as they were prepared, for a reason. None in a product of two activations.
         input_scale: of the integers or fp8 numbers of its input; None where it reads floats.
         zero_point: of its input; None where it reads floats.
-        inverse: what its input is multiplied by before it is quantized, (n_channels,) or one number; None where it
-            reads floats.
+        inverse: what its input is multiplied by before it is read, (n_channels,) or one number; None where that cannot
+            be read.
         bias: of the layer, (n_channels,); None where none is found.
         second_scale, second_zero_point: of the second operand of a product of two activations.
     """
@@ -90,8 +90,6 @@ class StoredGraph:
             real = real.astype(np.float16).astype(np.float32)  # where the file does not, the builder rounds it
         bias = self.bias(node)
         scale, zero_point = self.grid(node.input[0])
-        if scale is None:
-            return Stored(real, bias=bias)
         return Stored(real, scale, zero_point, self.inverse(node.input[0]), bias)
 
     def grid(self, tensor: str) -> tuple[float | None, int | None]:
@@ -115,9 +113,9 @@ class StoredGraph:
         return None if value is None else value.reshape(-1)
 
     def inverse(self, tensor: str) -> NDArray[Any]:
-        """The factors that a tensor is multiplied by before it is quantized."""
+        """The factors that a tensor is multiplied by before a layer reads it."""
         node = self._producers.get(tensor)
-        while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Clip"):
+        while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear", "Clip", "Cast"):
             node = self._producers.get(node.input[0])
         value = self.value(node.input[1]) if node is not None and node.name.endswith(SMOOTH) else None
         return np.ones(1) if value is None else value.reshape(-1)

@@ -308,7 +308,7 @@ class Run:
     @property
     def smoothed(self) -> list[Precision]:
         """Precisions that inputs may be smoothed for."""
-        return [p for p in self.ladder.precisions if p.quantizes_activations] if self.settings.smooth else []
+        return [p for p in self.ladder.precisions if not p.is_float] if self.settings.smooth else []
 
     @property
     def corrected(self) -> list[Precision]:

@@ -33,7 +33,7 @@ class Operand:
         self, layer: Layer, precision: Precision, observed: TensorRange, scheme: Scheme, grid: Grid | None
     ) -> None:
         self.layer, self.precision, self.grid, self._scheme = layer, precision, grid, scheme
-        self.smooth = observed.smooth if precision.quantizes_activations else ()
+        self.smooth = () if precision.is_float else observed.smooth
         self.inverse = inverse_of(self.smooth) if self.smooth else None
         self.input_scale: float | None = None
         if grid is not None:
@@ -43,14 +43,12 @@ class Operand:
 
     def input(self, x: Tensor) -> Tensor:
         """The tensor as the layer reads it: ``x`` itself in fp32, else a new one."""
-        if not self.precision.quantizes_activations:
-            return self._rounded(x)
-        if self.inverse is None:
-            return self._quantized_input(x)
-        if self.inverse.device != x.device:
-            self.inverse = self.inverse.to(x.device)
-        x = x * self.inverse
-        return self._quantized_input(x, x)
+        out = None
+        if self.inverse is not None:
+            if self.inverse.device != x.device:
+                self.inverse = self.inverse.to(x.device)
+            x = out = x * self.inverse
+        return self._quantized_input(x, out) if self.precision.quantizes_activations else self._rounded(x)
 
     def _quantized_input(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Quantized and dequantized, into ``out`` or a new tensor."""

@@ -35,11 +35,11 @@ def write_qdq(
 ) -> None:
     """Write the network under an assignment, in the form that its reader takes (see :class:`OnnxForm`).
 
-    Activations in integers or fp8: Mul (where they are smoothed), Clip to the grid (below 8 bits), QuantizeLinear,
-    DequantizeLinear, once a tensor and precision; in 16 bits: Cast. Quantized weights: an int8, int4 or fp8 initializer
-    behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16 bits have
-    bias and result of that type, and a Cast back behind them; in a form without casts only their weight is of it.
-    Each layer's node carries its precision as metadata.
+    Activations, once a tensor and precision: Mul (where they are smoothed), then in integers or fp8 Clip to the
+    grid (below 8 bits), QuantizeLinear, DequantizeLinear; in 16 bits Cast. Quantized weights: an int8, int4 or fp8
+    initializer behind DequantizeLinear, with one scale a channel or block; b-bit weights use b-bit levels. Layers in 16
+    bits have bias and result of that type, and a Cast back behind them; in a form without casts only their weight is of
+    it. Each layer's node carries its precision as metadata.
 
     Raises:
         HwsmpqError: an operation has no such form (names it).
@@ -126,20 +126,22 @@ class _Writer:
         precision = operand.precision
         key = (tensor, precision.name, operand.grid)
         if key not in self._activations:
+            new: list[ir.Node] = []
+            if operand.inverse is not None:
+                inverse = self._constant(f"{name}.inverse", operand.inverse)
+                new.append(_named("Mul", [x, inverse], f"{name}{SMOOTH}"))
+                x = new[0].outputs[0]
             if precision.activation_format in FLOATS:
-                new = [_cast(x, FLOATS[precision.activation_format], f"{name}.cast")]
+                new.append(_cast(x, FLOATS[precision.activation_format], f"{name}.cast"))
             else:
-                new = self._quantized(x, operand, name)
+                new += self._quantized(x, operand, name)
             self._graph.insert_before(before, new)
             self._activations[key] = new[-1].outputs[0]
         return self._activations[key]
 
     def _quantized(self, x: ir.Value, quantized: Operand, name: str) -> list[ir.Node]:
-        new, grid = [], quantized.grid
-        if quantized.inverse is not None:
-            inverse = self._constant(f"{name}.inverse", quantized.inverse)
-            new.append(_named("Mul", [x, inverse], f"{name}{SMOOTH}"))
-            x = new[0].outputs[0]
+        new: list[ir.Node] = []
+        grid = quantized.grid
         if grid is None:
             zero_point = torch.zeros((), dtype=FP8)
         else:

@@ -70,8 +70,8 @@ def calibrate(
     Args:
         inputs: calibration samples, (n, ...) an argument of the model.
         observer: ``mse``, ``minmax`` or ``percentile``.
-        smooth: precisions, of those that quantize activations, in which inputs of linear layers are smoothed where that
-            makes them more exact; see :mod:`hwsmpq.quantize.smooth`.
+        smooth: precisions, of those with quantized weights, in which inputs of linear layers are divided by factors
+            where that makes them more exact; see :mod:`hwsmpq.quantize.smooth`.
         correct: precisions in which biases take back what quantization adds to the mean of outputs, if that helps; see
             :mod:`hwsmpq.quantize.bias`.
         batch_size: samples that run together.

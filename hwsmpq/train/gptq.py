@@ -2,7 +2,8 @@
 
 GPTQ (Frantar, Ashkboos, Hoefler and Alistarh 2023, arXiv 2210.17323): what rounding an input's weights adds to the
 squared error of a linear layer's outputs is taken back by the weights of the inputs that are still to come, as second
-moments of the inputs say. Inputs come in the order of their size. One pass over the samples and no gradients: where
+moments of the inputs say. Inputs are those that factors have divided (:mod:`hwsmpq.quantize.smooth`), and come in the
+order of their size. One pass over the samples and no gradients: where
 activations are not quantized, there is nothing else to learn.
 """
 
@@ -39,9 +40,10 @@ def compensate(network: QuantizedNetwork, block: Block, samples: Propagation) ->
         stored = one.stored_weight(weight)
         undo.append(partial(_restore, one, weight, weight.clone(), one.weight_scales))
         scales, axis = stored.spread().expand_as(weight), one.layer.channel_axis
-        rows = [x.movedim(axis, 0) for x in (weight, scales)]
-        found = round_compensated(rows[0], samples.moments(block, node), rows[1], one.weight_levels)
-        weight.copy_(found.movedim(0, axis) * scales)
+        rows = [x.movedim(axis, 0) for x in (one.smoothed(weight), scales)]
+        moments = samples.moments(block, node, one.input)
+        found = round_compensated(rows[0], moments, rows[1], one.weight_levels)
+        weight.copy_(one.unsmoothed(found.movedim(0, axis) * scales))
         one.weight_scales = tuple(stored.scales.flatten().tolist())
     return undo
 

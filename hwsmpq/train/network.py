@@ -156,6 +156,19 @@ class QuantizedNetwork(nn.Module):
         """Steps of the integer weight of a layer with one precision, in a shape that broadcasts over the weight."""
         return self.weight_quantizers[key_of(layer.weight_name)].steps.detach()[0]  # type: ignore[union-attr, index]
 
+    @property
+    def fixed_scales(self) -> dict[str, tuple[float, ...]]:
+        """Scales of weights that are alone in integers, of those that are not taken from the weight, by node."""
+        return {
+            node: one.weight_scales for node, one in self._layers.items()
+            if not one.precision.has_integer_operands and one.weight_scales is not None
+        }
+
+    @fixed_scales.setter
+    def fixed_scales(self, scales: Mapping[str, tuple[float, ...]]) -> None:
+        for node, fixed in scales.items():
+            self._layers[node].weight_scales = fixed
+
     def constrain(self) -> None:
         """Keep every step positive; to be called after every update."""
         for module in self.modules():
@@ -191,9 +204,9 @@ class QuantizedNetwork(nn.Module):
                     tensors[layer.input_tensor] = _clipped(tensors[layer.input_tensor], clips)
                 else:
                     layers[layer.name] = _clipped(layers[layer.name], clips)
-        for one in self._layers.values():
-            if not one.precision.has_integer_operands and one.weight_scales is not None:
-                scales.setdefault(one.precision.weight_bits, {})[one.layer.weight_name] = one.weight_scales
+        for node, fixed in self.fixed_scales.items():
+            one = self._layers[node]
+            scales.setdefault(one.precision.weight_bits, {})[one.layer.weight_name] = fixed
         return replace(self._initial, layers=layers, smoothed=smoothed, weight_scales=scales, roundings={})
 
     def _clips(self, layer: Layer) -> dict[int, tuple[float, float]]:
@@ -252,7 +265,7 @@ class _Pass:
     def __init__(self, net: QuantizedNetwork) -> None:
         self._net = net
         self._of = {trained.layer.name: trained for trained in net._layers.values()}
-        self._quantized: dict[tuple[str, Grid | None], Tensor] = {}
+        self._quantized: dict[tuple[str, str, Grid | None], Tensor] = {}
 
     def compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result, net = self._result(n, args, kwargs), self._net
@@ -279,7 +292,7 @@ class _Pass:
 
     def _input(self, n: fx.Node, layer: _TrainedLayer, args: tuple[Any, ...], index: int, operand: int = 0) -> Tensor:
         """An argument of an operation as a layer reads that operand."""
-        source = str(n.args[index]), layer.operands[operand].grid
+        source = str(n.args[index]), layer.precision.name, layer.operands[operand].grid
         if source not in self._quantized:
             x = args[index]
             if not layer.precision.quantizes_activations:

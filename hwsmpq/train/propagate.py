@@ -69,13 +69,17 @@ class Propagation:
             env[block.source.name] = mixed(env[block.source.name], plain, drop)
         return self._error(self._network.run(block, env), rows)
 
-    def moments(self, block: Block, layer: fx.Node) -> Tensor:
-        """Sum of x x^T over what a linear layer reads of the samples that are learned from, (n_inputs, n_inputs)."""
+    def moments(self, block: Block, layer: fx.Node, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum of x x^T over what a linear layer reads of the samples that are learned from, (n_inputs, n_inputs).
+
+        Args:
+            read: the input as the layer has it, of the tensor in full precision.
+        """
         found: list[Tensor] = []
 
         def see(node: fx.Node, args: tuple[Any, ...]) -> None:
             if node is layer:
-                x = args[0].flatten(0, -2)
+                x = read(args[0]).flatten(0, -2)
                 found[:] = [x.T @ x + sum(found)]
 
         rows = slice(0, self._n_learned)

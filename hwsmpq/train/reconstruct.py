@@ -74,6 +74,7 @@ def reconstruct(
 
     def restore(state: dict[str, Any]) -> None:
         network.load_state_dict(state["network"])
+        network.fixed_scales = state["scales"]
         outcomes.extend(BlockOutcome(**{**one, "layers": tuple(one["layers"])}) for one in state["outcomes"])
 
     go_on(checkpoint, identity, restore)
@@ -94,8 +95,10 @@ def reconstruct(
                 torch.manual_seed((recipe.seed << 20) + index)
                 outcomes.append(_learn_block(network, block, of_block[index], samples, recipe, seconds, clock))
             if checkpoint is not None:
-                state = {"network": network.state_dict(), "outcomes": [asdict(one) for one in outcomes]}
-                store(checkpoint, identity, state)
+                store(checkpoint, identity, {
+                    "network": network.state_dict(), "scales": network.fixed_scales,
+                    "outcomes": [asdict(one) for one in outcomes],
+                })
         samples.leave(block)
     if progress:
         progress(len(blocks), len(blocks), _said(outcomes))

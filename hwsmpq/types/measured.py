@@ -18,7 +18,7 @@ class TensorRange:
     """Activation range of one layer's input: raw extremes, and the chosen clip per bit-width.
 
     ``smooth`` holds one factor an input channel, or is empty. The layer reads its input divided by them and its weight
-    multiplied by them (SmoothQuant); extremes and clips are those of the quotient.
+    multiplied by them (SmoothQuant, AWQ); extremes and clips are those of the quotient.
     """
 
     minimum: float

@@ -22,7 +22,7 @@ from hwsmpq.model.capture import capture
 from hwsmpq.quantize.ranges import calibrate
 from hwsmpq.quantize.scheme import get_scheme
 from hwsmpq.quantize.simulator import Simulator
-from hwsmpq.types import Assignment, Ladder, Network, Precision
+from hwsmpq.types import Assignment, Ladder, Network, Precision, Ranges
 
 LADDER = Ladder.parse("w4a16,int8,w8a16,fp32")
 SQNR_DB = 60
@@ -39,6 +39,7 @@ class Case:
     simulator: Simulator
     builder: Builder
     inputs: tuple[Tensor, ...]
+    ranges: Ranges
     engines: dict[tuple[str, ...], OpenvinoEngine] = field(default_factory=dict)
 
     @staticmethod
@@ -46,9 +47,9 @@ class Case:
         target, captured = get_target("openvino-cpu"), capture(model, (x,))
         captured = captured.with_substitutes(substitutes(target, captured.network, ladder))
         scheme = get_scheme(target.scheme_name)
-        ranges = calibrate(captured, (x,), scheme, [8])
+        ranges = calibrate(captured, (x,), scheme, [8], smooth=[p for p in ladder.precisions if not p.is_float])
         builder = Builder(captured, ranges, scheme, target)
-        return Case(captured.network, Simulator(captured, ranges, scheme), builder, (x,))
+        return Case(captured.network, Simulator(captured, ranges, scheme), builder, (x,), ranges)
 
     @property
     def layers(self) -> list[str]:
@@ -76,15 +77,24 @@ class Case:
         return float(10 * torch.log10(ratio).min())
 
 
-def linears(*shape: int) -> Case:
+def linears(*shape: int, decades: float = 0) -> Case:
     """Four linear layers with and without biases, on ``shape`` (n, ..., 256). The gate is a kernel of its own, whose
-    origins the plugin also writes to what reads its cast."""
+    origins the plugin also writes to what reads its cast.
+
+    Args:
+        decades: that the sizes of what layers read reach over, and of their weights the other way around.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 384, bias=False), nn.GLU(), nn.Linear(192, 64), nn.SiLU(),
         nn.Linear(64, 10),
     )
-    return Case.of(model, torch.randn(*shape))
+    size = torch.logspace(-decades / 2, decades / 2, 256)
+    with torch.no_grad():
+        model[0].weight /= size
+        model[4].weight /= size[:192]
+        model[2].weight[:192] *= size[:192, None]  # the gate's other half stays
+    return Case.of(model, torch.randn(*shape) * size)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +119,19 @@ def test_engine_runs_and_computes_what_was_asked(
     assignment = case.assigned(*names)
     assert case.engine(assignment).realised(case.layers) == case.expected(assignment)
     assert case.worst_sqnr_db(assignment) > (MIXED_SQNR_DB if "int8" in names else SQNR_DB)
+
+
+@pytest.mark.parametrize("shape", [(40, 256), (40, 5, 256)], ids=["rows", "sequences"])
+def test_inputs_divided_by_factors_compute_what_was_asked(shape: tuple[int, ...]) -> None:
+    case = linears(*shape, decades=2)
+    for names in (("w4a16",) * 4, ("w8a16",) * 4, ("w4a16", "w8a16", "w4a16", "fp32")):
+        assert len(case.ranges.smoothed[names[0]]) > 1
+        assignment = case.assigned(*names)
+        engine = case.engine(assignment)
+        assert engine.realised(case.layers) == case.expected(assignment)
+        assert case.worst_sqnr_db(assignment) > SQNR_DB
+        audits = case.builder.audit(assignment, engine, engine._path.parent)
+        assert not {one.layer: one.differs for one in audits if one.differs}
 
 
 def test_kernels_agree_with_the_audit(rows: Case) -> None:

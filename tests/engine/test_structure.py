@@ -58,7 +58,8 @@ def test_right_files_differ_nowhere(name: str, ladder: str, tmp_path: Path) -> N
     captured = capture(net, (x,))
     captured = captured.with_substitutes(substitutes(target, captured.network, precisions))
     bits = sorted({p.activation_bits for p in precisions.precisions if p.activation_format == "int"})
-    ranges = calibrate(captured, (x,), scheme, bits, smooth=[Precision.parse("int8")])
+    smooth = [precision for precision in precisions.precisions if not precision.is_float]
+    ranges = calibrate(captured, (x,), scheme, bits, smooth=smooth)
     builder, layers = Builder(captured, ranges, scheme, target), captured.network.layers
     for precision in precisions.names:
         manifest = builder.deliver(captured.network.uniform(precision), tmp_path / "engine")
@@ -89,8 +90,10 @@ def test_files_without_types_differ_nowhere(precision: str, tmp_path: Path) -> N
     assert differences(captured, ranges, scheme, assignment, stored) == {"mixed": "another weight"}
 
 
-@pytest.mark.parametrize("name", ["openvino-cpu", "onnxruntime-cpu"])
-def test_other_smoothing_factors_are_named(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"), [("openvino-cpu", "int8"), ("openvino-cpu", "w8a16"), ("onnxruntime-cpu", "int8")]
+)
+def test_other_smoothing_factors_are_named(name: str, precision: str, tmp_path: Path) -> None:
     """In the file that engines are built from, and in theirs."""
     target = get_target(name)
     if (reason := target.unavailable()) is not None:
@@ -98,11 +101,12 @@ def test_other_smoothing_factors_are_named(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
     net[0].weight.data *= torch.logspace(-1.5, 1, 32)[:, None]
+    net[2].weight.data *= torch.logspace(0.75, -0.5, 32)
     x, scheme = torch.randn(64, 16), get_scheme(target.scheme_name)
     captured = capture(net.eval(), (x,))
-    ranges = calibrate(captured, (x,), scheme, [8], smooth=[Precision.parse("int8")])
+    ranges = calibrate(captured, (x,), scheme, [8], smooth=[Precision.parse(precision)])
     builder, layers = Builder(captured, ranges, scheme, target), captured.network.layers
-    assignment = captured.network.uniform("int8")
+    assignment = captured.network.uniform(precision)
     builder.write(assignment, tmp_path)
     assert target.stored(tmp_path, layers)["2"].inverse.size == 32  # type: ignore[union-attr]
     assert not builder.audit(assignment, target.load(tmp_path), tmp_path)[1].differs

@@ -118,7 +118,7 @@ def smoothed_case(scheme: str) -> Case:
         model.embed.weight[2] *= 30
     inputs = (torch.randn(6, *NETWORKS["tokens"][1]),)
     captured, rules = capture(model, inputs), get_scheme(scheme)
-    precisions = [precision for precision in LADDER.precisions if precision.quantizes_activations]
+    precisions = [precision for precision in LADDER.precisions if not precision.is_float]
     return Case(model, inputs, captured, calibrate(captured, inputs, rules, [2, 5, 8], smooth=precisions), rules)
 
 

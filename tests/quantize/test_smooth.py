@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from .networks import LADDER, captured_network, smoothed_case
 UNSIGNED, SIGNED = get_scheme("unsigned_activations"), get_scheme("signed_symmetric")
 schemes = pytest.mark.parametrize("scheme", [UNSIGNED, SIGNED], ids=lambda s: s.name)
 INT8 = Precision.parse("int8")
+WEIGHTS_ALONE = [Precision.parse(name) for name in ("w4a16", "w8a16")]
+weights_alone = pytest.mark.parametrize("precision", WEIGHTS_ALONE, ids=lambda p: p.name)
 
 
 def linear(n_inputs: int, n_outputs: int, seed: int = 0) -> Captured:
@@ -54,7 +57,7 @@ def factors(ranges: Ranges, tensor: str, precision: str = "int8") -> Tensor:
     return torch.tensor(ranges.smoothed[precision][tensor].smooth)
 
 
-@pytest.mark.parametrize("strength", smooth.STRENGTHS)
+@pytest.mark.parametrize("strength", (*smooth.WEIGHT_STRENGTHS, *smooth.STRENGTHS))
 def test_the_product_stays_what_it_was(strength: float) -> None:
     x, weight = with_outlier(50, 16, 1000), torch.randn(8, 16)
     found = factors_of(x.abs().amax(0), weight.abs().amax(0), strength)
@@ -65,7 +68,7 @@ def test_the_product_stays_what_it_was(strength: float) -> None:
     assert ((smoothed - x.double() @ weight.double().T).abs() / terms).max() < 3 * 2**-24
 
 
-def test_precisions_with_float_activations_keep_every_bit() -> None:
+def test_precisions_with_float_weights_keep_every_bit() -> None:
     case = smoothed_case("unsigned_activations")
     plain = replace(case.ranges, smoothed={})
     for precision in LADDER.precisions:
@@ -73,7 +76,7 @@ def test_precisions_with_float_activations_keep_every_bit() -> None:
             *(outputs(case.captured, ranges, case.inputs[0], precision.name) for ranges in (plain, case.ranges))
         )
         assert same != bool(case.ranges.smoothed.get(precision.name)), precision.name
-    assert case.ranges.smoothed["int8"] and case.ranges.smoothed["fp8"]
+    assert all(case.ranges.smoothed[name] for name in ("int8", "fp8", "w8a16"))
 
 
 @schemes
@@ -122,6 +125,58 @@ def test_the_strength_is_the_best_of_all_on_new_samples(scheme: Scheme) -> None:
         assert observed.smooth in candidates
         assert errors[candidates.index(observed.smooth)] < 1.1 * min(errors), size
         assert ranges_of(observed.smooth) == found, "ranges are those of the quotient"
+
+
+def balanced(n_inputs: int, n_outputs: int, seed: int = 0) -> tuple[Captured, Callable[[int, int], Tensor]]:
+    """A layer whose weights are the smaller, the larger its inputs are, and what draws these."""
+    captured, size = linear(n_inputs, n_outputs, seed), torch.logspace(-0.7, 0.7, n_inputs)
+    size = size[torch.randperm(n_inputs, generator=torch.Generator().manual_seed(seed))]
+    with torch.no_grad():
+        captured.graph.get_parameter("0.weight").div_(size)
+    return captured, lambda n, seed: size * torch.randn(n, n_inputs, generator=torch.Generator().manual_seed(seed))
+
+
+def test_weights_alone_cost_what_theory_says() -> None:
+    """Rounding adds step^2 / 12 to every weight, of which an input sees as much as its size, over its factor."""
+    captured, inputs = balanced(64, 24)
+    x, weight = inputs(4000, 0), captured.graph.state_dict()["0.weight"]
+
+    def expected(s: Tensor) -> float:
+        step = (weight * s).abs().amax(1, keepdim=True) / 127 / s
+        return float(((step.square() / 12) @ x.square().mean(0)).mean())
+
+    found = calibrate(captured, (x,), UNSIGNED, [], smooth=WEIGHTS_ALONE)
+    s = factors(found, "input_1", "w8a16")
+    plain, scaled = (squared_error(captured, r, x, "w8a16") for r in (replace(found, smoothed={}), found))
+    assert plain == pytest.approx(expected(torch.ones(64)), rel=0.25)
+    assert scaled == pytest.approx(expected(s), rel=0.25)
+    assert scaled < 0.3 * plain
+    assert expected(s) < 1.1 * min(expected(x.abs().mean(0) ** a) for a in torch.linspace(0, 1.5, 31).tolist())
+
+
+@weights_alone
+def test_the_strength_of_weights_alone_is_the_best_of_all_on_new_samples(precision: Precision) -> None:
+    for seed in range(3):
+        captured, inputs = balanced(128, 24, seed)
+        x, new, weight = inputs(600, 0), inputs(4000, 1), captured.graph.state_dict()["0.weight"]
+        found = calibrate(captured, (x,), UNSIGNED, [], smooth=[precision])
+        observed = found.smoothed[precision.name]["input_1"]
+        candidates = [factors_of(x.abs().mean(0), weight.abs().mean(0), a) for a in smooth.WEIGHT_STRENGTHS]
+        plain, chosen, *errors = (
+            squared_error(
+                captured, replace(found, smoothed={precision.name: {"input_1": replace(observed, smooth=s)}}), new,
+                precision.name,
+            )
+            for s in ((), observed.smooth, *candidates)
+        )
+        assert chosen < 1.1 * min(errors) and chosen < 0.5 * plain
+
+
+@weights_alone
+@pytest.mark.parametrize("n", [40, 4096])
+def test_weights_of_inputs_that_are_alike_are_left_alone(n: int, precision: Precision) -> None:
+    captured, x = linear(128, 64), torch.randn(n, 128, generator=torch.Generator().manual_seed(0))
+    assert calibrate(captured, (x,), UNSIGNED, [], smooth=[precision]).smoothed == {precision.name: {}}
 
 
 @schemes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quantize.networks import NETWORKS, make_case
+from quantize.networks import NETWORKS, make_case, smoothed_case
 from torch import Tensor
 
 from hwsmpq.quantize.simulator import Simulator
@@ -60,9 +60,10 @@ def test_an_input_that_is_always_zero_costs_nothing() -> None:
     assert torch.isfinite(round_compensated(weight, moments_of(x), scales, LEVELS)).all()
 
 
-@pytest.mark.parametrize("precision", ["w4a16", "w8a16"])
-def test_weights_alone_in_integers_are_rounded_so(precision: str) -> None:
-    case = make_case("tokens", "tensorrt")
+@pytest.mark.parametrize(("precision", "has_factors"), [("w4a16", False), ("w8a16", False), ("w8a16", True)])
+def test_weights_alone_in_integers_are_rounded_so(precision: str, has_factors: bool) -> None:
+    case = smoothed_case("tensorrt") if has_factors else make_case("tokens", "tensorrt")
+    assert bool(case.ranges.smoothed.get(precision)) == has_factors
     x = torch.randn(64, *NETWORKS["tokens"][1], generator=torch.Generator().manual_seed(5))
     assignment = case.captured.network.uniform(precision)
     net, plain = (quantized(case.captured, case.ranges, case.scheme, assignment) for _ in range(2))
@@ -74,7 +75,7 @@ def test_weights_alone_in_integers_are_rounded_so(precision: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(net(fresh), found, rtol=1e-4, atol=1e-5)
         target, before = case.captured.graph(fresh), plain(fresh)
-    kept = {name for one in outcomes if one.is_kept for name in one.layers}
+    kept = {name for one in outcomes if one.is_kept for name in one.layers} & case.captured.network.with_own_weight
     for layer in case.captured.network.weighted:  # what did not help is as before
         same = torch.equal(net.weights()[layer.weight_name], plain.weights()[layer.weight_name])
         assert same == (layer.name not in kept), layer.name

@@ -155,22 +155,25 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("n_before", [1, 2])
-def test_an_interrupted_reconstruction_ends_as_if_it_had_not_been(tmp_path: Path, n_before: int) -> None:
+@pytest.mark.parametrize(("precision", "n_before"), [("w3a5", 1), ("w3a5", 2), ("w4a16", 3)])
+def test_an_interrupted_reconstruction_ends_as_if_it_had_not_been(
+    tmp_path: Path, precision: str, n_before: int
+) -> None:
     case, x, file = make_case("tokens"), samples("tokens"), tmp_path / "c.pt"
 
     def stop(done: int, n: int, said: str) -> None:
         if done == n_before:
             raise Interrupted
 
-    whole, again = network(case), network(case)
+    whole, again = network(case, precision), network(case, precision)
     outcomes = reconstruct(whole, case.captured, x, SHORT)
     with pytest.raises(Interrupted):
-        reconstruct(network(case), case.captured, x, SHORT, checkpoint=file, progress=stop)
+        reconstruct(network(case, precision), case.captured, x, SHORT, checkpoint=file, progress=stop)
     resumed = reconstruct(again, case.captured, x, SHORT, checkpoint=file)
     assert [replace(one, seconds=0) for one in resumed] == [replace(one, seconds=0) for one in outcomes]
     for (name, one), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+    assert again.ranges() == whole.ranges()
 
 
 def test_minutes_are_kept_to(tmp_path: Path) -> None:
