@@ -17,6 +17,7 @@ from hwsmpq.contribution.memo import Memo
 from hwsmpq.contribution.stability import stability
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware import profile as profiling
+from hwsmpq.hardware.cost_model import MIN_CHECKS
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.candidates import N_TOGETHER, LargestDrop, screen_for_cost
@@ -259,7 +260,7 @@ def value_by(evaluate: Literal["engine", "simulator"], run: Run, assignment: dic
 
 
 @pytest.mark.parametrize("n_mixtures", [0, 4])
-def test_of_mixtures_only_that_one_is_timed_which_seems_the_fastest_of_all(
+def test_of_mixtures_only_those_are_timed_that_seem_the_fastest_of_all(
     tmp_path: Path, n_mixtures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def counters(network: Network, engines: Mapping[str, object], *_: object) -> dict[str, dict[str, float]]:
@@ -271,7 +272,7 @@ def test_of_mixtures_only_that_one_is_timed_which_seems_the_fastest_of_all(
     search(run, resolve_budgets(run, max_drop=100))
     timed = [one.assignment for one in run.read(CostTable).engines]
     seemed = {g: "fp32" if i % 2 else "int8" for i, g in enumerate(run.network.group_names)}
-    assert timed == [seemed] * (n_mixtures > 0)
+    assert timed[:1] == [seemed] * (n_mixtures > 0) and len(timed) <= MIN_CHECKS
     assert run.path(Contributions).exists() == (n_mixtures == 0)  # nothing says then what the fastest really takes
 
 

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from hwsmpq.errors import HwsmpqError, InfeasibleError
-from hwsmpq.hardware.cost_model import CostModel
+from hwsmpq.hardware.cost_model import MIN_CHECKS, CostModel
 from hwsmpq.pipeline.decide.aim import N_REPETITIONS, purpose, repeated, valued
 from hwsmpq.pipeline.decide.candidates import (
     LargestDrop,
@@ -96,8 +96,7 @@ def search(
     if not run.path(Plan).exists():
         tell_doubts(prepared)
     searched, model = _searched(prepared, budgets, limits, n_margins, fastest, met)
-    if searched.in_doubt:
-        try_mixture(prepared, searched.in_doubt)
+    while searched.in_doubt and try_mixture(prepared, searched.in_doubt):
         searched, model = _searched(prepared, budgets, limits, n_margins, fastest, met)
     cheapest = searched.cheapest_of_all()
     if cheapest is None and ("latency_ms" in limits or searched.minimises_latency):
@@ -236,21 +235,24 @@ class _Search:
 
     @cached_property
     def in_doubt(self) -> Assignment | None:
-        """The mixture that seems to be the cheapest of all by latency as long as none has shown what switches cost.
-        These only add to a cost: where one precision everywhere is the cheapest without them, it is so with them."""
-        if self._model is None or self._model.n_checks > 0 or self._least != "latency_ms" or self._known_to_keep:
+        """The mixture that seems to be the cheapest of all by latency, as long as few have checked that and it was not
+        measured itself. Switches only add to a cost: where one precision everywhere is the cheapest without them, it
+        is so with them."""
+        model = self._model
+        if model is None or model.n_checks >= MIN_CHECKS or self._least != "latency_ms" or self._known_to_keep:
             return None
         choice = self._cheapest_solution.choice
         uniform = [one for one in uniform_choices(self._problem) if self._problem.keeps_limits(one)]
         if not uniform or any(np.array_equal(choice, one) for one in uniform):
             return None
-        return assignment_of(self._prepared.network, self._run.ladder, choice)
+        assignment = assignment_of(self._prepared.network, self._run.ladder, choice)
+        return None if any(assignment == known for known, _ in model.measured_ms()) else assignment
 
     def cheapest_of_all(self) -> tuple[list[Measured], float] | None:
         """The cheapest assignment, if it keeps the largest drop where the least cost is sought, or else if it is worth
         as much as the ladder's top; and the evaluations. The last time it is one of those that were measured, if any
         was measured to keep the budgets. The mode of the paper has no use for it, unless a drop is held."""
-        if self._least is None or self.in_doubt:
+        if self._least is None or (self.in_doubt and self._model and not self._model.n_checks):
             return None
         demands = [] if self._largest is None else [self._largest.on(self._on_engines)]
         if not self._cheapest:

@@ -40,13 +40,15 @@ def profile(run: Run) -> CostTable | None:
     return table
 
 
-def try_mixture(prepared: Prepared, mixture: Assignment) -> None:
-    """Time a mixture that counts as one of those that the cost table may hold, unless these are timed already."""
+def try_mixture(prepared: Prepared, mixture: Assignment) -> bool:
+    """Time a mixture that counts as one of those that the cost table may hold; whether there was room for it."""
     run = prepared.run
     table = uniform_costs(run)
-    if table is not None and run.measures_latency and len(table.engines) < run.settings.n_mixtures:
-        with run.clock("profile"):
-            _with_mixtures(prepared, table, [mixture])
+    if table is None or not run.measures_latency or len(table.engines) >= run.settings.n_mixtures:
+        return False
+    with run.clock("profile"):
+        _with_mixtures(prepared, table, [mixture])
+    return True
 
 
 def _with_mixtures(prepared: Prepared, table: CostTable, mixtures: Sequence[Assignment]) -> CostTable:
