@@ -3,8 +3,8 @@
 GPTQ (Frantar, Ashkboos, Hoefler and Alistarh 2023, arXiv 2210.17323): what rounding an input's weights adds to the
 squared error of a linear layer's outputs is taken back by the weights of the inputs that are still to come, as second
 moments of the inputs say. Inputs are those that factors have divided (:mod:`hwsmpq.quantize.smooth`), and come in the
-order of their size. One pass over the samples and no gradients: where
-activations are not quantized, there is nothing else to learn.
+order of their size. One pass over the samples and no gradients: where activations are not quantized, there is nothing
+else to learn.
 """
 
 from __future__ import annotations
