@@ -28,8 +28,8 @@ N_SAMPLES = 32
 """That shifts are taken from. Those of 16 to 128 brought uniform networks as near to the unquantized one, within the
 errors (measured on 160 and 1000 other samples: EfficientNet-Lite0 in int8 and w4a8, ResNet-20 in w3a3 to int8)."""
 N_JUDGED, N_LOOK = 128, 16
-"""Other samples, at most, which say whether shifts help; as many of them at once (ResNet-20 needs 80 for w3a3, and 16 or
-32 for 4 bits and more)."""
+"""Other samples, at most, which say whether shifts help; as many of them at once (ResNet-20 takes 80 for w3a3, and 16
+or 32 for more bits)."""
 Z_ACCEPTED, Z_CLEAR = 1.7, 3.0
 """Standard errors that the gain on all of these must exceed: what does not help is taken in one case of twenty. And
 those at which the first of them decide."""
