@@ -1,4 +1,4 @@
-"""What contributions are estimated for: the plan within the budgets."""
+"""What contributions are estimated for, the plan within the budgets, and what they say of its value."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from hwsmpq.contribution.stability import repetitions, stability
 from hwsmpq.contribution.table import mean_and_error
 from hwsmpq.pipeline.decide.choices import problem_of
-from hwsmpq.pipeline.evaluate.contribute import Purpose
+from hwsmpq.pipeline.evaluate.contribute import Purpose, scores, table_of
 from hwsmpq.pipeline.prepare.prepared import Prepared
 from hwsmpq.search.dominated import dominated
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem
-from hwsmpq.types import Cost
+from hwsmpq.types import Contributions, Cost, Stability
 
 N_REPETITIONS = 50
 N_PLANS = 12
@@ -69,3 +69,22 @@ def valued(problem: Problem, table: NDArray[np.float64], constant: float = 0.0) 
     # No choice holds the others, whatever stands there.
     unary = np.where(measured, table, np.nanmin(table, axis=1, keepdims=True))
     return replace(problem, value=Cost(unary, constant=constant), allowed=allowed)
+
+
+def stability_of(prepared: Prepared, problem: Problem, contributions: Contributions) -> Stability | None:
+    """How often as many fresh draws would give the same additive plan; None where nothing was drawn."""
+    draws = np.array(contributions.draws, dtype=np.float64)  # None becomes NaN
+    if len(draws) < 2:
+        return None
+    share, by_group = repeated(problem, draws, contributions.seed)
+    certainty = dict(zip(prepared.network.group_names, map(float, by_group), strict=True))
+    return Stability(share, certainty, N_REPETITIONS, contributions.drawn)
+
+
+def value_tables(prepared: Prepared, contributions: Contributions) -> dict[str, Cost]:
+    """What the solver may take for the value, by the name of the method: the contributions first, then the cheap
+    scores. Problems that they are given leave out what no contribution was measured of (see :func:`valued`)."""
+    tables = (contributions, *scores(prepared.run, contributions).tables)
+    return {
+        one.estimator: Cost(np.nan_to_num(table_of(prepared, one)), constant=one.floor_value) for one in tables
+    }

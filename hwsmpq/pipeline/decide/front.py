@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsmpq.pipeline.decide.aim import valued
+from hwsmpq.pipeline.decide.aim import value_tables, valued
 from hwsmpq.pipeline.decide.candidates import Measured, as_candidate, surrogate
 from hwsmpq.pipeline.decide.choices import problem_of
 from hwsmpq.pipeline.decide.costs import assignment_of, choices_of
-from hwsmpq.pipeline.decide.solve import value_tables
 from hwsmpq.pipeline.evaluate.contribute import observed, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwsmpq.errors import HwsmpqError, InfeasibleError
 from hwsmpq.hardware.cost_model import MIN_CHECKS, CostModel
-from hwsmpq.pipeline.decide.aim import N_REPETITIONS, purpose, repeated, valued
+from hwsmpq.pipeline.decide.aim import purpose, stability_of, value_tables, valued
 from hwsmpq.pipeline.decide.candidates import (
     LargestDrop,
     Measured,
@@ -27,12 +27,13 @@ from hwsmpq.pipeline.decide.choices import blaming_exclusion, held, problem_of
 from hwsmpq.pipeline.decide.costs import assignment_of, choices_of, costs_of
 from hwsmpq.pipeline.decide.doubts import tell_doubts
 from hwsmpq.pipeline.decide.interactions import record_interactions
+from hwsmpq.pipeline.decide.margins import with_margin, within_memory
 from hwsmpq.pipeline.decide.speed import Speed
 from hwsmpq.pipeline.division import divided, foresee
-from hwsmpq.pipeline.evaluate.contribute import contribute, observed, scores, table_of
+from hwsmpq.pipeline.evaluate.contribute import contribute, observed, table_of
 from hwsmpq.pipeline.evaluate.nested import NestedBatches
 from hwsmpq.pipeline.prepare.prepared import Prepared
-from hwsmpq.pipeline.prepare.profile import cost_model, rounds, try_mixture
+from hwsmpq.pipeline.prepare.profile import cost_model, try_mixture
 from hwsmpq.pipeline.prepare.survey import prepare
 from hwsmpq.pipeline.run import Run, holding
 from hwsmpq.search.milp import solve
@@ -49,7 +50,6 @@ from hwsmpq.types import (
     Forgone,
     Plan,
     Rounds,
-    Stability,
     with_slack,
 )
 
@@ -197,9 +197,9 @@ class _Search:
             margin = n_margins * model.error_ms
             if run.settings.confidence is not None:
                 margin += model.margin_ms(run.settings.confidence)
-            self._problem = _with_margin(self._problem, "latency_ms", margin)
+            self._problem = with_margin(self._problem, "latency_ms", margin)
         if "peak_mb" in limits:
-            self._problem = _within_memory(self._problem, prepared)
+            self._problem = within_memory(self._problem, prepared)
         known = [choice for choice in choices_of(prepared.network, run.ladder, met) if choice is not None]
         self._met = [
             choice for choice in known
@@ -293,7 +293,7 @@ class _Search:
         problem = valued(self._problem, table, contributions.floor_value)
         measured, n_evaluations = self._measured(problem, contributions)
         plan = self._plan(measured, n_evaluations, self._batches, problem.value)
-        return plan if self._cheapest else replace(plan, stability=_stability(self._prepared, problem, contributions))
+        return plan if self._cheapest else replace(plan, stability=stability_of(self._prepared, problem, contributions))
 
     def simplest(self, measured: Sequence[Measured], n_evaluations: float) -> Plan:
         """The plan of what :meth:`cheapest_of_all` gave."""
@@ -395,45 +395,3 @@ class _Search:
             f"the least reached is {least.points:.2f} points, at most {least.bound:.2f} with that confidence",
             "give more evaluation samples, raise --max-drop or the other budgets, or leave out --confidence",
         )
-
-
-def _stability(prepared: Prepared, problem: Problem, contributions: Contributions) -> Stability | None:
-    """How often as many fresh draws would give the same additive plan; None where nothing was drawn."""
-    draws = np.array(contributions.draws, dtype=np.float64)  # None becomes NaN
-    if len(draws) < 2:
-        return None
-    share, by_group = repeated(problem, draws, contributions.seed)
-    certainty = dict(zip(prepared.network.group_names, map(float, by_group), strict=True))
-    return Stability(share, certainty, N_REPETITIONS, contributions.drawn)
-
-
-def value_tables(prepared: Prepared, contributions: Contributions) -> dict[str, Cost]:
-    """What the solver may take for the value, by the name of the method: the contributions first, then the cheap
-    scores. Problems that they are given leave out what no contribution was measured of (see :func:`valued`)."""
-    tables = (contributions, *scores(prepared.run, contributions).tables)
-    return {
-        one.estimator: Cost(np.nan_to_num(table_of(prepared, one)), constant=one.floor_value) for one in tables
-    }
-
-
-def _within_memory(problem: Problem, prepared: Prepared) -> Problem:
-    """The problem without what was measured to need more memory than its limit, which is lower by what an engine needed
-    beyond its prediction at most."""
-    run, cost, limit = prepared.run, problem.costs["peak_mb"], problem.limits["peak_mb"]
-    built = [one for one in rounds(run).rounds if one.peak_mb is not None]
-    choices = choices_of(prepared.network, run.ladder, [one.assignment for one in built])
-    needed = [(choice, one.peak_mb) for choice, one in zip(choices, built, strict=True)
-              if choice is not None and one.peak_mb is not None]
-    over = {identity(choice) for choice, peak in needed if peak > with_slack(limit)}
-    margin = max((peak - cost(choice) for choice, peak in needed), default=0.0)
-    return _with_margin(replace(problem, missed=problem.missed | over), "peak_mb", margin)
-
-
-def _with_margin(problem: Problem, kind: str, margin: float) -> Problem:
-    """The limit of a cost less the margin, if there is any, but never below what the other limits allow to reach."""
-    if margin <= 0:
-        return problem
-    limit = problem.limits[kind]
-    others = {other: value for other, value in problem.limits.items() if other != kind}
-    least = solve(replace(problem, limits=others, minimise=kind)).costs[kind]
-    return replace(problem, limits={**problem.limits, kind: max(limit - margin, min(limit, least))})
