@@ -162,10 +162,7 @@ class Run:
 
     def with_settings(self, settings: Settings) -> Run:
         """The same run with the settings that a budget of time leaves room for, from now on ``within_minutes``."""
-        other = copy.copy(self)
-        other.settings = settings
-        for name in ("score_batch", "roles", "cluster"):
-            vars(other).pop(name, None)
+        other = self._copied(settings, "score_batch")
         self.within_minutes = other.within_minutes = other
         return other
 
@@ -175,9 +172,15 @@ class Run:
         here = self.target.has_latency and self.target.device is HERE and not torch.cuda.is_available()
         if not here or torch.get_num_threads() > ENGINES_GAIN * self.settings.threads:
             return self
+        other = self._copied(replace(self.settings, evaluate="engine"))
+        other._ray_address = None
+        return other
+
+    def _copied(self, settings: Settings, *changed: str) -> Run:
+        """The same run with other settings, without what was made from these: identities, workers and ``changed``."""
         other = copy.copy(self)
-        other.settings, other._ray_address = replace(self.settings, evaluate="engine"), None
-        for name in ("roles", "cluster"):
+        other.settings = settings
+        for name in (*changed, "roles", "cluster"):
             vars(other).pop(name, None)
         return other
 
@@ -308,12 +311,16 @@ class Run:
     @property
     def smoothed(self) -> list[Precision]:
         """Precisions that inputs may be smoothed for."""
-        return [p for p in self.ladder.precisions if not p.is_float] if self.settings.smooth else []
+        return self._quantized if self.settings.smooth else []
 
     @property
     def corrected(self) -> list[Precision]:
         """Precisions that biases may be corrected for."""
-        return [p for p in self.ladder.precisions if not p.is_float] if self.settings.correct_bias else []
+        return self._quantized if self.settings.correct_bias else []
+
+    @property
+    def _quantized(self) -> list[Precision]:
+        return [p for p in self.ladder.precisions if not p.is_float]
 
     @property
     def value(self) -> str:
