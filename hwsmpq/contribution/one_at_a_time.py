@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwsmpq.contribution.blocks import effects
-from hwsmpq.contribution.game import Game, options
+from hwsmpq.contribution.game import Game
 from hwsmpq.contribution.stop import Progress, Stop
 from hwsmpq.contribution.table import Table, over_samples
 
@@ -16,7 +16,7 @@ def one_at_a_time(game: Game, stop: Stop | None = None, seed: int = 0, progress:
     """phi[g, b] = value(all top, g at b) - value(all top, g at the base).
 
     Takes ``n_players * (n_levels - 1) + 2`` evaluations whatever the stop: both uniform ends, then group by group.
-    These effects do not add up to the difference of the ends unless the game is additive.
+    These effects do not add up to the difference of the ends unless the game is additive. The base may be the top.
 
     Raises:
         HwsmpqError: a value is not finite.
@@ -33,7 +33,6 @@ def alone(name: str, game: Game, crowds: Sequence[int], progress: Progress | Non
     Raises:
         HwsmpqError: a value is not finite.
     """
-    options(game)
     of_ends, gains, n_evaluations = effects(game, crowds, np.ones((game.n_players, game.n_levels), dtype=bool))
     if progress is not None:
         progress(1, 1)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwsmpq.contribution.estimators import ESTIMATORS
+from hwsmpq.contribution.estimators import ESTIMATORS, estimator_for
 from hwsmpq.contribution.stop import Stop
 
-from .games import additive_game
+from .games import additive_game, random_game
 
 
 def redrawable_game():
@@ -22,6 +22,20 @@ def test_every_name_recovers_an_additive_game(name):
     table = ESTIMATORS[name](game, Stop(n_draws=6), 0)
     np.testing.assert_allclose(table.phi, terms, atol=1e-9)
     assert table.n_evaluations == len(game.requests)
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_groups_that_rest_at_the_top_are_measured_alone_there(name):
+    game = random_game(4, 3, base=2)
+    table = estimator_for(name, game)(game, Stop(n_draws=6), 0)
+    alone = [[tuple(level if g == group else 2 for g in range(4)) for level in range(3)] for group in range(4)]
+    effects = np.array([[game.value(row) for row in rows] for rows in alone]) - game.value((2,) * 4)
+    np.testing.assert_allclose(table.phi, effects, atol=1e-12)
+    assert all(sum(level != 2 for level in row) <= 1 for row in game.requests)
+
+
+def test_other_games_are_played_as_named():
+    assert all(estimator_for(name, random_game(4, 3, base=1)) is one for name, one in ESTIMATORS.items())
 
 
 def test_names_tell_tables_apart():

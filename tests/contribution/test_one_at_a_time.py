@@ -9,7 +9,7 @@ from hwsmpq.contribution.stop import Stop
 from .games import additive_game, random_game
 
 
-@pytest.mark.parametrize("base", [0, 1, 2])
+@pytest.mark.parametrize("base", [0, 1, 2, 3])
 def test_equals_its_definition(base):
     game = random_game(4, 4, base=base)
     table = one_at_a_time(game, Stop(n_draws=2), seed=0)

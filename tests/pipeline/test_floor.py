@@ -64,6 +64,19 @@ def test_a_robust_group_may_still_go_below_the_base(tmp_path: Path) -> None:
     assert "w2a2" in plan.assignment.values() and plan.bitops <= 0.8 * int8
 
 
+@pytest.mark.parametrize("estimator", ["growing", "antithetic", "fisher"])
+def test_where_the_top_alone_is_alive_groups_are_measured_and_chosen_one_by_one(tmp_path: Path, estimator: str) -> None:
+    heard: list[str] = []
+    run = open_run(tmp_path, replace(DEAD_FLOOR, ladder=("w2a2", "fp32"), estimator=estimator), heard)
+    found = contribute(run)
+    assert found.base == "fp32" and "start from fp32" in heard[0]
+    assert all(row["fp32"] == 0 and np.isfinite(row["w2a2"]) for row in found.phi.values())
+    assert found.floor_value == found.top_value
+    fp32 = sum(run.network.bitops(g, run.ladder["fp32"]) for g in run.network.group_names)
+    plan = search(run, resolve_budgets(run, bitops=str(0.6 * fp32)))
+    assert set(plan.assignment.values()) == {"w2a2", "fp32"} and plan.bitops <= 0.6 * fp32
+
+
 def test_living_floor_is_kept_without_a_word(tmp_path: Path) -> None:
     heard: list[str] = []
     assert contribute(open_run(tmp_path, replace(QDQ_SETTINGS, ladder=("int8", "fp32")), heard)).base == "int8"

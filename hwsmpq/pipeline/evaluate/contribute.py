@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwsmpq.contribution.estimators import ESTIMATORS
+from hwsmpq.contribution.estimators import ESTIMATORS, estimator_for
 from hwsmpq.contribution.game import ends
 from hwsmpq.contribution.growing import ADDS_UP, BOTH_ENDS, again
 from hwsmpq.contribution.memoized import MemoizedGame
@@ -120,7 +120,7 @@ def observed(prepared: Prepared, contributions: Contributions) -> tuple[NDArray[
         table = table_of(prepared, contributions)
         again(game, None if contributions.estimator == ADDS_UP else np.isfinite(table))
     elif n_draws and run.settings.estimator in ESTIMATORS:
-        ESTIMATORS[run.settings.estimator](game, Stop(n_draws), contributions.seed)
+        estimator_for(run.settings.estimator, game)(game, Stop(n_draws), contributions.seed)
     return np.array(game.levels).reshape(-1, game.n_players), np.array(game.values)
 
 
@@ -182,7 +182,7 @@ def _estimate(prepared: Prepared, batch: Samples, name: str, base: int, stop: St
     settings = run.settings
     game = _value_game(prepared, batch, name, base)
     if name in ESTIMATORS:
-        return ESTIMATORS[name](game, stop, settings.seed)
+        return estimator_for(name, game)(game, stop, settings.seed)
     request = Request(
         prepared.captured, prepared.ranges, run.scheme, run.judge, batch, run.ladder, run.value, settings.seed,
         settings.memory_mb,
