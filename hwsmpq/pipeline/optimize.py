@@ -10,7 +10,8 @@ from hwsmpq.hardware.targets import target_for
 from hwsmpq.model.task import Task
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.refine import refine
-from hwsmpq.pipeline.run import Progress, Run, logged, silent, unseen
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.telling import Progress, logged, silent, unseen
 from hwsmpq.report.render import render
 from hwsmpq.types import Certificate, Ladder, Options, Settings
 

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from hwsmpq import artifacts
 from hwsmpq.engine.build import Builder
-from hwsmpq.engine.onnx_file import check_onnx_file
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.folder import Folder
 from hwsmpq.hardware.device import HERE
 from hwsmpq.hardware.target import Target, substitutes
 from hwsmpq.hardware.targets import get_target
 from hwsmpq.lock import hold
-from hwsmpq.model.agreement import tensors_of
-from hwsmpq.model.capture import Captured, capture
+from hwsmpq.model.capture import Captured
 from hwsmpq.model.load import load_task
-from hwsmpq.model.outputs import pack
 from hwsmpq.model.parts import Samples, tensors_sha256
-from hwsmpq.model.shapes import buckets, chunks, named
 from hwsmpq.model.task import Task
+from hwsmpq.pipeline.claim import claim
 from hwsmpq.pipeline.clock import Clock
 from hwsmpq.pipeline.evaluate.forked import n_processes
 from hwsmpq.pipeline.evaluate.job import Job
@@ -37,11 +33,11 @@ from hwsmpq.pipeline.evaluate.workers import Workers
 from hwsmpq.pipeline.outlook import WHOLE, Outlook
 from hwsmpq.pipeline.possible import check_settings
 from hwsmpq.pipeline.roles import Roles
+from hwsmpq.pipeline.telling import LOGGER, Progress, logged, silent, unseen
 from hwsmpq.quantize.evaluate import Runner
 from hwsmpq.quantize.scheme import Scheme, get_scheme
 from hwsmpq.quantize.simulator import Simulator
 from hwsmpq.types import (
-    REFERENCE,
     Constraints,
     CostTable,
     Ladder,
@@ -52,36 +48,13 @@ from hwsmpq.types import (
     Settings,
     StageTimes,
 )
-from hwsmpq.types.constraints import groups_of, option
 
 T = TypeVar("T")
 P = ParamSpec("P")
-LOGGER = logging.getLogger("hwsmpq")
-"""The one that everything of the package goes to: warnings of what the user should know, and as information which
-artifacts were made, and how long that took."""
 
 ENGINES_GAIN = 2
 """How many times as long a sample takes in the simulator as in an engine of as many threads, at least (fp32 and int8
 together, on a processor: ResNet-20 1.6, EfficientNet-Lite0 2.4)."""
-
-
-class Progress(Protocol):
-    """Told how far a stage is: (stage, done, total)."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def logged(message: str) -> None:
-    """Log a warning; Python shows it on the error stream where logging is not set up otherwise."""
-    LOGGER.warning("%s", message)
-
-
-def unseen(stage: str, text: str) -> None:
-    """Show nobody."""
 
 
 def holding(stage: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
@@ -205,60 +178,12 @@ class Run:
         """
         task = self.task  # a task that cannot be loaded makes no folder
         with self.clock("capture"):
-            return self._capture(task)
-
-    def _capture(self, task: Task) -> Captured:
-        lock = hold(self.folder)
-        captured = capture(task.model, task.calibration, task.input_names, task.ports, self.target.kinds)
-        if any(captured.varying) and not self.target.takes_shapes:
-            raise HwsmpqError(
-                f"samples of the task have several shapes, and engines of {self.target.name} take one",
-                f"the calibration data has {', '.join(map(named, buckets(task.calibration)))}",
-                "pad or resize all samples to one shape, or take --target openvino-cpu, onnxruntime-cpu or onnx-qdq",
-            )
-        # Read as plain data: older versions described a network otherwise.
-        path = self.path(Network)
-        known = artifacts.read_envelope(path, Network)["payload"] if path.exists() else None
-        if known is None:
-            if captured.takes_one:
-                self.notify(f"{task.name} takes one sample at a time: everything that runs it takes longer")
-            _, some = next(chunks(tuple(x[:2] for x in task.evaluation.inputs), captured.at_once(2)))
-            outputs = captured.graph(*some)
-            task.judging(captured.form).check_outputs(pack(tensors_of(outputs)).detach())
-            file = self.task.onnx_file
-            if file and (reason := check_onnx_file(file, self.task.model, self.task.calibration)):
-                self.notify(f"{file} was not compared with another reading of it: {reason}")
-        elif known["model_sha256"] != captured.network.model_sha256:
-            raise HwsmpqError(
-                f"{self.folder} is the run folder of another model",
-                f"it holds model {known['model_sha256'][:12]}, the task gives {captured.network.model_sha256[:12]}",
-                "choose another folder with -o, or remove that one",
-            )
-        captured = captured.with_ties(self.target.ties(captured)).with_least_bits(self.target.least_weight_bits)
-        captured = captured.with_excluded(self._excluded(captured.network))
-        runs = substitutes(self.target, captured.network, self.ladder)
-        if artifacts.plain(captured.network) != known:
-            self.artifacts.write(captured.network, {})
-        if not self.artifacts.has(Settings) or self.read(Settings) != self.asked:
-            self.artifacts.write(self.asked, {})
-        del lock
-        return captured.with_substitutes(runs)
+            return claim(self, task)
 
     @property
     def constraints(self) -> Constraints:
         """What plans are held to, by task and settings."""
         return self.task.constraints & self.settings.constraints
-
-    def _excluded(self, network: Network) -> dict[str, str]:
-        """What excluded groups stay in: the top of the ladder where that is no quantization, else the reference."""
-        stay = self.ladder.top if self.ladder[self.ladder.top].is_float else REFERENCE
-        found = {
-            group: stay for pattern in self.constraints.exclude
-            for group in groups_of(network, pattern, option("exclude", pattern))
-        }
-        if len(found) == len(network.groups):
-            raise HwsmpqError("no candidate is left", "all layers are excluded", "exclude fewer")
-        return found
 
     @property
     def judge(self) -> Task:

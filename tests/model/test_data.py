@@ -22,7 +22,8 @@ from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.build import build
 from hwsmpq.pipeline.prove.judged import outputs_of
 from hwsmpq.pipeline.prove.refine import refine
-from hwsmpq.pipeline.run import Run, silent
+from hwsmpq.pipeline.run import Run
+from hwsmpq.pipeline.telling import silent
 
 N = 150
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
