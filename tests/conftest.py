@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -32,6 +33,7 @@ from hwsmpq.stages import MEMO_FILE
 from hwsmpq.types import Budget, Certificate, Settings
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
 
 TASK_FILE = str(Path(__file__).with_name("tiny_task.py"))
 SMALL = {"task": TASK_FILE, "n_pairs": 2, "n_mixtures": 2, "n_candidates": 4, "n_score_samples": 16}
