@@ -14,7 +14,7 @@ class Game(Protocol):
     """A multi-choice cooperative game: groups are players, precisions are levels.
 
     Level 0 is the floor of the ladder and level ``n_levels - 1`` its top. Groups rest at ``base``: the floor, or the
-    lowest level that leaves the network alive, which may be the top. Levels below the base are options of single groups.
+    lowest level that leaves the network alive, which may be the top. Levels below it are options of single groups.
     """
 
     @property
