@@ -21,7 +21,7 @@ from tiny_task import task
 from hwsmpq.contribution.memo import Memo
 from hwsmpq.hardware.remote import reach
 from hwsmpq.lock import LOCK_FILE
-from hwsmpq.pipeline.decide import solve as solving
+from hwsmpq.pipeline.decide import decision as deciding
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.decide.solve import search
 from hwsmpq.pipeline.prove.refine import refine
@@ -72,7 +72,7 @@ def finish(folder: Path, settings: Settings, **limits: float | str) -> Finished:
 def never_enough() -> Iterator[None]:
     """The fastest plan of all is not taken for what it is worth: a search takes all that it can."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solving, "worth_as_much", lambda than, batches: lambda choice, n_samples, is_whole: False)
+        patch.setattr(deciding, "worth_as_much", lambda than, batches: lambda choice, n_samples, is_whole: False)
         yield
 
 
