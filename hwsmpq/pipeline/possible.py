@@ -10,6 +10,8 @@ from hwsmpq.pipeline.evaluate.forked import CAN_FORK
 from hwsmpq.quantize.histogram import OBSERVERS
 from hwsmpq.sensitivity.registry import SENSITIVITIES
 from hwsmpq.types import Ladder, Settings
+from hwsmpq.types.constraints import FORGOTTEN, of_precision
+from hwsmpq.types.constraints import option as constraint
 
 
 def check_settings(
@@ -19,15 +21,21 @@ def check_settings(
 
     Raises:
         HwsmpqError: unknown names, options that exclude each other, or a target that cannot be used or lacks a
-            precision of the ladder.
+            precision of the ladder or of a pin.
     """
     foreign = [name for name in ladder.names if name not in target.native]
     if foreign:
         raise HwsmpqError(
-            f"target {target.name} has no {', '.join(foreign)}" + (" here" if target.has_latency else ""),
-            target.why_not(foreign[0]) or f"it offers {', '.join(target.native[-8:])}",
+            _lacks(target, ", ".join(foreign)), _why(target, foreign[0]),
             "change --ladder, or take --target onnx-qdq for BitOps and size budgets without a latency claim",
         )
+    for text in settings.constraints.pin:
+        pinned = of_precision(text, "pin")[1].name
+        if pinned not in target.native:
+            raise HwsmpqError(
+                f"{constraint('pin', text)}: {_lacks(target, pinned)}", _why(target, pinned),
+                "name another precision." + FORGOTTEN,
+            )
     if settings.evaluate == "engine" and not target.has_latency:
         raise HwsmpqError(
             f"target {target.name} builds no engine that runs here", "--evaluate engine needs one",
@@ -53,3 +61,11 @@ def check_settings(
         raise HwsmpqError(
             f"target {target.name} cannot be used {where}", reason, f"`hwsmpq targets{option}` lists what can",
         )
+
+
+def _lacks(target: Target, names: str) -> str:
+    return f"target {target.name} has no {names}" + (" here" if target.has_latency else "")
+
+
+def _why(target: Target, precision: str) -> str:
+    return target.why_not(precision) or f"it offers {', '.join(target.native[-8:])}"

@@ -36,7 +36,7 @@ def judge(network: Network, plan: Plan | None, certificate: Certificate | None) 
     else:
         ratio = _bitops_ratio(network, plan)
         parts = [f"{ratio[0].upper()}{ratio[1:]} (no latency claim)"]
-    parts += [_accuracy(certificate.accuracy), _audit(certificate), _budgets(certificate)]
+    parts += [_accuracy(certificate.accuracy), _audit(certificate), _budgets(plan, certificate)]
     if certificate.verified:
         badge = "Verified in simulation" if certificate.accuracy.source == "simulator" else "Verified"
         return Verdict("verified", badge, ", ".join(parts), advise(plan, certificate))
@@ -120,10 +120,13 @@ def _audit(certificate: Certificate) -> str:
     return f"{said} ({len(audit.not_audited)} not audited, {sum(audit.not_audited.values()):.1%} of the MACs)"
 
 
-def _budgets(certificate: Certificate) -> str:
+def _budgets(plan: Plan, certificate: Certificate) -> str:
     if not certificate.budgets:
         return "no budget set"
-    missed = [BUDGET_LABELS[budget.kind].lower() for budget in certificate.budgets if not budget.met]
+    rates = {budget.kind: budget.asked[0].removeprefix("--") for budget in plan.budgets if budget.is_rate}
+    missed = [
+        rates.get(budget.kind, BUDGET_LABELS[budget.kind].lower()) for budget in certificate.budgets if not budget.met
+    ]
     if not missed:
         return "every budget met"
     return f"{len(missed)} of {len(certificate.budgets)} budgets missed ({', '.join(missed)})"

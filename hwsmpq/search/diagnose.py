@@ -24,10 +24,11 @@ def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
     lowest = {kind: least.objective for kind, least in alone.items() if least is not None}
     too_low = [kind for kind, least in lowest.items() if least > with_slack(problem.limits[kind])]
     if too_low:
+        reachable = _reachable(problem, alone, too_low)
         return InfeasibleError(
             f"no assignment reaches {_budgets(problem, too_low)}",
-            "even with every other budget ignored, the least values lie above: " + _reachable(alone, too_low),
-            f"raise the budget: least reachable {_reachable(alone, too_low)}; or add a cheaper precision to the ladder",
+            f"even with every other budget ignored, the least values lie above: {reachable}",
+            f"raise the budget: least reachable {reachable}; or add a cheaper precision to the ladder",
         )
     given_others = {
         kind: _least(problem, kind, {k: v for k, v in problem.limits.items() if k != kind}, time_limit_s)
@@ -38,12 +39,12 @@ def diagnose(problem: Problem, time_limit_s: float) -> InfeasibleError:
         return InfeasibleError(
             f"no assignment keeps {_budgets(problem, problem.limits)} together",
             "each can be reached alone, but dropping any single one does not help",
-            f"raise at least two budgets: least reachable alone {_reachable(alone, alone)}",
+            f"raise at least two budgets: least reachable alone {_reachable(problem, alone, alone)}",
         )
     return InfeasibleError(
         f"no assignment keeps {_budgets(problem, binding)} together",
-        f"each can be reached alone ({_reachable(alone, binding)}), but not with all other budgets kept",
-        "raise one budget, keeping the others: least reachable " + _reachable(given_others, binding, " or "),
+        f"each can be reached alone ({_reachable(problem, alone, binding)}), but not with all other budgets kept",
+        "raise one budget, keeping the others: least reachable " + _reachable(problem, given_others, binding, " or "),
     )
 
 
@@ -71,7 +72,8 @@ def _held_by(problem: Problem, rules: Sequence[Rule], time_limit_s: float) -> In
     }
     binding = [kind for kind, least in given_others.items() if least is not None]
     said = " and ".join(rule.said for rule in rules)
-    raised = f", or raise a budget: least reachable {_reachable(given_others, binding, ' or ')}" if binding else ""
+    reachable = _reachable(problem, given_others, binding, " or ")
+    raised = f", or raise a budget: least reachable {reachable}" if binding else ""
     return InfeasibleError(
         f"no assignment keeps {_budgets(problem, binding or problem.limits)} with {said}",
         f"without {'it' if len(rules) == 1 else 'one of these'} there are some",
@@ -89,15 +91,28 @@ def _least(problem: Problem, kind: str, limits: dict[str, float], time_limit_s: 
 
 
 def _budgets(problem: Problem, kinds: Iterable[str]) -> str:
-    return " and ".join(f"{kind} <= {problem.limits[kind]:.6g}" for kind in kinds)
+    return " and ".join(
+        f"{kind} <= {problem.limits[kind]:.6g}{_as_asked(problem, kind, problem.limits[kind])}" for kind in kinds
+    )
 
 
-def _reachable(least: Mapping[str, Solution | None], kinds: Iterable[str], joint: str = ", ") -> str:
+def _as_asked(problem: Problem, kind: str, value: float) -> str:
+    """The option that a value of a cost amounts to, where that is another number."""
+    budget = problem.budgets.get(kind)
+    if budget is None or not budget.is_rate:
+        return ""
+    return f" ({budget.asked[0]} {-_round_up(-budget.as_asked(value)):.10g})"
+
+
+def _reachable(
+    problem: Problem, least: Mapping[str, Solution | None], kinds: Iterable[str], joint: str = ", "
+) -> str:
     parts = []
     for kind in kinds:
         if (solution := least[kind]) is not None:
             unproven = "" if solution.status == "optimal" else " (perhaps less: the solver ran out of time)"
-            parts.append(f"{kind} {_round_up(solution.objective):.10g}{unproven}")
+            value = _round_up(solution.objective)
+            parts.append(f"{kind} {value:.10g}{_as_asked(problem, kind, value)}{unproven}")
     return joint.join(parts)
 
 

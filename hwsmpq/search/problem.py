@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.search.allowed import Allowed, Mask
-from hwsmpq.types import Cost, with_slack
+from hwsmpq.types import Budget, Cost, with_slack
 
 Choice = NDArray[np.int64]
 """A column index for every group, (n_groups,)."""
@@ -30,7 +30,7 @@ class Problem:
 
     Costs without a limit are only reported. A largest predicted drop is a cost like any other. ``allowed``
     says which choices there are; all by default. ``missed`` are choices (see :func:`identity`) that break a limit by
-    what was measured of them, whatever the costs say.
+    what was measured of them, whatever the costs say. ``budgets`` are what limits were asked for as, for messages.
 
     Raises:
         HwsmpqError: a limit or ``minimise`` names no cost, or a table has entries that are not finite.
@@ -43,6 +43,7 @@ class Problem:
     minimise: str | None = None
     allowed: Allowed | None = None
     missed: frozenset[tuple[int, ...]] = frozenset()
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind in (*self.limits, *filter(None, [self.minimise])):

@@ -53,6 +53,15 @@ class Budget:
             return "--throughput", self.throughput
         return f"--{self.kind.replace('_', '-')}", self.limit
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether what was asked for is larger where the latency is smaller."""
+        return self.speedup is not None or self.throughput is not None
+
+    def as_asked(self, value: float) -> float:
+        """A value of this kind as the number that the option takes."""
+        return self.asked[1] * self.limit / value if self.is_rate else value
+
     def met(self, value: float | None) -> bool:
         """Whether a value keeps the limit; what could not be measured does not."""
         return value is not None and value <= with_slack(self.limit, WHOLE_METRIC if self.kind == "max_drop" else 0.0)

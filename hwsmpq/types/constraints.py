@@ -13,6 +13,8 @@ from hwsmpq.types.network import Layer, Network
 from hwsmpq.types.precision import Precision
 
 OF_TYPE = "type:"
+FORGOTTEN = " A run folder remembers such options: an empty text, as in --pin '', forgets them"
+"""For the fix of an error: what cannot be kept may have been said by an earlier command."""
 LISTS = ("pin", "at_least", "exclude", "together")
 
 
@@ -118,7 +120,7 @@ def groups_of(network: Network, pattern: str, asked: str) -> tuple[str, ...]:
     if not fits:
         raise HwsmpqError(
             f"{asked}: no layer fits {pattern!r}", _near(network, pattern),
-            "`hwsmpq inspect` lists the layers; * stands for anything",
+            "`hwsmpq inspect` lists the layers; * stands for anything." + FORGOTTEN,
         )
     return tuple(group.name for group in network.groups if not set(group.layers).isdisjoint(fits))
 

@@ -181,6 +181,8 @@ def test_unreachable_latency_names_the_least(cli: Cli, openvino_run: Finished) -
     before = stored(openvino_run.folder)
     result = cli("search", "--latency-ms", "1e-6", "-o", openvino_run.folder)
     result.assert_one_message("latency_ms <= 1e-06", "least reachable latency_ms")
+    result = cli("search", "--speedup", "1e6", "-o", openvino_run.folder)
+    result.assert_one_message("(--speedup 1000000)", "least reachable latency_ms", ");")
     assert stored(openvino_run.folder) == before
 
 

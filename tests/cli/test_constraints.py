@@ -46,7 +46,9 @@ def test_options_are_repeated_remembered_and_taken_back(cli: Cli, qdq_copy: Path
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--pin", "haed=fp32"], ["no layer fits 'haed'", "head"]),
+    (["--pin", "haed=fp32"], ["no layer fits 'haed'", "head", "--pin '', forgets them"]),
+    (["--pin", "head=w5a5"], ["no layer runs in w5a5", "--pin '', forgets them"]),
+    (["--pin", "head=bf16"], ["--pin 'head=bf16': target onnx-qdq has no bf16", "name another precision"]),
     (["--pin", "head"], ["--pin 'head' names no precision"]),
     (["--at-least", "type:lstm=int8"], ["type:lstm", "type:linear"]),
     (["--together", "head"], ["names one pattern"]),
@@ -58,3 +60,8 @@ def test_what_cannot_be_held_ends_in_one_message(
     cli: Cli, qdq_copy: Path, options: list[object], words: list[str]
 ) -> None:
     cli("search", "--bitops", "8e6", *options, "-o", qdq_copy).assert_one_message(*words)
+
+
+def test_a_pin_that_the_target_never_runs_is_not_remembered(cli: Cli, qdq_copy: Path) -> None:
+    assert cli("search", "--bitops", "8e6", "--pin", "head=bf16", "-o", qdq_copy).code == 2
+    assert cli("search", "--bitops", "8e6", "-o", qdq_copy).code == 0

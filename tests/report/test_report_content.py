@@ -114,6 +114,9 @@ def test_verdict_names_what_went_wrong(complete: Path) -> None:
     budgets = (replace(certificate.budgets[0], met=False), *certificate.budgets[1:])
     verdict = judge(network, plan, replace(certificate, budgets=budgets))
     assert "1 of 2 budgets missed (latency)" in verdict.text
+    asked = tuple(replace(b, throughput=1e3 / b.limit) if b.kind == "latency_ms" else b for b in plan.budgets)
+    rated = judge(network, replace(plan, budgets=asked), replace(certificate, budgets=budgets))
+    assert "1 of 2 budgets missed (throughput)" in rated.text
     assert verdict.badge == "Budget missed"
     gained = judge(network, plan, replace(certificate, accuracy=AccuracyOutcome(0.70, 0.71, 50, 0.002)))
     assert "1.0 ± 0.2 points gained on 50 unseen samples" in gained.text

@@ -9,7 +9,7 @@ import pytest
 from hwsmpq.errors import HwsmpqError
 from hwsmpq.search.milp import solve
 from hwsmpq.search.problem import Problem
-from hwsmpq.types import Cost
+from hwsmpq.types import Budget, Cost
 
 from .problems import brute_force, choices, random_problem, total
 
@@ -31,6 +31,16 @@ def test_budget_that_nothing_reaches():
     assert error.what == "no assignment reaches latency_ms <= 2"
     assert "least reachable latency_ms 2.5;" in error.fix
     assert "size_mb" not in str(error)
+
+
+@pytest.mark.parametrize(("budget", "asked", "reached"), [
+    (Budget("latency_ms", 2.0, speedup=3.0), "--speedup 3", "--speedup 2.4"),
+    (Budget("latency_ms", 2.0, throughput=500.0), "--throughput 500", "--throughput 400"),
+])
+def test_latency_is_named_as_it_was_asked_for_too(budget, asked, reached):
+    error = diagnosis(Problem(VALUE, FAST_IS_BIG, {"latency_ms": 2.0}, budgets={"latency_ms": budget}))
+    assert error.what == f"no assignment reaches latency_ms <= 2 ({asked})"
+    assert f"least reachable latency_ms 2.5 ({reached});" in error.fix
 
 
 def test_two_budgets_that_nothing_reaches():

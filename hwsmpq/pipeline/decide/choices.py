@@ -16,7 +16,7 @@ from hwsmpq.search.allowed import Allowed, Rule
 from hwsmpq.search.optimum import optimum
 from hwsmpq.search.problem import Problem
 from hwsmpq.types import PRECISIONS, Constraints, Cost, Held, Ladder, Network
-from hwsmpq.types.constraints import groups_of, of_precision, option, patterns_of
+from hwsmpq.types.constraints import FORGOTTEN, groups_of, of_precision, option, patterns_of
 
 SECONDS = 60.0
 """That the solver may take to say what binds."""
@@ -114,7 +114,7 @@ def _single(network: Network, ladder: Ladder, constraints: Constraints) -> list[
             if name == "pin" and not any(wanted.name in row for row in levels.values()):
                 raise HwsmpqError(
                     f"{said}: no layer runs in {wanted.name}", f"the ladder is {','.join(ladder.names)}",
-                    f"add it: --ladder {','.join((*ladder.names, wanted.name))}",
+                    f"add it, as in --ladder {','.join((*ladder.names, wanted.name))}, or name another." + FORGOTTEN,
                 )
             mask = np.ones((len(names), len(ladder.names)), dtype=bool)
             for group in groups_of(network, pattern, said):
@@ -160,5 +160,6 @@ def _no_precision(network: Network, ladder: Ladder, found: Allowed, group: int) 
     runs = dict.fromkeys(network.levels(ladder.names)[name])
     return HwsmpqError(
         f"{' and '.join(rule.said for rule in fewest)} leave{'s' * (len(fewest) == 1)} {name} no precision",
-        f"it runs in {', '.join(runs)} here", "change or drop one of them, or add a precision to the ladder",
+        f"it runs in {', '.join(runs)} here",
+        "change or drop one of them, or add a precision to the ladder." + FORGOTTEN,
     )

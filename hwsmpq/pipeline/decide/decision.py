@@ -86,7 +86,7 @@ class Decision:
         limits = {kind: limit for kind, limit in asked.limits.items() if kind != "max_drop"}
         if "latency_ms" in limits:
             limits["latency_ms"] = min(limits["latency_ms"], most_ms)
-        self._problem = problem_of(prepared, costs, limits)
+        self._problem = replace(problem_of(prepared, costs, limits), budgets={b.kind: b for b in budgets})
         if self._problem.limits:
             try:
                 solve(self._problem)
