@@ -88,10 +88,16 @@ def _bound(certificate: Certificate) -> Iterator[str]:
     """A drop that is kept as it was measured, while the bound allows one that is not."""
     for outcome in certificate.budgets:
         bound = outcome.bound if outcome.kind == "max_drop" and outcome.met and not outcome.by_bound else None
-        if bound and bound.points > outcome.limit:
+        if bound and bound.points > outcome.limit and outcome.measured is not None:
+            n, wide = certificate.accuracy.n_samples, bound.points - outcome.measured
+            # On so few samples the bound would be missed by a plan that loses nothing.
+            remedy = (
+                f"On {n} samples the bound is {wide:.2f} points wide: more labelled samples make it tighter."
+                if wide > outcome.limit else f"--confidence {bound.confidence:g} holds the plan to that bound."
+            )
             yield (
                 f"The drop was measured within your {outcome.limit:.2f} points, but on other data it may be above them"
-                f" ({bounded(bound)}). --confidence {bound.confidence:g} holds the plan to that bound."
+                f" ({bounded(bound)}). {remedy}"
             )
 
 

@@ -133,8 +133,12 @@ def test_a_bound_above_the_budget_is_said(asked: tuple[Plan, Certificate]) -> No
         outcome = BudgetOutcome("max_drop", 1.0, 0.4, 0.4, **{"met": True, "bound": Bound(2.09), **changed})
         return advise(plan, replace(certificate, budgets=(outcome,)))
 
+    sentence, = said(bound=Bound(1.29))
+    assert "1.00 points" in sentence and "at most 1.29 lost" in sentence and "--confidence 0.95" in sentence
+    # A plan that loses nothing would not be within a bound as wide as this.
     sentence, = said()
-    assert "1.00 points" in sentence and "at most 2.09 lost" in sentence and "--confidence 0.95" in sentence
+    n = certificate.accuracy.n_samples
+    assert f"On {n} samples the bound is 1.69 points wide" in sentence and "--confidence" not in sentence
     for changed in ({"bound": Bound(0.9)}, {"bound": None}, {"by_bound": True}, {"met": False}):
         assert said(**changed) == ()
 
