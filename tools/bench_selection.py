@@ -43,6 +43,7 @@ class Unit:
     n_score: int
     n_report: int
     n_permutations: int
+    tables: tuple[str, ...]
     budgets: tuple[str, ...]
     local_search: bool
     folder: str
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/bench_selection"), help="where finished units are kept")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="units at a time, on one thread each")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", default=",".join(TABLES), help="the additive ones; several, separated by commas")
     parser.add_argument("--local-search-seeds", type=int, default=1, help="seeds that the local search is run for")
     parser.add_argument("--local-search-budgets", default="4.0,5.0", help="its BitOps budgets, in uniform bits")
     options = parser.parse_args()
@@ -101,14 +103,17 @@ def _units(options: Any) -> Iterator[Unit]:
     n_seeds = 1 if options.quick else options.seeds
     n_score, n_report, n_permutations = (64, 500, 2) if options.quick else (256, N_SPLIT, 10)
     every = tuple([*(f"bitops_{b}" for b in BITS), *(f"size_{b}" for b in SIZE_BITS)])
+    tables = tuple(options.tables.split(","))
     local = tuple(f"bitops_{float(b)}" for b in options.local_search_budgets.split(",") if b)
     for seed, ladder in product(range(n_seeds), LADDERS):
         budgets = every[1:3] if options.quick else every
-        yield Unit(ladder, options.seed + seed, n_score, n_report, n_permutations, budgets, False, str(options.work))
+        yield Unit(
+            ladder, options.seed + seed, n_score, n_report, n_permutations, tables, budgets, False, str(options.work)
+        )
     if not options.quick:
         for seed in range(options.local_search_seeds):
             yield Unit(
-                "w3_w8", options.seed + seed, n_score, n_report, n_permutations, local, True, str(options.work)
+                "w3_w8", options.seed + seed, n_score, n_report, n_permutations, tables, local, True, str(options.work)
             )
 
 
@@ -239,7 +244,7 @@ def _tables(chooser: Chooser, unit: Unit) -> None:
     from hwsmpq.types import Cost, Ranges
 
     run, batch = chooser.run, chooser.run.score_batch
-    for method in TABLES:
+    for method in unit.tables:
         before = time.process_time()
         if method in ESTIMATORS:
             table = ESTIMATORS[method](ValueGame(chooser.game, 0), Stop(unit.n_permutations), unit.seed)
