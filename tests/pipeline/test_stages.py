@@ -19,7 +19,7 @@ from hwsmpq.folder import UNUSED, Folder
 from hwsmpq.model.capture import capture
 from hwsmpq.model.functions import function_sha256
 from hwsmpq.model.task import Task, cross_entropy, top1
-from hwsmpq.pipeline import run as running
+from hwsmpq.pipeline import claim as claiming
 from hwsmpq.pipeline.decide.budgets import resolve_budgets
 from hwsmpq.pipeline.prove.finetune import finetune
 from hwsmpq.pipeline.prove.front import pareto
@@ -132,7 +132,7 @@ def captured_once() -> Iterator[None]:
     """The network is the same in all of these runs, and captures are never changed."""
     known = capture(network(), (images(16, seed=2),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "capture", lambda *given: known)
+        patch.setattr(claiming, "capture", lambda *given: known)
         yield
 
 
